@@ -1,0 +1,96 @@
+"""The losses of Seq2Seq, Eq. 1 to 3 of Han et al. (MedIA 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .common.training.adversary import Adversary
+from .common.training.pairs import Pairs, draw_pairs
+from .common.training.perceptual import VGG19Loss
+
+
+class Seq2SeqObjective(nn.Module):
+    """Eq. 1 over the available pairs; with an adversary also Eq. 2 and 3, for data with few or no pairs.
+
+    Differences are taken in [-1, 1], the range of the authors' images, so that the paper's weights keep their meaning.
+
+    Args:
+        sequences: S.
+        spatial_dims, slice_axis: of the network, to lay a batch out as its input.
+        l1_weight: lambda_r.
+        perceptual_weight: lambda_p.
+        perceptual_weights: VGG19's weights: a file, "download", or "none" to train without the term.
+        self_weight: of the pairs whose source is their target, beside 1 for the others; 0 leaves them out.
+        adversary: brings in Eq. 2 and Eq. 3 (targets then need not be available); None is Eq. 1 alone.
+        adversarial_weight, cycle_weight: of Eq. 2 and Eq. 3.
+        pairs_per_subject: as many pairs are drawn at random per subject and step; 0 takes all, as Eq. 1 does.
+    """
+
+    def __init__(
+        self,
+        sequences: int,
+        *,
+        spatial_dims: int = 2,
+        slice_axis: int = -1,
+        l1_weight: float = 10.0,
+        perceptual_weight: float = 0.01,
+        perceptual_weights: str = "none",
+        self_weight: float = 1.0,
+        adversary: Adversary | None = None,
+        adversarial_weight: float = 1.0,
+        cycle_weight: float = 10.0,
+        pairs_per_subject: int = 0,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.slice_axis = slice_axis
+        self.l1_weight = l1_weight
+        self.perceptual_weight = perceptual_weight
+        self.self_weight = self_weight
+        self.adversary = adversary
+        self.adversarial_weight = adversarial_weight
+        self.cycle_weight = cycle_weight
+        self.pairs_per_subject = pairs_per_subject
+        self.perceptual = VGG19Loss(perceptual_weights) if perceptual_weights != "none" else None
+        self.register_buffer("codes", torch.eye(sequences), persistent=False)
+
+    def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Batch "image" [B, S, X, Y, Z] to the weighted terms, and what the adversary is to be shown."""
+        pairs = draw_pairs(
+            batch["image"],
+            include_self=self.self_weight > 0,
+            include_missing=self.adversary is not None,
+            pairs_per_subject=self.pairs_per_subject,
+        )
+        images = pairs.images if self.spatial_dims == 3 else pairs.images.squeeze(1).movedim(self.slice_axis, 1)
+        made = network(images, self.codes[pairs.source], pairs.row, self.codes[pairs.target]).prediction
+        terms = self.reconstruction(made, images, pairs)
+        if self.adversary is None:
+            return terms, {}
+        cross = pairs.source[pairs.row] != pairs.target
+        fake, j, row = made[cross], pairs.target[cross], pairs.row[cross]
+        terms["adversarial"] = self.adversarial_weight * self.adversary.generator_loss(fake, j)
+        every = torch.arange(len(fake), device=fake.device)
+        back = network(fake, self.codes[j], every, self.codes[pairs.source[row]]).prediction
+        # Eq. 3: X''_{i->j->i} against X_i.
+        terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, images[row])
+        return terms, {"real": images, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
+
+    def reconstruction(self, made: Tensor, images: Tensor, pairs: Pairs) -> dict[str, Tensor]:
+        """Eq. 1, as the mean over the pairs in place of their sum, so that its size does not depend on their number."""
+        paired = pairs.truth >= 0
+        made, truth = made[paired], images[pairs.truth[paired]]
+        itself = pairs.source[pairs.row[paired]] == pairs.target[paired]
+        weight = torch.where(itself, self.self_weight, 1.0) / max(len(made), 1)
+        error = 2 * (made - truth).abs().flatten(1).mean(1)
+        terms = {
+            "l1": self.l1_weight * (weight * error)[~itself].sum(),
+            "l1_self": self.l1_weight * (weight * error)[itself].sum(),
+        }
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(2 * made - 1, 2 * truth - 1)
+        return terms

@@ -1,0 +1,33 @@
+"""Adaptive instance normalisation (Huang & Belongie 2017), the Seq2Seq paper's rival Seq2Seq-A of Table 1."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AdaIN(nn.Module):
+    """Instance normalisation whose scale and shift are linear in the code: `norm(x) * (1 + scale) + shift`."""
+
+    def __init__(self, channels: int, code_channels: int = 64) -> None:
+        super().__init__()
+        self.affine = nn.Linear(code_channels, 2 * channels)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        affine = self.affine(code).unflatten(1, (2, -1))[(...,) + (None,) * (x.ndim - 2)]
+        return F.instance_norm(x) * (1 + affine[:, 0]) + affine[:, 1]
+
+
+class FrozenAdaIN(nn.Module):
+    """`AdaIN` for one code [1, C], its scale and shift stored."""
+
+    def __init__(self, layer: AdaIN, code: Tensor, spatial_dims: int) -> None:
+        super().__init__()
+        with torch.no_grad():
+            scale, shift = layer.affine(code).unflatten(1, (2, -1))[(...,) + (None,) * spatial_dims].unbind(1)
+        self.register_buffer("scale", 1 + scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.instance_norm(x) * self.scale + self.shift

@@ -1,0 +1,75 @@
+"""A convolution block steered by the code of the wanted sequence; one word chooses how."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .adain import AdaIN, FrozenAdaIN
+from .hyperconv import DynamicConv, HyperConv
+
+CONDITIONING = ("hyperconv", "adain", "dynamic")
+
+
+class ConditionalConv(nn.Module):
+    """Reflect padding, convolution and (unless `norm=False`) instance normalisation, steered by a code.
+
+    Args:
+        conditioning: "hyperconv" (the paper's), "adain" (Seq2Seq-A) or "dynamic" (Seq2Seq-B).
+        bank_channels: width of HyperConv's weight bank; the other two have none.
+
+    Shapes: x [B, in, *spatial] and code features [B or 1, code_channels] to [B, out, *spatial].
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        conditioning: str = "hyperconv",
+        code_channels: int = 64,
+        bank_channels: int = 16,
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if conditioning not in CONDITIONING:
+            raise ValueError(f"conditioning is '{conditioning}'; choose one of {', '.join(CONDITIONING)}.")
+        size = (spatial_dims, in_channels, out_channels, kernel_size)
+        self.padding = [kernel_size // 2] * (2 * spatial_dims)
+        self.adaptive_norm = None
+        self.norm = norm
+        if conditioning == "hyperconv":
+            self.conv: nn.Module = HyperConv(*size, code_channels, bank_channels)
+        elif conditioning == "dynamic":
+            self.conv = DynamicConv(*size, code_channels)
+        else:
+            self.conv = (nn.Conv2d if spatial_dims == 2 else nn.Conv3d)(*size[1:])
+            self.adaptive_norm = AdaIN(out_channels, code_channels) if norm else None
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        x = F.pad(x, self.padding, mode="reflect")
+        x = self.conv(x, code) if isinstance(self.conv, (HyperConv, DynamicConv)) else self.conv(x)
+        if self.adaptive_norm is not None:
+            return self.adaptive_norm(x, code) if isinstance(self.adaptive_norm, AdaIN) else self.adaptive_norm(x)
+        return F.instance_norm(x) if self.norm else x
+
+    def freeze(self, code: Tensor) -> None:
+        """Become the plain layer for one code's features [1, code_channels], equal in output."""
+        if isinstance(self.conv, (HyperConv, DynamicConv)):
+            self.conv = self.conv.freeze(code)
+        if isinstance(self.adaptive_norm, AdaIN):
+            self.adaptive_norm = FrozenAdaIN(self.adaptive_norm, code, len(self.padding) // 2)
+
+
+class ConditionalResBlock(nn.Module):
+    """`x + norm(conv(leaky(norm(conv(x)))))`, both convolutions steered by the code."""
+
+    def __init__(self, spatial_dims: int, channels: int, **options) -> None:
+        super().__init__()
+        self.conv1 = ConditionalConv(spatial_dims, channels, channels, **options)
+        self.conv2 = ConditionalConv(spatial_dims, channels, channels, **options)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        return x + self.conv2(F.leaky_relu(self.conv1(x, code), 0.2), code)

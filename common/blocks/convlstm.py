@@ -1,0 +1,52 @@
+"""ConvLSTM (Shi et al. 2015), which carries Seq2Seq from 3D to 4D MRI."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .hyperconv import CONV
+
+
+class ConvLSTMCell(nn.Module):
+    """One layer: input, forget, output and candidate gates from a single zero-padded convolution."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, hidden_channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.convolve = CONV[spatial_dims]
+        self.in_channels = in_channels
+        self.padding = kernel_size // 2
+        conv_type = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.conv = conv_type(in_channels + hidden_channels, 4 * hidden_channels, kernel_size, padding=self.padding)
+
+    def first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The step from zero state: the hidden half of the input and the forget gate are dead, so not computed."""
+        live = [gate for i, gate in enumerate(self.conv.weight[:, : self.in_channels].chunk(4)) if i != 1]
+        bias = [gate for i, gate in enumerate(self.conv.bias.chunk(4)) if i != 1]
+        i, o, g = self.convolve(x, torch.cat(live), torch.cat(bias), padding=self.padding).chunk(3, dim=1)
+        cell = torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(cell), cell
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        i, f, o, g = self.conv(torch.cat([x, hidden], dim=1)).chunk(4, dim=1)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+class ConvLSTM(nn.Module):
+    """Stacked ConvLSTM layers over time: [B, T, C, *spatial] to the last layer's hidden states, same shape."""
+
+    def __init__(self, spatial_dims: int, channels: int, layers: int = 3, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList(ConvLSTMCell(spatial_dims, channels, channels, kernel_size) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = list(x.unbind(1))
+        for layer in self.cells:
+            hidden, cell = layer.first(frames[0])
+            states = [hidden]
+            for frame in frames[1:]:
+                hidden, cell = layer(frame, hidden, cell)
+                states.append(hidden)
+            frames = states
+        return torch.stack(frames, dim=1)

@@ -1,0 +1,235 @@
+"""Checks a subject list before a training wastes a night on it: every file is read, every doubt becomes a finding.
+
+Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, NO_AFFINE, SFORM_QFORM_DISAGREE,
+SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS.
+Warnings: NEGATIVE, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; and SFORM_QFORM_DISAGREE if the two carry different codes,
+as they may then mean two spaces (scanner and template) on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from tqdm import tqdm
+
+from .subjects import FILE_FIELDS, SPLITS, list_file, read_subjects
+
+# How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
+# header, far below a voxel. Measured at the corners, where a small rotation shows most.
+GRID_TOLERANCE_MM = 0.1
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+
+ERROR, WARNING = "error", "warning"
+Grid = tuple[tuple[int, ...], np.ndarray]  # shape, affine to mm
+Problem = tuple[str, str, str]  # code, severity, reason
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong ("error") or doubtful ("warning"); `file` is relative to the list's folder where it lies in it, and
+    "" when the subject as a whole is meant."""
+
+    code: str
+    severity: str
+    subject: str
+    file: str
+    reason: str
+
+
+def check_subjects(
+    list_path: str | os.PathLike, *, output: str | os.PathLike | None = None, grid: str | None = None
+) -> list[Finding]:
+    """Reads every file of a subject list once, prints a table of findings and returns them.
+
+    Args:
+        list_path: the JSON file, or the folder that holds `subjects.json`.
+        output: a JSON file for the findings.
+        grid: the sequence, such as T1, onto whose grid the loading will resample the others. Grids that differ within a
+            subject are then a warning, not an error.
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        ValueError: the list is malformed, or has no sequence `grid`.
+    """
+    file = list_file(list_path)
+    subjects = read_subjects(file, unique=False)
+    if grid and grid not in subjects["sequences"]:
+        raise ValueError(f"No sequence {grid!r} to resample to: {file} has {', '.join(subjects['sequences'])}")
+    entries = [(split, entry) for split in SPLITS for entry in subjects[split]]
+    findings = _find_leaks(entries, file.parent)
+    # disable=None: no bar where the output goes to a file.
+    for split, entry in tqdm(entries, desc="checking", unit="subject", disable=None):
+        findings += _check_subject(entry, split, grid, file.parent)
+    errors = sum(finding.severity == ERROR for finding in findings)
+    summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
+    print(_table(findings) + "{errors} errors, {warnings} warnings in {subjects} subjects".format(**summary))
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        report = {"list": str(file), **summary, "findings": [asdict(finding) for finding in findings]}
+        Path(output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return findings
+
+
+def same_grid(shape_a: Sequence[int], affine_a: np.ndarray, shape_b: Sequence[int], affine_b: np.ndarray) -> str:
+    """Compares two voxel grids.
+
+    Args:
+        shape_a: number of voxels along each axis, as `shape_b`.
+        affine_a: 4 x 4 matrix from voxel to mm, as `affine_b`.
+
+    Returns:
+        "" if they are one grid within GRID_TOLERANCE_MM, else what differs, naming both sides:
+        "shape (240, 240, 155) against (256, 256, 68); spacing (1, 1, 1) against (0.94, 0.94, 2.5) mm".
+    """
+    return "; ".join(text for _, text in _differences((tuple(shape_a), affine_a), (tuple(shape_b), affine_b)))
+
+
+def _differences(a: Grid, b: Grid) -> Iterator[tuple[str, str]]:
+    """Finding code and explanation for each way in which two grids differ."""
+    (shape_a, affine_a), (shape_b, affine_b) = a, b
+    affine_a, affine_b = np.asarray(affine_a, float), np.asarray(affine_b, float)
+    common = np.minimum(shape_a[:3], shape_b[:3])
+    if shape_a != shape_b:
+        yield "SHAPE_DIFFERS", f"shape {_text(shape_a)} against {_text(shape_b)}"
+    spacing_a, spacing_b = (np.linalg.norm(affine[:3, :3], axis=0) for affine in (affine_a, affine_b))
+    if np.any(np.abs(spacing_a - spacing_b) * (common - 1) > GRID_TOLERANCE_MM):
+        yield "SPACING_DIFFERS", f"spacing {_text(spacing_a)} against {_text(spacing_b)} mm"
+    # With the same spacing on both sides, what is left is direction and origin.
+    rescaled = affine_b.copy()
+    rescaled[:3, :3] *= spacing_a / spacing_b
+    shift = _largest_shift(affine_a, rescaled, common)
+    if shift > GRID_TOLERANCE_MM:
+        axes_a, axes_b = ("".join(nib.aff2axcodes(affine)) for affine in (affine_a, affine_b))
+        yield "AXES_DIFFER", (f"axes {axes_a} from {_text(affine_a[:3, 3])} against {axes_b} from "
+                              f"{_text(affine_b[:3, 3])} mm, up to {shift:.3g} mm apart")
+
+
+def _largest_shift(affine_a: np.ndarray, affine_b: np.ndarray, shape: Sequence[int]) -> float:
+    """Largest distance in mm between where two affines place a corner of the volume."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, size - 1) for size in shape))])
+    return float(np.linalg.norm(corners @ (affine_a - affine_b)[:3].T, axis=1).max())
+
+
+def _find_leaks(entries: list[tuple[str, dict]], folder: Path) -> list[Finding]:
+    """Subjects or image files that stand in the list twice."""
+    findings, subjects, files = [], {}, {}
+    for split, entry in entries:
+        name = entry["subject"]
+        if name in subjects:
+            reason = f"stands in {subjects[name]} and in {split}; keep it in one, else the test is on training data"
+            findings.append(Finding("SUBJECT_IN_TWO_SPLITS", ERROR, name, "", reason))
+        for path in entry["images"].values():
+            other, place = files.setdefault(path, (name, split))
+            if other != name:
+                reason = f"the same file is listed for '{other}' in {place} and here in {split}; keep it in one"
+                findings.append(Finding("SUBJECT_IN_TWO_SPLITS", ERROR, name, _short(path, folder), reason))
+        subjects.setdefault(name, split)
+    return findings
+
+
+def _check_subject(entry: dict, split: str, grid: str | None, folder: Path) -> list[Finding]:
+    found: list[tuple[str, Problem]] = []
+    grids: dict[str, Grid] = {}
+    for field in FILE_FIELDS:
+        for path in entry.get(field, {}).values():
+            problems, own_grid = _check_file(Path(path), is_image=field != "masks")
+            found += [(path, problem) for problem in problems]
+            if own_grid:
+                grids[path] = own_grid
+    images = entry["images"]
+    if split == "training" and len(images) == 1:
+        found.append(("", ("ONE_SEQUENCE_ONLY", WARNING, f"only {next(iter(images))}: no pair to learn from")))
+    found += _compare_grids(grids, {name: path for name, path in images.items() if path in grids}, grid)
+    return [Finding(code, severity, entry["subject"], _short(path, folder), reason)
+            for path, (code, severity, reason) in found]
+
+
+def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str | None) -> Iterator[tuple[str, Problem]]:
+    """File and problem for each file that does not lie on the grid of the subject's `wanted`, or else first, image."""
+    if not images:
+        return
+    name = wanted if wanted in images else next(iter(images))
+    advice = (f"there is no readable {wanted} to resample to" if wanted else
+              f"register first (ANTs, elastix, FSL), or resample with --grid {name} if the patient lay still")
+    for path, own in grids.items():
+        differences = list(_differences(own, grids[images[name]]))
+        if differences and name == wanted:
+            yield path, ("HEADER_ALIGNED_ONLY", WARNING, (
+                f"not on the grid of {name}: {'; '.join(text for _, text in differences)}. Only the headers align "
+                "them, no registration is done here: register first (ANTs, elastix, FSL) unless the patient lay still"))
+        else:
+            for code, text in differences:
+                yield path, (code, ERROR, f"not on the grid of {name}: {text}; {advice}")
+
+
+def _check_file(path: Path, *, is_image: bool) -> tuple[list[Problem], Grid | None]:
+    """The problems of one file, and its grid if it is a volume; the voxels are freed on return."""
+    if not path.is_file():
+        return [("FILE_MISSING", ERROR, "no such file; correct the list or fetch the file")], None
+    try:
+        image = nib.load(path)
+        voxels = np.asanyarray(image.dataobj)
+        if voxels.dtype.kind not in "biuf":
+            reason = f"voxels are {voxels.dtype}, not plain numbers; convert to magnitude"
+            return [("FILE_UNREADABLE", ERROR, reason)], None
+        problems = [*_check_voxels(voxels, is_image), *_check_header(image)]
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return [("FILE_UNREADABLE", ERROR, f"{reason}; copy or download it again")], None
+    usable = not any(code in ("NOT_3D", "NO_AFFINE") for code, _, _ in problems)
+    return problems, (image.shape, image.affine) if usable else None
+
+
+def _check_voxels(voxels: np.ndarray, is_image: bool) -> Iterator[Problem]:
+    low, high = float(voxels.min()), float(voxels.max())
+    if not np.isfinite([low, high]).all():
+        yield "NOT_FINITE", ERROR, f"{np.count_nonzero(~np.isfinite(voxels))} voxels are NaN or infinite"
+    elif is_image and low == high:  # An empty mask is a subject without a lesion.
+        yield "CONSTANT", ERROR, f"every voxel is {low:g}"
+    elif is_image and low < 0:
+        yield "NEGATIVE", WARNING, f"{np.count_nonzero(voxels < 0)} voxels below 0, from {low:.4g} up to {high:.4g}"
+    if voxels.ndim != 3:
+        yield "NOT_3D", ERROR, f"shape {_text(voxels.shape)}; split or average it into one volume"
+
+
+def _check_header(image: nib.spatialimages.SpatialImage) -> Iterator[Problem]:
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-9:
+        yield "NO_AFFINE", ERROR, "the affine cannot be inverted, so voxels have no place; convert from DICOM again"
+        return
+    if not isinstance(image.header, nib.Nifti1Header):
+        return
+    sform, qform = (int(image.header[key]) for key in ("sform_code", "qform_code"))
+    if not sform and not qform:
+        yield "NO_AFFINE", ERROR, "neither sform nor qform is set, left and right are unknown; convert from DICOM again"
+    elif sform and qform:
+        shift = _largest_shift(image.header.get_sform(), image.header.get_qform(), image.shape[:3])
+        if shift > GRID_TOLERANCE_MM:
+            # Different codes may mean two spaces on purpose, such as the scanner's and a template's.
+            yield "SFORM_QFORM_DISAGREE", ERROR if sform == qform else WARNING, (
+                f"sform (code {sform}) and qform (code {qform}) are up to {shift:.3g} mm apart; the sform is used "
+                "here, the qform by some other tools: make them equal")
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    rows = [("subject", "severity", "code", "file", "reason")] if findings else []
+    rows += [(finding.subject, finding.severity, finding.code, finding.file, finding.reason) for finding in findings]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return "".join("  ".join([*map(str.ljust, row, widths), row[-1]]) + "\n" for row in rows)
+
+
+def _short(path: str, folder: Path) -> str:
+    return Path(path).relative_to(folder).as_posix() if path and Path(path).is_relative_to(folder) else path
+
+
+def _text(values: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:.5g}' for value in values)})"

@@ -1,0 +1,118 @@
+"""From a subject's files to one image [S, X, Y, Z], and the mark of the sequences that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform, ResampleToMatch, Transform
+
+from ..translation import MISSING
+from .check import same_grid
+
+
+class LoadSubject(Transform):
+    """Loads a subject of the list (`common.data.subjects.subject_items`) onto one grid.
+
+    Returns "subject", "image" [S, X, Y, Z] (a missing sequence is 0), "available" [S] bool, "images" (the files),
+    "grid_file" (the one whose grid it is), and each of `masks` that the subject has, [1, X, Y, Z].
+
+    Args:
+        sequences: S names, in the network's order.
+        grid: the sequence onto whose grid the others are resampled (linear; masks nearest). "" resamples nothing and
+            refuses a subject whose files lie on different grids. No registration is done.
+        masks: names of masks to load.
+        label: what to add as "label" [S, X, Y, Z]: "" nothing, "images" a copy of the image, "reference" the noise-free
+            truth, which only a phantom has.
+
+    Raises:
+        ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, or voxels are NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[str],
+        grid: str = "",
+        masks: Sequence[str] = (),
+        label: str = "",
+    ) -> None:
+        self.sequences = list(sequences)
+        self.grid = grid
+        self.masks = list(masks)
+        self.label = label
+        self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)
+        if grid and grid not in self.sequences:
+            raise ValueError(f"grid is '{grid}', which is none of the sequences {', '.join(self.sequences)}.")
+        if label not in ("", "images", "reference"):
+            raise ValueError(f"label is '{label}'; it must be 'images', 'reference' or ''.")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        subject = data["subject"]
+        files = {name: data["images"][name] for name in self.sequences if name in data["images"]}
+        if not files:
+            raise ValueError(f"Subject {subject} has none of the sequences {', '.join(self.sequences)}.")
+        if self.grid and self.grid not in files:
+            raise ValueError(
+                f"Subject {subject} has no {self.grid}, onto whose grid its {', '.join(files)} were to be resampled. "
+                "Name another with --grid."
+            )
+        grid_name = self.grid or next(iter(files))
+        like = self._load(subject, files[grid_name])
+        images = {name: self._match(subject, name, file, like, grid_name) for name, file in files.items()}
+        d = {"subject": subject, "images": files, "grid_file": files[grid_name], "image": self._stack(images, like)}
+        d["available"] = torch.tensor([name in files for name in self.sequences])
+        for name in self.masks:
+            if name in data.get("masks", {}):
+                d[name] = self._match(subject, name, data["masks"][name], like, grid_name, mode="nearest")
+        if self.label == "images":
+            d["label"] = d["image"].clone()
+        elif self.label == "reference":
+            truth = {name: self._load(subject, data["reference"][name]) for name in files}
+            d["label"] = self._stack(truth, like)
+        return d
+
+    def _load(self, subject: str, file: str) -> MetaTensor:
+        image = self.load(file)
+        if image.shape[0] != 1:
+            raise ValueError(f"Subject {subject}: {file} is not 3D, its shape is {tuple(image.shape[1:])} x {len(image)}.")
+        if not torch.isfinite(image).all():
+            raise ValueError(f"Subject {subject}: {file} has NaN or infinite voxels. Repair or drop it.")
+        return image
+
+    def _match(
+        self, subject: str, name: str, file: str, like: MetaTensor, grid_name: str, mode: str = "bilinear"
+    ) -> MetaTensor:
+        image = self._load(subject, file)
+        difference = same_grid(tuple(image.shape[1:]), image.affine.numpy(), tuple(like.shape[1:]), like.affine.numpy())
+        if not difference:
+            return image
+        if not self.grid:
+            raise ValueError(
+                f"Subject {subject}: {name} and {grid_name} lie on different grids: {difference}. Register them first, or "
+                f"if the patient lay still resample all to one of them with --grid {grid_name}."
+            )
+        return ResampleToMatch(mode=mode, padding_mode="zeros")(image, img_dst=like)
+
+    def _stack(self, images: Mapping[str, MetaTensor], like: MetaTensor) -> MetaTensor:
+        empty = torch.zeros_like(like.as_tensor())
+        stacked = torch.cat([images[name].as_tensor() if name in images else empty for name in self.sequences])
+        return MetaTensor(stacked, affine=like.affine, meta={**like.meta})
+
+
+class MarkMissingd(MapTransform):
+    """Makes the sequences that a subject lacks -1 everywhere; the last step of preprocessing, in training as in use.
+
+    Zeros alone would not do: a window of air from a scan that is there would look missing.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = torch.where(d["available"].view(-1, 1, 1, 1), d[key], MISSING)
+        return d

@@ -1,0 +1,177 @@
+"""Spin-echo signal of brain tissue, and what a scanner adds to it: TR, TE and TI act on T1, T2 and proton density (PD).
+
+    S = PD * |1 - 2 exp(-TI/T1) + exp(-TR/T1)| * exp(-TE/T2)      inversion recovery, TI > 0
+    S = PD * (1 - exp(-TR/T1)) * exp(-TE/T2)                      TI = 0
+
+Times are in ms, PD is relative to water (1.0). Example:
+
+    white = TISSUES["white_matter"]
+    spin_echo(white.pd, white.t1, white.t2, "FLAIR")
+    spin_echo(white.pd, white.t1, white.t2, Acquisition(tr=2500, te=30, ti=400))
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
+
+# Longitudinal relaxivity of an extracellular gadolinium agent at 1.5 to 3 T, per ms and mmol/l (about 4.5 per s).
+RELAXIVITY = 4.5e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """Timing of one spin-echo sequence.
+
+    Args:
+        tr: repetition time, ms.
+        te: echo time, ms, shorter than ``tr``.
+        ti: inversion time, ms, shorter than ``tr``; 0 means no inversion pulse.
+        gadolinium: whether the contrast agent was given before.
+
+    Raises:
+        ValueError: for times that no scanner could play.
+    """
+
+    tr: float
+    te: float
+    ti: float = 0.0
+    gadolinium: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(isfinite(time) for time in (self.tr, self.te, self.ti)):
+            raise ValueError(f"Acquisition times must be finite: TR={self.tr}, TE={self.te}, TI={self.ti} ms")
+        if self.tr <= 0 or self.te <= 0:
+            raise ValueError(f"TR and TE must be positive: TR={self.tr} ms, TE={self.te} ms")
+        if self.te >= self.tr:
+            raise ValueError(f"TE must be shorter than TR: TE={self.te} ms, TR={self.tr} ms")
+        if not 0 <= self.ti < self.tr:
+            raise ValueError(f"TI must be 0 (no inversion) or lie below TR: TI={self.ti} ms, TR={self.tr} ms")
+
+
+class Tissue(NamedTuple):
+    """T1 and T2 in ms, relative proton density, and the gadolinium it takes up in mmol/l."""
+
+    t1: float
+    t2: float
+    pd: float
+    gadolinium: float = 0.0
+
+
+# The order is that of the phantom's fraction maps. Blood has a short T2, which stands in for its flow void.
+TISSUES: dict[str, Tissue] = {
+    "csf": Tissue(4300, 1900, 1.0),
+    "grey_matter": Tissue(1400, 95, 0.82),
+    "white_matter": Tissue(850, 75, 0.70),
+    "lesion": Tissue(1800, 180, 0.86),
+    "oedema": Tissue(1500, 140, 0.84),
+    "necrosis": Tissue(2600, 280, 0.93),
+    "rim": Tissue(1500, 110, 0.84, gadolinium=0.2),
+    "vessel": Tissue(1650, 45, 0.70, gadolinium=0.7),
+}
+
+# FLAIR's TI is nulling_ti(9000, TISSUES["csf"].t1), rounded to a ms.
+PRESETS: dict[str, Acquisition] = {
+    "T1": Acquisition(tr=500.0, te=10.0),
+    "T1Gd": Acquisition(tr=500.0, te=10.0, gadolinium=True),
+    "T2": Acquisition(tr=4000.0, te=100.0),
+    "FLAIR": Acquisition(tr=9000.0, te=120.0, ti=2481.0),
+    "PD": Acquisition(tr=3000.0, te=15.0),
+}
+
+
+def resolve(
+    acquisition: str | Acquisition, acquisitions: Mapping[str, Sequence[float] | Acquisition] | None = None
+) -> Acquisition:
+    """Gives the acquisition that a name stands for.
+
+    Args:
+        acquisition: a name, or an ``Acquisition``, which is returned as it is.
+        acquisitions: further names, each with (TR, TE, TI) in ms; they take precedence over ``PRESETS``. A name that
+            ends in ``Gd`` is acquired after gadolinium.
+
+    Raises:
+        ValueError: for an unknown name, or for values that are not three valid times.
+    """
+    if isinstance(acquisition, Acquisition):
+        return acquisition
+    known = {**PRESETS, **(acquisitions or {})}
+    if acquisition not in known:
+        raise ValueError(f"Unknown sequence {acquisition!r}: give its (TR, TE, TI), or use {', '.join(known)}")
+    values = known[acquisition]
+    if isinstance(values, Acquisition):
+        return values
+    try:
+        tr, te, ti = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"Sequence {acquisition!r} needs three numbers (TR, TE, TI) in ms, got {values!r}") from None
+    return Acquisition(tr, te, ti, gadolinium=acquisition.endswith("Gd"))
+
+
+def spin_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, acquisition: str | Acquisition) -> NDArray:
+    """Magnitude of the spin-echo signal, in units of PD.
+
+    Args:
+        pd: relative proton density.
+        t1: longitudinal relaxation time, ms.
+        t2: transverse relaxation time, ms. The three broadcast against each other.
+        acquisition: a preset's name or any timing. Its ``gadolinium`` is not looked at here: see ``enhanced_t1``.
+
+    Returns:
+        The signal, of the broadcast shape.
+    """
+    timing = resolve(acquisition)
+    pd, t1, t2 = np.asarray(pd), np.asarray(t1), np.asarray(t2)
+    recovery = 1 - np.exp(-timing.tr / t1)
+    if timing.ti > 0:
+        recovery = np.abs(1 - 2 * np.exp(-timing.ti / t1) + np.exp(-timing.tr / t1))
+    return pd * recovery * np.exp(-timing.te / t2)
+
+
+def enhanced_t1(t1: ArrayLike, concentration: ArrayLike) -> NDArray:
+    """T1 (ms) after gadolinium at a concentration (mmol/l): 1/T1' = 1/T1 + r1 C."""
+    return 1 / (1 / np.asarray(t1) + RELAXIVITY * np.asarray(concentration))
+
+
+def nulling_ti(tr: float, t1: float) -> float:
+    """TI (ms) at which a tissue of this T1 gives no signal, from 1 - 2 exp(-TI/T1) + exp(-TR/T1) = 0."""
+    return float(t1 * np.log(2 / (1 + np.exp(-tr / t1))))
+
+
+def corrupt(
+    image: NDArray, rng: Generator, bias: float = 0.2, noise: float = 0.03, *, brain: NDArray | None = None
+) -> NDArray:
+    """Degrades an image as a scanner does: receive bias field, then Rician noise (Gudbjartsson and Patz, MRM 1995).
+
+    Args:
+        image: [X, Y, Z], noise-free.
+        rng: source of randomness.
+        bias: the field, a cubic polynomial, lies within 1 - bias and 1 + bias.
+        noise: standard deviation of either channel, relative to the brain's 99th percentile in ``image``.
+        brain: [X, Y, Z], bool, where there is noise; by default where the image is positive.
+
+    Returns:
+        [X, Y, Z], float32; exactly 0 outside the brain.
+
+    Raises:
+        ValueError: unless 0 <= bias < 1 and noise >= 0.
+    """
+    if not 0 <= bias < 1 or not noise >= 0:
+        raise ValueError(f"bias must lie in [0, 1) and noise be at least 0: bias={bias}, noise={noise}")
+    brain = image > 0 if brain is None else brain
+    signal = image[brain]
+    place = np.argwhere(brain).T / np.array(image.shape)[:, None] * 2 - 1
+    x, y, z = place.astype(np.float32)
+    terms = np.stack([x, y, z, x * y, y * z, z * x, x * x, y * y, z * z, x**3, y**3, z**3])
+    field = rng.standard_normal(len(terms)) @ terms
+    field -= (field.max() + field.min()) / 2
+    field *= rng.uniform(0.5, 1) * bias / np.abs(field).max()
+    sigma = noise * np.percentile(signal, 99)
+    real, imaginary = sigma * rng.standard_normal((2, signal.size))
+    result = np.zeros(image.shape, dtype=np.float32)
+    result[brain] = np.hypot(signal * (1 + field) + real, imaginary)
+    return result

@@ -1,0 +1,288 @@
+"""The subject list: one JSON file that says which files belong to which subject and split.
+
+    {"sequences": ["T1", "T1Gd", "T2", "FLAIR"],
+     "training": [{"subject": "BraTS2021_00001",
+                   "images": {"T1": "BraTS2021_00001/BraTS2021_00001_t1.nii.gz"},
+                   "masks": {"tumour": "BraTS2021_00001/BraTS2021_00001_seg.nii.gz"},
+                   "reference": {"T1": "noise-free file"}, "withheld": {"T2": "file kept from training"},
+                   "parameters": {"T1": {"TR": 500, "TE": 10, "TI": 0}}}],
+     "validation": [], "test": []}
+
+A sequence that was not acquired is simply absent. Only `subject` and `images` are required; TR, TE and TI are in ms.
+Paths are relative to the JSON's folder, so that the folder can be moved, with POSIX slashes; absolute ones are allowed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+SPLITS = ("training", "validation", "test")
+FILE_FIELDS = ("images", "masks", "reference", "withheld")
+PAIRS = (("T1", "T1Gd"), ("T1Gd", "T2"), ("T2", "FLAIR"))
+LIST_NAME = "subjects.json"
+NO_DATASET_DIR = (
+    f"No dataset_dir: pass --dataset_dir FOLDER, the folder that holds {LIST_NAME}; make one with "
+    "`python -m common.data list FOLDER`, or simulate one with `python -m common.data phantom --output_dir FOLDER`"
+)
+
+
+def read_subjects(path: str | os.PathLike, *, unique: bool = True) -> dict:
+    """Reads and validates a subject list.
+
+    Args:
+        path: the JSON file, or the folder that holds `subjects.json`.
+        unique: whether a subject name that stands twice is an error; the data check turns it off to report it itself.
+
+    Returns:
+        The list with every split present and every path absolute. The image files themselves are not touched.
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        ValueError: the list is malformed; the message names file, subject, field and what to do.
+    """
+    file = list_file(path)
+    try:
+        subjects = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not valid JSON ({error}); repair it or make it again") from None
+    validate_subjects(subjects, where=str(file), unique=unique)
+    for split in SPLITS:
+        subjects[split] = [_with_paths(entry, file.parent, _absolute) for entry in subjects.get(split, [])]
+    return subjects
+
+
+def write_subjects(path: str | os.PathLike, subjects: dict) -> Path:
+    """Validates and writes a subject list; a reader never sees a half-written one.
+
+    Args:
+        path: the JSON file to write; its folder is made when missing.
+        subjects: the list. Absolute paths inside the JSON's folder become relative, those outside stay absolute,
+            relative ones are taken as relative to that folder.
+
+    Returns:
+        The path of the written file.
+
+    Raises:
+        ValueError: the list is malformed.
+    """
+    file = Path(os.path.abspath(path))
+    validate_subjects(subjects, where=str(file))
+    portable = {split: [_with_paths(entry, file.parent, _portable) for entry in subjects.get(split, [])]
+                for split in SPLITS}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps({**subjects, **portable}, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def subject_items(
+    dataset_dir: str | os.PathLike | None, split: str, sequences: Sequence[str], subject_list: str | os.PathLike = ""
+) -> list[dict]:
+    """The items of one split, ready for a `monai.data.Dataset`.
+
+    Args:
+        dataset_dir: folder that holds the list (or the list itself).
+        split: "training", "validation", "test" or "all".
+        sequences: the wanted sequences; whatever else the list has is left out.
+        subject_list: another list than `subjects.json`; absolute, or relative to `dataset_dir`.
+
+    Returns:
+        One dict per subject with `subject` and, in the order of `sequences`, `images`, `reference`, `withheld` (name to
+        absolute path) and `parameters` (name to TR, TE, TI in ms); `masks` has all of the subject's masks. A subject
+        with none of the wanted sequences is left out with a warning.
+
+    Raises:
+        ValueError: no `dataset_dir`, an unknown split, or a split without a subject to use.
+        FileNotFoundError: there is no list.
+    """
+    if not dataset_dir and not subject_list:
+        raise ValueError(NO_DATASET_DIR)
+    if split not in (*SPLITS, "all"):
+        raise ValueError(f"Unknown split {split!r}: the splits are {', '.join(SPLITS)} and all")
+    file = list_file(Path(dataset_dir or ".").expanduser() / subject_list if subject_list else dataset_dir)
+    subjects = read_subjects(file)
+    entries = [entry for name in (SPLITS if split == "all" else (split,)) for entry in subjects[name]]
+    items = [_item(entry, sequences) for entry in entries]
+    left_out = [item["subject"] for item in items if not item["images"]]
+    if len(left_out) == len(items):
+        reason = f"none of its subjects has any of {', '.join(sequences)}" if items else "it lists no subject"
+        raise ValueError(f"{file}: the split '{split}' is empty, {reason}; the list's sequences are "
+                         f"{', '.join(subjects['sequences'])}")
+    if left_out:
+        warnings.warn(f"{file}: {len(left_out)} of {len(items)} subjects in '{split}' have none of "
+                      f"{', '.join(sequences)} and are left out: {some(left_out)}", stacklevel=2)
+    return [item for item in items if item["images"]]
+
+
+def drop_sequences(
+    subjects: dict,
+    *,
+    rule: str,
+    seed: int = 0,
+    pairs: Iterable[Sequence[str]] | None = None,
+    splits: Sequence[str] = ("training",),
+) -> dict:
+    """Simulates missing sequences; the removed files move to the entry's `withheld`, where evaluation finds them.
+
+    Args:
+        subjects: the list; it is not changed.
+        rule: "random" silences one to S - 1 of a subject's S sequences, the number and the choice uniform (Seq2Seq,
+            Sec. 4.1: "we randomly silence one-to-three sequences"). "pairs" leaves each subject one pairing, the
+            pairings spread evenly (a seeded shuffle, then turn by turn among those the subject can give).
+        seed: the same seed gives the same choice.
+        pairs: pairings for "pairs"; by default T1-T1Gd, T1Gd-T2, T2-FLAIR.
+        splits: where to drop; the others stay complete.
+
+    Raises:
+        ValueError: an unknown rule or split, or a subject that has none of the pairings.
+    """
+    if rule not in ("random", "pairs"):
+        raise ValueError(f"Unknown drop rule {rule!r}: it is random or pairs")
+    if unknown := [split for split in splits if split not in SPLITS]:
+        raise ValueError(f"Unknown split {unknown[0]!r} to drop from: the splits are {', '.join(SPLITS)}")
+    subjects = copy.deepcopy(subjects)
+    for split in splits:
+        entries = subjects.get(split, [])
+        kept = _random_kept(entries, seed) if rule == "random" else _pairs_kept(entries, seed, list(pairs or PAIRS))
+        for entry in entries:
+            images = entry["images"]
+            withheld = [name for name in images if name not in kept[entry["subject"]]]
+            if withheld:
+                entry.setdefault("withheld", {}).update({name: images.pop(name) for name in withheld})
+    return subjects
+
+
+def validate_subjects(subjects: dict, *, where: str, unique: bool = True) -> None:
+    """Raises a ValueError that names `where`, subject and field if the structure is not that of a subject list."""
+    if not isinstance(subjects, dict):
+        raise ValueError(f"{where}: a subject list is a JSON object with 'sequences' and {', '.join(SPLITS)}")
+    sequences = subjects.get("sequences")
+    if not _is_names(sequences):
+        raise ValueError(f"{where}: 'sequences' must be a list of different names such as [\"T1\", \"T2\"], "
+                         f"not {sequences!r}")
+    for key, value in subjects.items():
+        if key not in ("sequences", *SPLITS) and isinstance(value, list):
+            raise ValueError(f"{where}: unknown field '{key}'; the splits are called {', '.join(SPLITS)}")
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        entries = subjects.get(split, [])
+        if not isinstance(entries, list):
+            raise ValueError(f"{where}: '{split}' must be a list of subjects, not {type(entries).__name__}")
+        for index, entry in enumerate(entries):
+            name = _subject_name(entry, f"{where}: {split}[{index}]")
+            _validate_entry(entry, sequences, f"{where}: subject '{name}' ({split})")
+            if unique and name in seen:
+                raise ValueError(f"{where}: subject '{name}' stands twice, in {seen[name]} and in {split}; "
+                                 "keep it in one split, else the test is on training data")
+            seen[name] = split
+
+
+def list_file(path: str | os.PathLike) -> Path:
+    """The absolute path of the list that `path` (the file or its folder) means; FileNotFoundError if there is none."""
+    file = Path(os.path.abspath(Path(path).expanduser()))
+    file = file / LIST_NAME if file.is_dir() else file
+    if not file.is_file():
+        raise FileNotFoundError(f"No subject list {file}: make one with `python -m common.data list FOLDER`")
+    return file
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names for a message: 'a, b and 3 more'."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + rest
+
+
+def _item(entry: dict, sequences: Sequence[str]) -> dict:
+    item = {"subject": entry["subject"], "masks": dict(entry.get("masks", {}))}
+    for field in ("images", "reference", "withheld", "parameters"):
+        values = entry.get(field, {})
+        item[field] = {name: values[name] for name in sequences if name in values}
+    return item
+
+
+def _random_kept(entries: list[dict], seed: int) -> dict[str, set[str]]:
+    kept = {}
+    for entry in entries:
+        # One generator per subject: adding a subject must not change what the others lose.
+        generator = random.Random(f"{seed} {entry['subject']}")
+        names = sorted(entry["images"])
+        kept[entry["subject"]] = set(generator.sample(names, generator.randint(1, max(1, len(names) - 1))))
+    return kept
+
+
+def _pairs_kept(entries: list[dict], seed: int, pairs: list[Sequence[str]]) -> dict[str, set[str]]:
+    kept, used = {}, [0] * len(pairs)
+    for entry in random.Random(seed).sample(entries, len(entries)):
+        possible = [index for index, pair in enumerate(pairs) if set(pair) <= set(entry["images"])]
+        if not possible:
+            raise ValueError(f"Subject '{entry['subject']}' has {', '.join(entry['images'])}, which holds none of the "
+                             f"pairings {', '.join('-'.join(pair) for pair in pairs)}; pass pairs that it has, "
+                             "or leave it out")
+        index = min(possible, key=used.__getitem__)
+        used[index] += 1
+        kept[entry["subject"]] = set(pairs[index])
+    return kept
+
+
+def _subject_name(entry: dict, where: str) -> str:
+    name = entry.get("subject") if isinstance(entry, dict) else None
+    # The name becomes an output folder, so it must not lead out of it.
+    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\"):
+        raise ValueError(f"{where}: 'subject' must be a name without slashes, not {name!r}")
+    return name
+
+
+def _validate_entry(entry: dict, sequences: list[str], where: str) -> None:
+    if not entry.get("images"):
+        raise ValueError(f"{where}: 'images' is empty; give at least one of {', '.join(sequences)}, or remove "
+                         "the subject")
+    for field in (*FILE_FIELDS, "parameters"):
+        values = entry.get(field, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{where}: '{field}' must map names to values, not {values!r}")
+        unknown = [name for name in values if field != "masks" and name not in sequences]
+        if unknown:
+            raise ValueError(f"{where}: '{field}' has '{unknown[0]}', which is not in 'sequences' "
+                             f"({', '.join(sequences)}); rename it or add it there")
+        for name, value in values.items():
+            if field == "parameters":
+                _validate_parameters(value, f"{where}: parameters of '{name}'")
+            elif not isinstance(value, str) or not value:
+                raise ValueError(f"{where}: '{field}' of '{name}' must be a file path, not {value!r}")
+
+
+def _validate_parameters(values: dict, where: str) -> None:
+    numbers = values.values() if isinstance(values, dict) else [None]
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf for v in numbers):
+        raise ValueError(f'{where} must be numbers in ms such as {{"TR": 500, "TE": 10, "TI": 0}}, not {values!r}')
+
+
+def _is_names(value: object) -> bool:
+    return (isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) and name for name in value)
+            and len(set(value)) == len(value))
+
+
+def _with_paths(entry: dict, folder: Path, change: Callable[[str, Path], str]) -> dict:
+    changed = {field: {name: change(path, folder) for name, path in entry[field].items()}
+               for field in FILE_FIELDS if field in entry}
+    return {**entry, **changed}
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return os.path.abspath(folder / path)
+
+
+def _portable(path: str, folder: Path) -> str:
+    path = Path(path)
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()

@@ -1,0 +1,193 @@
+"""How far a synthesised volume is from the true one: PSNR, NMSE, SSIM map, LPIPS.
+
+The functions take single volumes [X, Y, Z], float32, on any device, and know nothing of intensity scaling or regions:
+`conventions.py` decides those. A mask is a bool volume of the same shape; an empty one gives nan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def _pair(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The two images' values inside the mask; raises ValueError when the shapes differ."""
+    shapes = [tuple(x.shape) for x in (pred, target, mask) if x is not None]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"Inconsistent shapes of prediction, target (and mask): {shapes}")
+    return (pred, target) if mask is None else (pred[mask], target[mask])
+
+
+def psnr(pred: Tensor, target: Tensor, mask: Tensor | None = None, peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio, 10 log10(peak^2 / MSE).
+
+    Args:
+        pred: prediction, [X, Y, Z].
+        target: truth, [X, Y, Z].
+        mask: voxels to measure, bool [X, Y, Z]; all when None.
+        peak: the intensity range of both images.
+
+    Returns:
+        dB; inf for identical images, nan for an empty mask.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    pred, target = _pair(pred, target, mask)
+    return (10 * torch.log10(peak**2 / (pred - target).square().mean())).item()
+
+
+def nmse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
+    """Normalised squared error, ||pred - target||^2 / ||target||^2, no unit.
+
+    Args:
+        pred: prediction, [X, Y, Z].
+        target: truth, [X, Y, Z].
+        mask: voxels to measure, bool [X, Y, Z]; all when None.
+
+    Returns:
+        0 for identical images, nan for an empty mask, inf (or nan, when both are 0) for a target of zeros.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    pred, target = _pair(pred, target, mask)
+    return ((pred - target).square().sum() / target.square().sum()).item()
+
+
+def _smooth(x: Tensor, taps: list[float]) -> Tensor:
+    """Filters the last three axes of x [..., X, Y, Z] with the same odd-length taps, borders mirrored: d c b a|a b c d.
+
+    Shifted sums instead of `conv3d`: on recent GPUs convolutions round to TF32 (10 bits), which ruins the variances.
+    """
+    radius = len(taps) // 2
+    for axis in (-3, -2, -1):
+        size = x.shape[axis]
+        index = torch.arange(-radius, size + radius, device=x.device) % (2 * size)
+        padded = x.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
+        x = torch.zeros_like(x)
+        for k, tap in enumerate(taps):
+            x.add_(padded.narrow(axis, k, size), alpha=tap)
+    return x
+
+
+def ssim_map(pred: Tensor, target: Tensor, *, sigma: float = 1.5, window: int = 11, data_range: float = 1.0) -> Tensor:
+    """Structural similarity of every voxel, 3D Gaussian window (Wang et al. 2004, doi:10.1109/TIP.2003.819861, Eq. 13).
+
+    Equals scikit-image's `structural_similarity(..., gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    full=True)` on the whole map, mirrored borders included.
+
+    Args:
+        pred: prediction, [X, Y, Z].
+        target: truth, [X, Y, Z].
+        sigma: the Gaussian's standard deviation in voxels.
+        window: the Gaussian's width in voxels, odd.
+        data_range: the intensity range of both images.
+
+    Returns:
+        The map, [X, Y, Z], at most 1.
+
+    Raises:
+        ValueError: the shapes differ, or the window is even.
+    """
+    pred, target = _pair(pred, target, None)
+    if window % 2 == 0:
+        raise ValueError(f"The SSIM window must be odd, got {window}")
+    weights = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-(window // 2), window // 2 + 1)]
+    taps = [weight / sum(weights) for weight in weights]
+    # Half sum s and half difference d: 2 cov(p, t) = 2 (var s - var d) and var p + var t = 2 (var s + var d). Four
+    # moments instead of five, exact where the images agree; shifting s by half the range, which leaves its variance,
+    # keeps the rest of the cancellation below 1e-4 in float32.
+    shift = data_range / 2
+    half = torch.stack([(pred + target) / 2 - shift, (pred - target) / 2])  # (2, X, Y, Z)
+    mean, square = _smooth(half, taps), _smooth(half.square(), taps)
+    var_s, var_d = square - mean.square()
+    mean_s, mean_d = (mean[0] + shift).square(), mean[1].square()
+    c1, c2 = (0.01 * data_range) ** 2 / 2, (0.03 * data_range) ** 2 / 2
+    luminance = (mean_s - mean_d + c1) / (mean_s + mean_d + c1)
+    return luminance * (var_s - var_d + c2) / (var_s + var_d + c2)
+
+
+class Lpips:
+    """Learned perceptual distance (Zhang et al. 2018, arXiv:1801.03924), AlexNet, mean over axial slices with brain.
+
+    The small linear layers come with the `lpips` package, the backbone from a file: a `state_dict` of torchvision's
+    AlexNet. There is no way to get an instance with random weights.
+
+    Args:
+        weights: that file, or "download" for torchvision's ImageNet weights.
+        device: where to compute.
+        batch: slices at once.
+
+    Attributes:
+        sha256: of the backbone's file, for the result file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not a state dict of AlexNet.
+        RuntimeError: the download failed.
+    """
+
+    def __init__(self, weights: str | Path, *, device: str | torch.device = "cpu", batch: int = 16) -> None:
+        path = _download() if str(weights) == "download" else Path(weights)
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.device, self.batch = device, batch
+        self.net = _lpips_net(path).to(device)
+
+    @torch.no_grad()
+    def __call__(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
+        """Mean distance over the slices [X, Y, z] whose mask holds a voxel (all when None); nan without such a slice.
+
+        Args:
+            pred: prediction in [0, 1], [X, Y, Z], Z from inferior to superior.
+            target: truth in [0, 1], [X, Y, Z].
+            mask: brain, bool [X, Y, Z].
+        """
+        _pair(pred, target, mask)
+        keep = slice(None) if mask is None else mask.any(0).any(0)
+        slices = torch.stack([pred, target])[..., keep].movedim(-1, 1).to(self.device) * 2 - 1  # (2, n, X, Y)
+        pieces = slices[:, :, None].expand(-1, -1, 3, -1, -1).split(self.batch, dim=1)
+        return torch.cat([self.net(p, t).flatten() for p, t in pieces]).mean().item()
+
+
+def load_lpips(weights: str | Path, *, device: str | torch.device = "cpu") -> Lpips | None:
+    """`Lpips` for a path or "download"; None for "none", and the metric is then reported as missing."""
+    return None if str(weights) == "none" else Lpips(weights, device=device)
+
+
+def _download() -> Path:
+    """Fetches torchvision's AlexNet into torch hub's cache, unless it is there."""
+    from torchvision.models import AlexNet_Weights
+
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # torchvision's files end in the first digits of their sha256
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.split("-")[-1], progress=False)
+        except (OSError, RuntimeError) as error:
+            raise RuntimeError(
+                f"Could not download {url} ({error}). Give LPIPS the path of that file, or 'none' to leave it out."
+            ) from error
+    return path
+
+
+def _lpips_net(path: Path) -> torch.nn.Module:
+    """The lpips network with the backbone read from the file."""
+    import lpips
+
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():  # lpips calls torchvision with arguments that it now warns about
+        warnings.simplefilter("ignore")
+        net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    try:  # lpips groups torchvision's `features.3.weight` as `slice2.3.weight`
+        net.net.load_state_dict({name: state["features." + name.split(".", 1)[1]] for name in net.net.state_dict()})
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a state dict of torchvision's AlexNet: {error}") from error
+    return net.eval().requires_grad_(False)

@@ -1,0 +1,171 @@
+"""Collects the numbers of every subject, pair of sequences and method; writes and prints them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+METHODS = ("network", "copy", "map")
+KEYS = ("method", "subject", "source", "target")
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def _mean(values: Iterable[float]) -> float:
+    finite = _finite(values)
+    return statistics.fmean(finite) if finite else math.nan
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes under another name first, so that no reader ever meets half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8", newline="")
+    os.replace(part, path)
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no nan and no inf: both become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class ScoreTable:
+    """The scores of a test set under one convention.
+
+    Args:
+        convention: its name; it stands in everything that is written or printed.
+
+    Example:
+        >>> table = ScoreTable("declared")
+        >>> table.add("sub-01", "network", "T1", "T2", score(pred, target, brain))
+        >>> table.write(folder, info={"seed": 0})
+        >>> table.print_table()
+    """
+
+    def __init__(self, convention: str = "declared") -> None:
+        self.convention = convention
+        self._rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
+
+    def add(self, subject: str, method: str, source: str, target: str, numbers: Mapping[str, float]) -> None:
+        """Adds one row; `numbers` are those of `score`.
+
+        Raises:
+            ValueError: an unknown method, or the row is there already.
+        """
+        if method not in METHODS:
+            raise ValueError(f"Unknown method {method!r}; there are: {', '.join(METHODS)}")
+        key = (method, subject, source, target)
+        if key in self._rows:
+            raise ValueError(f"Scored twice: {dict(zip(KEYS, key, strict=True))}")
+        self._rows[key] = dict(numbers)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per subject, pair and method: subject, method, source, target and the numbers."""
+        return [dict(zip(KEYS, key, strict=True)) | numbers for key, numbers in self._rows.items()]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every metric's name, in order of appearance."""
+        return list(dict.fromkeys(name for numbers in self._rows.values() for name in numbers))
+
+    def _values(self, metric: str, method: str, source: str, target: str) -> list[float]:
+        pair = (method, source, target)
+        return [n[metric] for (m, _, s, t), n in self._rows.items() if (m, s, t) == pair and metric in n]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Mean and sample standard deviation over subjects, one dict per method, source and target.
+
+        nan (not measurable) and inf (PSNR of identical images) stay out of both; each metric says how many values
+        it used, `n`, and how many it left out, `left_out`. The deviation of fewer than two values is nan.
+        """
+        result = []
+        for method, source, target in dict.fromkeys((m, s, t) for m, _, s, t in self._rows):
+            entry: dict[str, Any] = {"method": method, "source": source, "target": target}
+            for metric in self.metrics:
+                values = self._values(metric, method, source, target)
+                finite = _finite(values)
+                std = statistics.stdev(finite) if len(finite) > 1 else math.nan
+                left_out = len(values) - len(finite)
+                entry[metric] = {"mean": _mean(finite), "std": std, "n": len(finite), "left_out": left_out}
+            result.append(entry)
+        return result
+
+    def write(self, folder: str | Path, name: str = "scores", info: Mapping[str, Any] | None = None) -> None:
+        """Writes `<name>.csv`, one line per subject, pair and method, and `<name>.json`, the information and summary.
+
+        Args:
+            folder: made if it is not there.
+            name: the files' name without its ending.
+            info: what a reader needs to trust the numbers: the weights' sha256, versions, seed, origin of the masks.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, ["subject", "method", "source", "target", *self.metrics], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        _replace(folder / f"{name}.csv", lines.getvalue())
+        subjects = list(dict.fromkeys(subject for _, subject, _, _ in self._rows))
+        content = {**(info or {}), "convention": self.convention, "subjects": subjects, "summary": self.summary()}
+        _replace(folder / f"{name}.json", json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
+
+    def print_table(self) -> None:
+        """Prints `table`."""
+        print(self.table())
+
+    def table(self) -> str:
+        """The in-brain means as text: a matrix source x target, then the reconstructions, then averages over pairs."""
+        pairs = dict.fromkeys((s, t) for _, _, s, t in self._rows)
+        sources, targets = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True)) if pairs else ([], [])
+        subjects = len({subject for _, subject, _, _ in self._rows})
+        head = max([len("source"), *map(len, sources)]) + 2
+        lines = [
+            f"Convention {self.convention}, in the brain, mean over {subjects} subject{'s' * (subjects != 1)}.",
+            "Network: PSNR (dB) / SSIM; below it the rivals' PSNR: copy | map. Rows: source, columns: target.",
+            "",
+            "source".ljust(head) + "".join(target.rjust(16) for target in targets),
+        ]
+        for source in sources:
+            cells = [self._cell(source, target) for target in targets]
+            for k, label in enumerate((source, "")):
+                lines.append((label.ljust(head) + "".join(cell[k].rjust(16) for cell in cells)).rstrip())
+        same = [f"{s} {self._cell(s, t, True)[0]}" for s, t in pairs if s == t]
+        if same:
+            lines += ["", "Reconstruction (source = target): " + ", ".join(same)]
+        return "\n".join([*lines, "", self._verdict([pair for pair in pairs if pair[0] != pair[1]])])
+
+    def _cell(self, source: str, target: str, diagonal: bool = False) -> tuple[str, str]:
+        """A pair's two lines: the network's PSNR / SSIM, and the rivals' PSNR; the matrix leaves the diagonal open."""
+        if source == target and not diagonal:
+            return "--", ""
+        psnr = [_mean(self._values("psnr", method, source, target)) for method in METHODS]
+        ssim = _mean(self._values("ssim", "network", source, target))
+        network, copy, intensity = ("-" if math.isnan(value) else f"{value:.2f}" for value in psnr)
+        return f"{network} / {'-' if math.isnan(ssim) else f'{ssim:.3f}'}", f"{copy} | {intensity}"
+
+    def _verdict(self, pairs: list[tuple[str, str]]) -> str:
+        """Averages over the pairs that every method scored: only those compare."""
+        means = {m: {pair: _mean(self._values("psnr", m, *pair)) for pair in pairs} for m in METHODS}
+        means = {method: values for method, values in means.items() if _finite(values.values())}
+        shared = [pair for pair in pairs if all(math.isfinite(values[pair]) for values in means.values())]
+        if not means or not shared:
+            return "No pair with source != target that every method scored."
+        averages = ", ".join(f"{method} {_mean(values[p] for p in shared):.2f}" for method, values in means.items())
+        line = f"Mean over {len(shared)} of {len(pairs)} pairs, source != target: {averages} dB"
+        if {"network", "map"} <= means.keys():
+            wins = sum(means["network"][pair] > means["map"][pair] for pair in shared)
+            line += f"; the network beats the map for {wins}"
+        return line + "."

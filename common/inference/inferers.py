@@ -1,0 +1,129 @@
+"""From windows that fit into memory to whole subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
+from torch import Tensor
+from tqdm import tqdm
+
+from ..training.checkpoints import unwrapped
+from ..translation import is_available
+
+
+class SlabInferer(Inferer):
+    """Slabs of full slices for 2D and 2.5D networks, equal to the whole volume at once.
+
+    Slices are never cut in plane, since that would change what instance normalisation sees. A slab carries the
+    neighbours that its outer slices need; their own results are dropped.
+
+    Args:
+        slices: slices per slab, which bounds the memory.
+        margin: neighbours a slice needs on each side (1 for stacks of 3).
+        slice_axis: spatial axis that is sliced, counted from the end.
+        device: where the whole result is gathered.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self, slices: int = 16, margin: int = 1, slice_axis: int = -1, device: str = "cpu", progress: bool = False
+    ) -> None:
+        self.slices = slices
+        self.margin = margin
+        self.slice_axis = slice_axis
+        self.device = device
+        self.progress = progress
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        depth = inputs.shape[self.slice_axis]
+        made = []
+        for start in tqdm(range(0, depth, self.slices), desc="slabs", leave=False, disable=not self.progress):
+            stop = min(start + self.slices, depth)
+            first, last = max(start - self.margin, 0), min(stop + self.margin, depth)
+            slab = inputs.narrow(self.slice_axis, first, last - first)
+            output = network(slab, *args, **kwargs)
+            made.append(output.narrow(self.slice_axis, start - first, stop - start).to(self.device))
+        return torch.cat(made, self.slice_axis)
+
+
+class CompletionInferer(Inferer):
+    """Completes one subject: decides from its whole image what is there, and computes only what is wanted.
+
+    Args:
+        sequences: S names, in the network's order.
+        targets: see `resolve_targets`.
+        inferer: `SlabInferer`, `monai.inferers.SlidingWindowInferer`, or None for the whole volume at once.
+    """
+
+    def __init__(self, sequences: Sequence[str], targets: str | Sequence[str] | None = None, inferer: Inferer | None = None) -> None:
+        self.sequences = sequences
+        self.targets = targets
+        self.inferer = inferer or SimpleInferer()
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        available = available_sequences(inputs)
+        targets = resolve_targets(self.targets, self.sequences, available)
+        return self.inferer(plain(inputs), partial(unwrapped(network).complete, sources=available, targets=targets))
+
+
+class MatrixInferer(Inferer):
+    """Every available source to every sequence, [1, S, X, Y, Z] to [1, S * S, X, Y, Z] (rows are sources).
+
+    Each source is encoded once. Rows of sources that the subject lacks are 0.
+    """
+
+    def __init__(self, inferer: Inferer | None = None) -> None:
+        self.inferer = inferer or SimpleInferer()
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        network, inputs = unwrapped(network), plain(inputs)
+        every = range(network.sequences)
+        matrix = inputs.new_zeros((1, network.sequences**2, *inputs.shape[2:]))
+        for i in available_sequences(inputs):  # a row at a time bounds the memory
+            rows = slice(i * network.sequences, (i + 1) * network.sequences)
+            matrix[:, rows] = self.inferer(inputs, partial(network.translate, sources=[i], targets=every)).to(matrix)
+        return matrix
+
+
+def available_sequences(inputs: Tensor) -> list[int]:
+    """Indices of the sequences that the one subject of a batch has."""
+    if len(inputs) != 1:
+        raise ValueError(f"One subject at a time, not a batch of {len(inputs)}: their sequences may differ.")
+    found = is_available(inputs)[0].nonzero()[:, 0].tolist()
+    if not found:
+        raise ValueError("The subject has none of the sequences that this network knows.")
+    return found
+
+
+def resolve_targets(targets: str | Sequence[str] | None, sequences: Sequence[str], available: Sequence[int]) -> list[int]:
+    """Indices of the sequences to make: None is what the subject lacks, "all" is every one, else one name or several.
+
+    Raises:
+        ValueError: a name is not among `sequences`.
+    """
+    if targets is None or targets == "all":
+        return [j for j in range(len(sequences)) if targets == "all" or j not in available]
+    names = [targets] if isinstance(targets, str) else list(targets)
+    unknown = [name for name in names if name not in sequences]
+    if unknown:
+        raise ValueError(f"targets has {', '.join(unknown)}; this network makes {', '.join(sequences)}.")
+    return [list(sequences).index(name) for name in names]
+
+
+def plain(image: Tensor) -> Tensor:
+    """Without MetaTensor's bookkeeping, which every operation of a network would repeat."""
+    return image.as_tensor() if isinstance(image, MetaTensor) else image
+
+
+def window_inferer(
+    spatial_dims: int, roi_size: Sequence[int], slices: int = 1, slab: int = 16, slice_axis: int = -1, device: str = "cpu"
+) -> Inferer:
+    """The inferer that fits a network: slabs of slices for 2D and 2.5D, a sliding window of `roi_size` for 3D."""
+    if spatial_dims == 2:
+        return SlabInferer(slab, slices // 2, slice_axis, device)
+    return SlidingWindowInferer(roi_size, overlap=0.5, mode="gaussian", device=torch.device(device), progress=True)

@@ -1,0 +1,47 @@
+"""Weights from a file, or an error that says what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def load_weights(network: nn.Module, path: str, device: torch.device | str = "cpu") -> nn.Module:
+    """The network with the weights of a state dict file, on `device`. Nothing is ever left at random.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file's tensors are not the network's; some of the differences are named with both shapes.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"No weights at {path}. Train first (python -m monai.bundle run training ...), or pass --ckpt_path FILE."
+        )
+    found = torch.load(path, weights_only=True, map_location="cpu")
+    wanted = network.state_dict()
+    differences = [
+        f"{name}: {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"
+        for name in sorted(found.keys() | wanted.keys())
+        if _shape(found, name) != _shape(wanted, name)
+    ]
+    if differences:
+        shown = "; ".join(differences[:3])
+        raise ValueError(
+            f"{path} does not fit the network in {len(differences)} tensors ({shown}). Use the configuration it was "
+            "trained with, for example the overlay small.json."
+        )
+    network.load_state_dict(found)
+    return network.to(device).eval()
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shape(state: dict[str, torch.Tensor], name: str) -> str:
+    return "x".join(map(str, state[name].shape)) or "scalar" if name in state else "absent"

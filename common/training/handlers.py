@@ -1,0 +1,145 @@
+"""Ignite handlers that every method's training uses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..translation import TranslationNetwork, is_available
+from .checkpoints import is_main_process, unwrapped
+
+
+class Reseed:
+    """Seeds torch, numpy, random and the transforms at the start of every epoch with seed + epoch + rank.
+
+    A run that was killed and goes on draws what the uninterrupted one would have drawn, and no random state needs
+    to be stored.
+    """
+
+    def __init__(self, seed: int, transform: Any = None) -> None:
+        self.seed = seed
+        self.transform = transform
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        seed = self.seed + engine.state.epoch + 100_003 * rank  # far apart, so that no rank repeats another's epoch
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        if self.transform is not None:
+            self.transform.set_random_state(seed)
+
+
+class ReferenceScale:
+    """Keeps in the network the scale that the training images had, for sequences that have none of their own.
+
+    A batch holds "scale" and "offset" [B, S] (`common.data.normalisation`); after an epoch the geometric mean of the
+    scales and the mean of the offsets of the subjects seen are stored in `network.reference_scale` [S, 2].
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks: list[TranslationNetwork] = [unwrapped(network) for network in networks]
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.store)
+
+    def start(self, engine: Engine) -> None:
+        self.total = torch.zeros(3, self.networks[0].sequences, dtype=torch.float64)
+
+    def update(self, engine: Engine) -> None:
+        batch = engine.state.batch
+        seen = is_available(batch["image"].cpu()).double()  # (B, S)
+        scale = torch.where(seen > 0, batch["scale"].cpu().double(), 1.0)
+        self.total += torch.stack([(seen * scale.log()).sum(0), (seen * batch["offset"].cpu()).sum(0), seen.sum(0)])
+
+    def store(self, engine: Engine) -> None:
+        total = self.total
+        if torch.distributed.is_initialized():
+            total = total.to(self.networks[0].codes.device)
+            torch.distributed.all_reduce(total)
+        count = total[2]
+        scale = torch.stack([(total[0] / count).exp(), total[1] / count], 1)
+        scale = torch.where(count[:, None] > 0, scale, torch.nan)
+        for network in self.networks:
+            network.reference_scale.copy_(scale)
+
+
+class MovingAverage:
+    """An exponential moving average of a network's weights, updated after every step; validated and saved in its place.
+
+    Attach it to the trainer. With `decay` 0 nothing is averaged and `network` is the trained one.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.0) -> None:
+        self.trained = network
+        self.average = AveragedModel(unwrapped(network), multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.network = self.average.module if self.average else network
+
+    def attach(self, engine: Engine) -> None:
+        if self.average is not None:
+            engine.add_event_handler(
+                Events.ITERATION_COMPLETED, lambda: self.average.update_parameters(unwrapped(self.trained))
+            )
+
+    def state_dict(self) -> dict:
+        return self.average.state_dict() if self.average else {}
+
+    def load_state_dict(self, state: dict) -> None:
+        if self.average is not None:
+            self.average.load_state_dict(state)
+
+
+class TrainingProgress(ProgressBar):
+    """A progress bar per epoch that shows the loss."""
+
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+        if is_main_process():
+            super().attach(engine, output_transform=lambda output: {"loss": output["loss"]})
+
+
+class SampleImages:
+    """Middle slices of the first validation subject, true above synthesised, to TensorBoard.
+
+    Attach it to the evaluator. `slice_axis` as for the network; images are [1, S, X, Y, Z] in [0, 1].
+    """
+
+    def __init__(self, log_dir: str, slice_axis: int = -1) -> None:
+        self.log_dir = log_dir
+        self.slice_axis = slice_axis
+        self.shown: Tensor | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.keep)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def keep(self, engine: Engine) -> None:
+        if engine.state.iteration != 1:
+            return
+        output = engine.state.output[0]
+        rows = []
+        for volume in (output["label"], output["pred"]):
+            middle = volume.shape[self.slice_axis] // 2
+            plane = volume.select(self.slice_axis, middle).clamp(0, 1).cpu()  # (S, X, Y)
+            rows.append(torch.rot90(torch.cat(list(plane), 0)))
+        self.shown = torch.cat(rows, 0)[None]
+
+    def write(self, engine: Engine) -> None:
+        if self.shown is None or not is_main_process():
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(self.log_dir) as writer:
+            writer.add_image("validation: true above synthesised", self.shown, engine.state.epoch)

@@ -1,0 +1,57 @@
+"""Which sequence is translated to which in a training step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..translation import is_available
+
+
+class Pairs(NamedTuple):
+    """N available images, each to be encoded once, and P pairs of one of them with a wanted sequence.
+
+    images [N, 1, X, Y, Z] and their sequences `source` [N]; per pair the image's `row` [P], the wanted sequence
+    `target` [P], and the row of the true image, `truth` [P], -1 where the subject does not have it.
+    """
+
+    images: Tensor
+    source: Tensor
+    row: Tensor
+    target: Tensor
+    truth: Tensor
+
+
+def draw_pairs(
+    image: Tensor, *, include_self: bool = True, include_missing: bool = False, pairs_per_subject: int = 0
+) -> Pairs:
+    """All pairs of a batch [B, S, X, Y, Z], or a random few (torch's CPU generator draws them).
+
+    Args:
+        include_self: pairs whose target is their source.
+        include_missing: pairs whose target the subject does not have.
+        pairs_per_subject: at most so many per subject, drawn at random; 0 is all.
+
+    Raises:
+        ValueError: no pair is left, as when every subject of the batch has one sequence only.
+    """
+    available = is_available(image).cpu()  # the one synchronisation of a step
+    subject, source = available.nonzero(as_tuple=True)
+    row_of = torch.full(available.shape, -1)
+    row_of[subject, source] = torch.arange(len(subject))
+    wanted = torch.ones(len(subject), available.shape[1], dtype=torch.bool) if include_missing else available[subject]
+    if not include_self:
+        wanted[torch.arange(len(subject)), source] = False
+    row, target = wanted.nonzero(as_tuple=True)
+    if pairs_per_subject:
+        shuffled = torch.randperm(len(row))
+        owner = subject[row[shuffled]]
+        rank = (owner[:, None] == owner[None]).tril(-1).sum(1)  # how many of the same subject come before
+        kept = shuffled[rank < pairs_per_subject].sort().values
+        row, target = row[kept], target[kept]
+    if not len(row):
+        raise ValueError("No pair to train on: every subject of this batch has one sequence only and self_weight is 0.")
+    found = [tensor.to(image.device) for tensor in (subject, source, row, target, row_of[subject[row], target])]
+    return Pairs(image[found[0], found[1]][:, None], *found[1:])

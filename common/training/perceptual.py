@@ -1,0 +1,59 @@
+"""The perceptual loss of Seq2Seq and VQ-Seq2Seq: a frozen VGG19, compared after each of its first thirteen ReLUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class VGG19Loss(nn.Module):
+    """Mean squared error between VGG19 features of prediction and target, every channel shown as a grey image.
+
+    As in the authors' code: `features[:30]`, average in place of max pooling, no ImageNet normalisation.
+
+    Args:
+        weights: a file with torchvision's vgg19 state dict, or "download" for torchvision's ImageNet weights.
+
+    Raises:
+        FileNotFoundError: there is no such file. Random weights are never used in its place.
+    """
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        from torchvision.models import VGG19_Weights, vgg19
+
+        if weights == "download":
+            features = vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features
+        elif Path(weights).is_file():
+            network = vgg19(weights=None)
+            network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+            features = network.features
+        else:
+            raise FileNotFoundError(
+                f"perceptual_weights is '{weights}', which is no file. Give torchvision's vgg19 state dict, 'download' "
+                "to fetch it, or 'none' to train without the perceptual term."
+            )
+        layers = [nn.AvgPool2d(2) if isinstance(layer, nn.MaxPool2d) else layer for layer in features[:30]]
+        self.layers = nn.ModuleList(nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in layers)
+        self.requires_grad_(False).eval()
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Images [P, c, H, W] in [-1, 1]; 3D volumes [P, c, X, Y, Z] are taken as their axial slices."""
+        with torch.no_grad():
+            wanted = self._features(target)
+        made = self._features(prediction)
+        return torch.stack([F.mse_loss(a, b) for a, b in zip(made, wanted, strict=True)]).sum()
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        if image.ndim == 5:
+            image = image.movedim(-1, 1).flatten(0, 1)
+        x = image.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
+        found = []
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found

@@ -1,0 +1,71 @@
+"""The Ignite engine that trains every method of the collection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TranslationTrainer(SupervisedTrainer):
+    """A `SupervisedTrainer` whose objective calls the network itself.
+
+    `objective(network, batch)` returns the weighted loss terms by name, and what an adversary is to be shown. The
+    network is only ever called through `network(...)`, so that distributed training sees every step.
+
+    Args:
+        objective: returns `(terms, samples)`: a dict of scalars, and the keyword arguments of `adversary.step`.
+        adversary: discriminators with an optimiser of their own (`common.training.adversary`); None is without.
+        amp: mixed precision on CUDA: "bf16", "fp16" or "" for none. On the CPU it is ignored.
+        clip_grad: largest norm of the gradient; 0 does not clip.
+        kwargs: as for `SupervisedTrainer`.
+
+    Raises:
+        FloatingPointError: a loss is NaN or infinite. Nothing is updated, so the last checkpoint stays good.
+    """
+
+    def __init__(self, *, objective: Any, adversary: Any = None, amp: str = "", clip_grad: float = 0.0, **kwargs: Any) -> None:
+        if amp and amp not in AMP_TYPES:
+            raise ValueError(f"amp is '{amp}'; choose one of {', '.join(AMP_TYPES)}, or '' for full precision.")
+        super().__init__(loss_function=objective, **kwargs)
+        self.objective = objective
+        self.adversary = adversary
+        self.clip_grad = clip_grad
+        self.amp_type = AMP_TYPES[amp] if amp and self.state.device.type == "cuda" else None
+        # bf16 has fp32's range: only fp16 needs its gradients scaled.
+        self.grad_scaler = torch.amp.GradScaler(self.state.device.type, enabled=self.amp_type is torch.float16)
+
+    def _iteration(self, engine: TranslationTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        device = engine.state.device
+        batch = {k: v.to(device, non_blocking=engine.non_blocking) for k, v in batchdata.items() if isinstance(v, Tensor)}
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype=self.amp_type, enabled=self.amp_type is not None):
+            terms, samples = self.objective(engine.network, batch)
+            loss = torch.stack(list(terms.values())).sum()
+        self._check_finite(loss, terms)
+        self.grad_scaler.scale(loss).backward()
+        if self.clip_grad:
+            self.grad_scaler.unscale_(engine.optimizer)
+            torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.clip_grad)
+        self.grad_scaler.step(engine.optimizer)
+        self.grad_scaler.update()
+        output = {Keys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+        if self.adversary is not None:
+            output["discriminator"] = self.adversary.step(**samples)
+        engine.state.output = {name: value.item() for name, value in output.items()}
+        return engine.state.output
+
+    def _check_finite(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at epoch {self.state.epoch}, iteration {self.state.iteration} ({values}). "
+                "Training stops before the weights are touched; the last checkpoint is good. Lower the learning rate, "
+                "set clip_grad, or use amp 'bf16' in place of 'fp16'."
+            )

@@ -1,0 +1,176 @@
+"""What every method of the collection is: encode, decode, fuse, and a subject completed with them.
+
+    representation = encode(image, source)          # once per available sequence
+    image          = decode(representation, target) # once per wanted sequence
+
+A method subclasses `TranslationNetwork` and writes `encode` and `decode` (and `fuse`, where it has a common space).
+Data, inference, evaluation and reports know these three verbs and nothing else about a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+MISSING = -1.0  # the value of every voxel of a sequence that a subject does not have
+
+
+class Translation(NamedTuple):
+    """What a training step gets back: predictions [P, c, *spatial] and the representations [N, ...] they came from."""
+
+    prediction: Tensor
+    representation: NamedTuple
+
+
+def is_available(image: Tensor) -> Tensor:
+    """Which sequences each subject has: image [B, S, *spatial] to bool [B, S]."""
+    return image.flatten(2).amin(-1) > MISSING / 2
+
+
+def select(representation: NamedTuple, rows: Tensor) -> NamedTuple:
+    """Rows of a representation's tensors, to decode one encoding to several targets."""
+    return type(representation)(*(tensor[rows] for tensor in representation))
+
+
+class TranslationNetwork(nn.Module):
+    """Any sequence to any other, by 2D slices, 2.5D stacks of slices or 3D volumes.
+
+    Images are in [0, 1] with background 0; a sequence that a subject lacks is -1 everywhere.
+
+    Args:
+        sequences: how many sequences there are, S.
+        spatial_dims: 2 or 3.
+        slices: adjacent slices that form one 2D input: 1 is 2D, 3 is 2.5D. Ignored in 3D.
+        slice_axis: the spatial axis that is sliced; the last is axial in RAS.
+        downsampling: what the size of an input must be a multiple of.
+    """
+
+    def __init__(
+        self, sequences: int, spatial_dims: int = 2, slices: int = 1, slice_axis: int = -1, downsampling: int = 1
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims is {spatial_dims}; it must be 2 (2D and 2.5D) or 3.")
+        if slices % 2 == 0:
+            raise ValueError(f"slices is {slices}; an odd number is needed, so that one slice is the middle one.")
+        self.sequences = sequences
+        self.spatial_dims = spatial_dims
+        self.slices = slices if spatial_dims == 2 else 1
+        self.slice_axis = slice_axis
+        self.downsampling = downsampling
+        self.register_buffer("codes", torch.eye(sequences), persistent=False)  # (S, C)
+        # Scale and offset that the training subjects' images had, for a sequence that has none of its own.
+        self.register_buffer("reference_scale", torch.full((sequences, 2), float("nan")))
+
+    def encode(self, image: Tensor, source: Tensor) -> NamedTuple:
+        """Image [B, c, *spatial] in [0, 1] and source code [B or 1, C] to a named tuple of tensors [B, ...]."""
+        raise TypeError(f"{type(self).__name__} does not say how it encodes.")
+
+    def decode(self, representation: NamedTuple, target: Tensor) -> Tensor:
+        """Representation and target code [B, C], or [1, C] for all alike, to images [B, c, *spatial] in [0, 1]."""
+        raise TypeError(f"{type(self).__name__} does not say how it decodes.")
+
+    def fuse(self, representations: Sequence[NamedTuple], available: Tensor) -> list[tuple[NamedTuple, Tensor]]:
+        """What to decode, each with its weight [B], when several sources [B, S] are at hand.
+
+        The default decodes every source and averages the images. A method with a common space overrides this.
+        """
+        return list(zip(representations, available.unbind(1), strict=True))
+
+    def forward(
+        self, image: Tensor, source: Tensor | None = None, pair: Tensor | None = None, target: Tensor | None = None
+    ) -> Tensor | Translation:
+        """Completes a subject: image [B, S, X, Y, Z] to the same shape, each sequence made from the others.
+
+        With `source` [N, C], it is a training step instead: images [N, c, *spatial] are encoded once each, and
+        row `pair[p]` is decoded to `target[p]`, for P pairs. (One entry for both, since DDP hooks only `forward`.)
+        """
+        if source is None:
+            return self.complete(image)
+        representation = self.encode(image, source)
+        return Translation(self.decode(select(representation, pair), target), representation)
+
+    def complete(
+        self, image: Tensor, sources: Sequence[int] | None = None, targets: Sequence[int] | None = None
+    ) -> Tensor:
+        """The mean over the available sources of what each makes of a target; the target itself only if alone.
+
+        Args:
+            image: [B, S, X, Y, Z].
+            sources: sequences to start from, where the caller knows which are available. Default: all that are,
+                told from the voxels, per sample and without branches on data, so that it can be traced.
+            targets: sequences to make; the others stay 0. Default: all.
+
+        Returns:
+            [B, S, X, Y, Z] in [0, 1], 0 where every available source is.
+        """
+        self._check_size(image)
+        known = sources is not None
+        sources = range(self.sequences) if sources is None else list(sources)
+        available = is_available(image).to(image.dtype)  # (B, S)
+        available = torch.stack([available[:, i] for i in sources], 1)  # (B, sources)
+        present = torch.stack([image[:, i] for i in sources], 1) * available[(...,) + (None,) * 3]
+        representations = [
+            self.encode(self.to_input(present[:, k]), self.codes[i : i + 1]) for k, i in enumerate(sources)
+        ]
+        alone = (available.sum(1) < 1.5).to(image.dtype)
+        foreground = (present.amax(1) > 0).to(image.dtype)
+        completed = [torch.zeros_like(foreground)] * self.sequences
+        for j in range(self.sequences) if targets is None else targets:
+            others = [k for k, i in enumerate(sources) if not known or i != j] or [0]
+            weight = torch.stack([available[:, k] * (alone if sources[k] == j else 1) for k in others], 1)
+            mean = self._decode_fused([representations[k] for k in others], weight, self.codes[j : j + 1])
+            completed[j] = mean * foreground
+        return torch.stack(completed, 1)
+
+    def _decode_fused(self, representations: list[NamedTuple], weight: Tensor, target: Tensor) -> Tensor:
+        total: Tensor | int = 0
+        normaliser: Tensor | int = 0
+        for representation, share in self.fuse(representations, weight):
+            share = share[:, None, None, None]
+            total = total + share * self.from_output(self.decode(representation, target), len(weight))
+            normaliser = normaliser + share
+        return total / torch.clamp(normaliser, min=1e-6)
+
+    def translate(self, image: Tensor, sources: Sequence[int], targets: Sequence[int]) -> Tensor:
+        """Every source to every target, each source encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z]."""
+        self._check_size(image)
+        foreground = image > 0
+        made = []
+        for i in sources:
+            representation = self.encode(self.to_input(image[:, i]), self.codes[i : i + 1])
+            for j in targets:
+                pred = self.from_output(self.decode(representation, self.codes[j : j + 1]), len(image))
+                made.append(pred * foreground[:, i])
+        return torch.stack(made, 1)
+
+    def to_input(self, volume: Tensor) -> Tensor:
+        """Volume [B, X, Y, Z] to what `encode` takes: stacks of adjacent slices [B * Z, slices, X, Y], or [B, 1, X, Y, Z].
+
+        At the ends of the volume the last slice stands in for the neighbour it lacks.
+        """
+        if self.spatial_dims == 3:
+            return volume[:, None]
+        planes = volume.movedim(self.slice_axis, 1)  # (B, Z, X, Y)
+        margin, depth = self.slices // 2, planes.shape[1]
+        padded = torch.cat([planes[:, :1]] * margin + [planes] + [planes[:, -1:]] * margin, 1)
+        return torch.stack([padded[:, k : k + depth] for k in range(self.slices)], 2).flatten(0, 1)
+
+    def from_output(self, output: Tensor, batch: int) -> Tensor:
+        """What `decode` gives back to volumes [B, X, Y, Z]: of a stack, the middle slice."""
+        if self.spatial_dims == 3:
+            return output[:, 0]
+        return output[:, self.slices // 2].unflatten(0, (batch, -1)).movedim(1, self.slice_axis)
+
+    def _check_size(self, image: Tensor) -> None:
+        in_plane = list(image.shape[2:])
+        if self.spatial_dims == 2:
+            in_plane.pop(self.slice_axis)
+        if any(int(size) % self.downsampling for size in in_plane):
+            raise ValueError(
+                f"Image size {tuple(in_plane)} is not a multiple of {self.downsampling}, by which this network "
+                "downsamples; pad it first (DivisiblePadd), as the bundle's preprocessing does."
+            )

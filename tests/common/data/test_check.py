@@ -1,0 +1,215 @@
+import gzip
+import json
+import os
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from common.data.__main__ import main
+from common.data.check import GRID_TOLERANCE_MM, check_subjects, same_grid
+from common.data.layouts import make_list
+
+RNG = np.random.default_rng(0)
+VOXELS = RNG.integers(1, 100, (4, 5, 6)).astype(np.float32)
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def save(path, voxels=VOXELS, affine=AFFINE, sform=1, qform=1, qform_affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(voxels, affine)
+    image.set_sform(affine, sform)
+    image.set_qform(affine if qform_affine is None else qform_affine, qform)
+    nib.save(image, path)
+
+
+def write_list(folder, training, test=()):
+    """Writes a list of {subject: {"images": {...}, ...}} without the validation that the check has to do."""
+    splits = {split: [{"subject": name, **fields} for name, fields in entries]
+              for split, entries in (("training", training), ("test", test))}
+    (folder / "subjects.json").write_text(json.dumps({"sequences": ["T1", "T2"], **splits}))
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A folder with a good T1, and a list of it and the T2 that the test writes."""
+    save(tmp_path / "T1.nii.gz")
+    write_list(tmp_path, [("A", {"images": {"T1": "T1.nii.gz", "T2": "T2.nii.gz"}})])
+    return tmp_path
+
+
+def codes(findings):
+    return [(finding.code, finding.severity, finding.file) for finding in findings]
+
+
+def turned(degrees):
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ AFFINE
+
+
+def test_good_files_give_no_finding(pair, capsys):
+    save(pair / "T2.nii.gz", VOXELS * 2)
+    assert check_subjects(pair) == []
+    assert capsys.readouterr().out == "0 errors, 0 warnings in 1 subjects\n"
+
+
+@pytest.mark.parametrize(("options", "code", "reason"), [
+    ({"voxels": VOXELS[..., None].repeat(2, -1)}, "NOT_3D", "shape (4, 5, 6, 2)"),
+    ({"voxels": np.where(VOXELS < 50, np.nan, VOXELS)}, "NOT_FINITE", f"{np.sum(VOXELS < 50)} voxels are NaN"),
+    ({"voxels": np.where(VOXELS > 90, np.inf, VOXELS)}, "NOT_FINITE", "voxels are NaN or infinite"),
+    ({"voxels": np.full_like(VOXELS, 7)}, "CONSTANT", "every voxel is 7"),
+    ({"voxels": VOXELS + 1j}, "FILE_UNREADABLE", "voxels are complex"),
+    ({"voxels": VOXELS[:3]}, "SHAPE_DIFFERS", "not on the grid of T1: shape (3, 5, 6) against (4, 5, 6)"),
+    ({"affine": np.diag([1, 1, 2.5, 1])}, "SPACING_DIFFERS", "spacing (1, 1, 2.5) against (1, 1, 2) mm"),
+    ({"affine": turned(5)}, "AXES_DIFFER", "register first (ANTs, elastix, FSL), or resample with --grid T1"),
+    ({"affine": np.diag([-1.0, 1, 2, 1])}, "AXES_DIFFER", "axes LAS from (0, 0, 0) against RAS from (0, 0, 0) mm"),
+    ({"sform": 0, "qform": 0}, "NO_AFFINE", "neither sform nor qform is set"),
+    ({"qform_affine": turned(90)}, "SFORM_QFORM_DISAGREE", "sform (code 1) and qform (code 1) are up to"),
+])
+def test_errors(pair, options, code, reason):
+    save(pair / "T2.nii.gz", **options)
+    findings = check_subjects(pair)
+    assert codes(findings) == [(code, "error", "T2.nii.gz")]
+    assert findings[0].subject == "A" and reason in findings[0].reason
+
+
+def test_an_affine_that_maps_all_slices_to_one_place(pair):
+    save(pair / "T2.nii.gz")
+    content = bytearray(gzip.decompress((pair / "T2.nii.gz").read_bytes()))
+    content[312:328] = bytes(16)  # srow_z of the NIfTI header
+    (pair / "T2.nii.gz").write_bytes(gzip.compress(content))
+    (finding,) = check_subjects(pair)
+    assert finding.code == "NO_AFFINE" and "cannot be inverted" in finding.reason
+
+
+def test_a_template_sform_beside_a_scanner_qform_is_a_warning(pair):
+    save(pair / "T2.nii.gz", sform=4, qform=1, qform_affine=turned(90))
+    assert codes(check_subjects(pair)) == [("SFORM_QFORM_DISAGREE", "warning", "T2.nii.gz")]
+
+
+def test_negative_voxels_are_a_warning(pair):
+    save(pair / "T2.nii.gz", VOXELS - 1.5)
+    (finding,) = check_subjects(pair)
+    assert codes([finding]) == [("NEGATIVE", "warning", "T2.nii.gz")]
+    assert finding.reason == f"{np.sum(VOXELS < 1.5)} voxels below 0, from -0.5 up to {VOXELS.max() - 1.5:.4g}"
+
+
+def test_missing_and_truncated_files(pair):
+    assert codes(check_subjects(pair)) == [("FILE_MISSING", "error", "T2.nii.gz")]
+    save(pair / "T2.nii.gz", RNG.random((30, 30, 30)))
+    whole = (pair / "T2.nii.gz").read_bytes()
+    (pair / "T2.nii.gz").write_bytes(whole[: len(whole) // 2])
+    assert codes(check_subjects(pair)) == [("FILE_UNREADABLE", "error", "T2.nii.gz")]
+    (pair / "T2.nii.gz").write_bytes(gzip.compress(gzip.decompress(whole)[:-5]))
+    assert codes(check_subjects(pair)) == [("FILE_UNREADABLE", "error", "T2.nii.gz")]
+    (pair / "T2.nii.gz").write_bytes(b"<html>not found</html>")
+    assert codes(check_subjects(pair)) == [("FILE_UNREADABLE", "error", "T2.nii.gz")]
+
+
+def test_a_truncated_uncompressed_file(tmp_path):
+    save(tmp_path / "T1.nii")
+    (tmp_path / "T1.nii").write_bytes((tmp_path / "T1.nii").read_bytes()[:-8])
+    write_list(tmp_path, [], [("A", {"images": {"T1": "T1.nii"}})])
+    assert codes(check_subjects(tmp_path)) == [("FILE_UNREADABLE", "error", "T1.nii")]
+
+
+def test_with_grid_differences_are_one_warning_per_file(pair):
+    save(pair / "T2.nii.gz", VOXELS[:3], np.diag([2.0, 1, 1, 1]))
+    assert {code for code, *_ in codes(check_subjects(pair))} == {"SHAPE_DIFFERS", "SPACING_DIFFERS"}
+    (finding,) = check_subjects(pair, grid="T1")
+    assert (finding.code, finding.severity, finding.file) == ("HEADER_ALIGNED_ONLY", "warning", "T2.nii.gz")
+    assert "shape (3, 5, 6) against (4, 5, 6); spacing (2, 1, 1) against (1, 1, 2) mm" in finding.reason
+    assert "no registration is done here" in finding.reason
+    (finding,) = check_subjects(pair, grid="T2")
+    assert finding.file == "T1.nii.gz"
+    with pytest.raises(ValueError, match="No sequence 'PD' to resample to"):
+        check_subjects(pair, grid="PD")
+
+
+def test_with_grid_a_subject_without_that_sequence_must_share_a_grid(tmp_path):
+    save(tmp_path / "T2.nii.gz")
+    save(tmp_path / "mask.nii.gz", np.zeros((4, 5, 7), np.uint8))
+    write_list(tmp_path, [], [("A", {"images": {"T2": "T2.nii.gz"}, "masks": {"lesion": "mask.nii.gz"}})])
+    (finding,) = check_subjects(tmp_path, grid="T1")
+    assert (finding.code, finding.severity) == ("SHAPE_DIFFERS", "error")
+    assert "there is no readable T1 to resample to" in finding.reason
+
+
+def test_masks_may_be_empty_and_all_file_fields_are_read(tmp_path):
+    save(tmp_path / "T1.nii.gz")
+    save(tmp_path / "mask.nii.gz", np.zeros(VOXELS.shape, np.uint8))
+    fields = {"images": {"T1": "T1.nii.gz"}, "masks": {"lesion": "mask.nii.gz"},
+              "reference": {"T1": "clean.nii.gz"}, "withheld": {"T2": "T2.nii.gz"}}
+    write_list(tmp_path, [], [("A", fields)])
+    assert [finding.file for finding in check_subjects(tmp_path)] == ["clean.nii.gz", "T2.nii.gz"]
+
+
+def test_a_single_sequence_is_a_warning_in_training_only(tmp_path):
+    save(tmp_path / "A.nii.gz")
+    save(tmp_path / "B.nii.gz")
+    write_list(tmp_path, [("A", {"images": {"T1": "A.nii.gz"}})], [("B", {"images": {"T1": "B.nii.gz"}})])
+    assert codes(check_subjects(tmp_path)) == [("ONE_SEQUENCE_ONLY", "warning", "")]
+
+
+def test_leaks_between_splits(tmp_path):
+    for name in ("T1", "T2"):
+        save(tmp_path / f"{name}.nii.gz")
+    both = {"images": {"T1": "T1.nii.gz", "T2": "T2.nii.gz"}}
+    write_list(tmp_path, [("A", both)], [("A", both)])
+    (finding,) = check_subjects(tmp_path)
+    assert (finding.code, finding.severity, finding.subject) == ("SUBJECT_IN_TWO_SPLITS", "error", "A")
+    assert "in training and in test" in finding.reason
+    write_list(tmp_path, [("A", both)], [("B", {"images": {"T1": "T1.nii.gz"}})])
+    (finding,) = check_subjects(tmp_path)
+    assert (finding.code, finding.subject, finding.file) == ("SUBJECT_IN_TWO_SPLITS", "B", "T1.nii.gz")
+    assert "listed for 'A' in training" in finding.reason
+
+
+def test_same_grid_tolerates_rounding_and_names_both_sides():
+    shape = (240, 240, 155)
+    near, far = AFFINE.copy(), AFFINE.copy()
+    near[0, 3], far[0, 3] = 0.9 * GRID_TOLERANCE_MM, 1.1 * GRID_TOLERANCE_MM
+    assert same_grid(shape, AFFINE, list(shape), near) == ""
+    assert "up to 0.11 mm apart" in same_grid(shape, AFFINE, shape, far)
+    assert same_grid(shape, AFFINE, (256, 256, 68), AFFINE) == "shape (240, 240, 155) against (256, 256, 68)"
+    # A rotation this small only shows far from the origin: at 340 mm it is 0.12 mm.
+    assert same_grid((9, 9, 9), AFFINE, (9, 9, 9), turned(0.02)) == ""
+    assert "mm apart" in same_grid(shape, AFFINE, shape, turned(0.02))
+
+
+def test_command_line_table_output_and_exit_status(pair, monkeypatch, capsys):
+    save(pair / "T2.nii.gz", VOXELS[:3] - 50)
+    monkeypatch.setattr(sys, "argv", ["data", "check", str(pair), "--output", str(pair / "out" / "findings.json")])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert exit_.value.code == 1
+    assert lines[0].split() == ["subject", "severity", "code", "file", "reason"]
+    assert lines[1].split()[:4] == ["A", "warning", "NEGATIVE", "T2.nii.gz"]
+    assert lines[-1] == "1 errors, 1 warnings in 1 subjects"
+    report = json.loads((pair / "out" / "findings.json").read_text())
+    assert (report["errors"], report["warnings"], report["subjects"]) == (1, 1, 1)
+    assert [finding["code"] for finding in report["findings"]] == ["NEGATIVE", "SHAPE_DIFFERS"]
+    monkeypatch.setattr(sys, "argv", ["data", "check", str(pair), "--grid", "T1"])
+    main()
+    monkeypatch.setattr(sys, "argv", ["data", "check", str(pair / "nowhere")])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2 and capsys.readouterr().err.startswith("error: No subject list")
+
+
+@pytest.mark.skipif(not os.environ.get("MRI_DATA"), reason="set MRI_DATA to the folder with real MRI")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_real_data(tmp_path):
+    path = make_list(Path(os.environ["MRI_DATA"]), pattern="{subject}/{sequence}.nii.gz", output=tmp_path / "list.json")
+    findings, with_grid = check_subjects(path), check_subjects(path, grid="T1")
+
+    def of(found, subject, severity):
+        return {finding.code for finding in found if finding.subject == subject and finding.severity == severity}
+
+    assert of(findings, "ms_oms-cs-p07", "error") == set()
+    assert of(findings, "ms_tcga-du-7294-native-bet", "error") == {"SHAPE_DIFFERS", "SPACING_DIFFERS", "AXES_DIFFER"}
+    assert of(with_grid, "ms_tcga-du-7294-native-bet", "error") == set()
+    assert of(with_grid, "ms_tcga-du-7294-native-bet", "warning") == {"HEADER_ALIGNED_ONLY"}

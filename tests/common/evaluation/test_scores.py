@@ -1,0 +1,87 @@
+"""The table's means, files and text."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from common.evaluation.scores import ScoreTable
+
+
+@pytest.fixture
+def table() -> ScoreTable:
+    table = ScoreTable("declared")
+    psnrs = {
+        "network": {("T1", "T2"): (24.0, 26.0), ("T2", "T1"): (20.0, 22.0), ("T1", "T1"): (math.inf, 40.0)},
+        "copy": {("T1", "T2"): (14.0, 16.0), ("T2", "T1"): (13.0, 15.0)},
+        "map": {("T1", "T2"): (23.0, 23.0), ("T2", "T1"): (22.0, 24.0)},
+    }
+    for method, pairs in psnrs.items():
+        for (source, target), values in pairs.items():
+            for subject, value in zip(("sub-1", "sub-2"), values, strict=True):
+                table.add(subject, method, source, target, {"psnr": value, "ssim": 0.9, "lpips": math.nan})
+    return table
+
+
+def test_summary(table: ScoreTable):
+    entries = {(e["method"], e["source"], e["target"]): e for e in table.summary()}
+    assert len(entries) == 7
+    assert entries["network", "T1", "T2"]["psnr"] == pytest.approx({"mean": 25, "std": 2**0.5, "n": 2, "left_out": 0})
+    same = entries["network", "T1", "T1"]["psnr"]
+    assert same["mean"] == 40 and math.isnan(same["std"]) and same["n"] == same["left_out"] == 1
+    assert math.isnan(entries["map", "T1", "T2"]["lpips"]["mean"])
+
+
+def test_files_round_trip(table: ScoreTable, tmp_path: Path):
+    table.write(tmp_path / "new", "scores", {"seed": 7, "weights_sha256": "ab", "versions": {"torch": "2"}})
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["scores.csv", "scores.json"]
+    with open(tmp_path / "new" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["subject", "method", "source", "target", "psnr", "ssim", "lpips"]
+    assert len(rows) == len(table.rows) == 14
+    for read, row in zip(rows, table.rows, strict=True):
+        assert all(read[key] == row[key] for key in ("subject", "method", "source", "target"))
+        assert float(read["psnr"]) == row["psnr"] and math.isnan(float(read["lpips"]))
+
+    content = json.loads((tmp_path / "new" / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert content["convention"] == "declared" and content["seed"] == 7 and content["subjects"] == ["sub-1", "sub-2"]
+    assert content["summary"][0]["psnr"]["mean"] == 25
+    assert content["summary"][0]["lpips"] == {"mean": None, "std": None, "n": 0, "left_out": 2}
+
+
+def test_printed_table(table: ScoreTable, capsys: pytest.CaptureFixture[str]):
+    table.print_table()
+    text = capsys.readouterr().out
+    assert "Convention declared" in text and "2 subjects" in text
+    assert "25.00 / 0.900" in text and "15.00 | 23.00" in text
+    assert "Reconstruction (source = target): T1 40.00 / 0.900" in text
+    last = text.strip().splitlines()[-1]
+    assert "2 of 2 pairs" in last and "network 23.00, copy 14.50, map 23.00 dB" in last
+    assert last.endswith("; the network beats the map for 1.")
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_pair_without_map_is_left_out_of_the_averages(table: ScoreTable):
+    table.add("sub-1", "network", "T1", "FLAIR", {"psnr": 99.0})
+    table.add("sub-1", "copy", "T1", "FLAIR", {"psnr": 10.0})
+    text = table.table()
+    assert "99.00 / -" in text and "10.00 | -" in text
+    assert "2 of 3 pairs" in text and "network 23.00," in text
+
+
+def test_a_table_without_rivals_or_rows():
+    table = ScoreTable()
+    assert "No pair" in table.table()
+    table.add("sub-1", "network", "T1", "T2", {"psnr": 20.0})
+    assert "network 20.00 dB." in table.table()
+
+
+def test_wrong_rows_raise(table: ScoreTable):
+    with pytest.raises(ValueError, match=r"'sub-1'.*'T2'"):
+        table.add("sub-1", "copy", "T1", "T2", {"psnr": 1.0})
+    with pytest.raises(ValueError, match=r"'oracle'.*network, copy, map"):
+        table.add("sub-1", "oracle", "T1", "T2", {"psnr": 1.0})
