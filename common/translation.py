@@ -81,17 +81,23 @@ class TranslationNetwork(nn.Module):
         return list(zip(representations, available.unbind(1), strict=True))
 
     def forward(
-        self, image: Tensor, source: Tensor | None = None, pair: Tensor | None = None, target: Tensor | None = None
+        self,
+        image: Tensor,
+        source: Tensor | None = None,
+        rows: Sequence[Tensor] | None = None,
+        target: Tensor | None = None,
     ) -> Tensor | Translation:
         """Completes a subject: image [B, S, X, Y, Z] to the same shape, each sequence made from the others.
 
-        With `source` [N, C], it is a training step instead: images [N, c, *spatial] are encoded once each, and
-        row `pair[p]` is decoded to `target[p]`, for P pairs. (One entry for both, since DDP hooks only `forward`.)
+        With `source` [N, C], it is a training step instead: images [N, c, *spatial] are encoded once each, and the
+        images `rows[t]` are decoded to `target[t]` (one decoding per target: half the time of a batch of mixed ones).
+        One entry for both, since distributed training hooks only `forward`.
         """
         if source is None:
             return self.complete(image)
         representation = self.encode(image, source)
-        return Translation(self.decode(select(representation, pair), target), representation)
+        made = [self.decode(select(representation, r), target[t : t + 1]) for t, r in enumerate(rows) if len(r)]
+        return Translation(torch.cat(made), representation)
 
     def complete(
         self, image: Tensor, sources: Sequence[int] | None = None, targets: Sequence[int] | None = None

@@ -13,8 +13,9 @@ from ..translation import is_available
 class Pairs(NamedTuple):
     """N available images, each to be encoded once, and P pairs of one of them with a wanted sequence.
 
-    images [N, 1, X, Y, Z] and their sequences `source` [N]; per pair the image's `row` [P], the wanted sequence
-    `target` [P], and the row of the true image, `truth` [P], -1 where the subject does not have it.
+    Images [N, 1, X, Y, Z] and their sequences `source` [N]; per pair, sorted by target, the image's `row` [P], the
+    wanted sequence `target` [P], and the row of the true image, `truth` [P], -1 where the subject does not have it.
+    The indices are on the CPU, so that grouping them does not wait for the device.
     """
 
     images: Tensor
@@ -37,14 +38,14 @@ def draw_pairs(
     Raises:
         ValueError: no pair is left, as when every subject of the batch has one sequence only.
     """
-    available = is_available(image).cpu()  # the one synchronisation of a step
+    available = is_available(image).cpu()  # the one wait for the device in a step
     subject, source = available.nonzero(as_tuple=True)
     row_of = torch.full(available.shape, -1)
     row_of[subject, source] = torch.arange(len(subject))
     wanted = torch.ones(len(subject), available.shape[1], dtype=torch.bool) if include_missing else available[subject]
     if not include_self:
         wanted[torch.arange(len(subject)), source] = False
-    row, target = wanted.nonzero(as_tuple=True)
+    target, row = wanted.T.nonzero(as_tuple=True)
     if pairs_per_subject:
         shuffled = torch.randperm(len(row))
         owner = subject[row[shuffled]]
@@ -53,5 +54,9 @@ def draw_pairs(
         row, target = row[kept], target[kept]
     if not len(row):
         raise ValueError("No pair to train on: every subject of this batch has one sequence only and self_weight is 0.")
-    found = [tensor.to(image.device) for tensor in (subject, source, row, target, row_of[subject[row], target])]
-    return Pairs(image[found[0], found[1]][:, None], *found[1:])
+    return Pairs(image[subject, source][:, None], source, row, target, row_of[subject[row], target])
+
+
+def rows_by_target(row: Tensor, target: Tensor, sequences: int) -> tuple[Tensor, ...]:
+    """Splits rows [P], sorted by target [P], into one tensor per sequence, some of them empty."""
+    return row.split(torch.bincount(target, minlength=sequences).tolist())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .common.training.adversary import Adversary
-from .common.training.pairs import Pairs, draw_pairs
+from .common.training.pairs import Pairs, draw_pairs, rows_by_target
 from .common.training.perceptual import VGG19Loss
 
 
@@ -67,24 +67,26 @@ class Seq2SeqObjective(nn.Module):
             pairs_per_subject=self.pairs_per_subject,
         )
         images = pairs.images if self.spatial_dims == 3 else pairs.images.squeeze(1).movedim(self.slice_axis, 1)
-        made = network(images, self.codes[pairs.source], pairs.row, self.codes[pairs.target]).prediction
+        rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
+        made = network(images, self.codes[pairs.source], rows, self.codes).prediction
         terms = self.reconstruction(made, images, pairs)
         if self.adversary is None:
             return terms, {}
         cross = pairs.source[pairs.row] != pairs.target
         fake, j, row = made[cross], pairs.target[cross], pairs.row[cross]
         terms["adversarial"] = self.adversarial_weight * self.adversary.generator_loss(fake, j)
-        every = torch.arange(len(fake), device=fake.device)
-        back = network(fake, self.codes[j], every, self.codes[pairs.source[row]]).prediction
-        # Eq. 3: X''_{i->j->i} against X_i.
-        terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, images[row])
+        # Eq. 3: X''_{i->j->i} against X_i, decoded in the order of i.
+        order = pairs.source[row].argsort(stable=True)
+        rows = rows_by_target(order, pairs.source[row][order], len(self.codes))
+        back = network(fake, self.codes[j], rows, self.codes).prediction
+        terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, images[row[order]])
         return terms, {"real": images, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
 
     def reconstruction(self, made: Tensor, images: Tensor, pairs: Pairs) -> dict[str, Tensor]:
         """Eq. 1, as the mean over the pairs in place of their sum, so that its size does not depend on their number."""
         paired = pairs.truth >= 0
         made, truth = made[paired], images[pairs.truth[paired]]
-        itself = pairs.source[pairs.row[paired]] == pairs.target[paired]
+        itself = (pairs.source[pairs.row[paired]] == pairs.target[paired]).to(made.device)
         weight = torch.where(itself, self.self_weight, 1.0) / max(len(made), 1)
         error = 2 * (made - truth).abs().flatten(1).mean(1)
         terms = {
