@@ -99,7 +99,7 @@ class LoadSubject(Transform):
     def _stack(self, images: Mapping[str, MetaTensor], like: MetaTensor) -> MetaTensor:
         empty = torch.zeros_like(like.as_tensor())
         stacked = torch.cat([images[name].as_tensor() if name in images else empty for name in self.sequences])
-        return MetaTensor(stacked, affine=like.affine, meta={**like.meta})
+        return MetaTensor(stacked).copy_meta_from(like)
 
 
 class MarkMissingd(MapTransform):

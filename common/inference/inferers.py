@@ -68,7 +68,8 @@ class CompletionInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         available = available_sequences(inputs)
         targets = resolve_targets(self.targets, self.sequences, available)
-        return self.inferer(plain(inputs), partial(unwrapped(network).complete, sources=available, targets=targets))
+        complete = partial(unwrapped(network).complete, sources=available, targets=targets)
+        return with_meta(self.inferer(plain(inputs), complete), inputs)
 
 
 class MatrixInferer(Inferer):
@@ -81,13 +82,13 @@ class MatrixInferer(Inferer):
         self.inferer = inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        network, inputs = unwrapped(network), plain(inputs)
+        network, image = unwrapped(network), plain(inputs)
         every = range(network.sequences)
-        matrix = inputs.new_zeros((1, network.sequences**2, *inputs.shape[2:]))
+        matrix = torch.zeros(1, network.sequences**2, *image.shape[2:])
         for i in available_sequences(inputs):  # a row at a time bounds the memory
             rows = slice(i * network.sequences, (i + 1) * network.sequences)
-            matrix[:, rows] = self.inferer(inputs, partial(network.translate, sources=[i], targets=every)).to(matrix)
-        return matrix
+            matrix[:, rows] = self.inferer(image, partial(network.translate, sources=[i], targets=every)).to(matrix)
+        return with_meta(matrix, inputs)
 
 
 def available_sequences(inputs: Tensor) -> list[int]:
@@ -118,6 +119,11 @@ def resolve_targets(targets: str | Sequence[str] | None, sequences: Sequence[str
 def plain(image: Tensor) -> Tensor:
     """Without MetaTensor's bookkeeping, which every operation of a network would repeat."""
     return image.as_tensor() if isinstance(image, MetaTensor) else image
+
+
+def with_meta(result: Tensor, image: Tensor) -> Tensor:
+    """The result with the image's affine and history, without which `Invertd` leaves it as it is, and only warns."""
+    return MetaTensor(result).copy_meta_from(image) if isinstance(image, MetaTensor) else result
 
 
 def window_inferer(
