@@ -142,7 +142,7 @@ class TranslationNetwork(nn.Module):
         return total / torch.clamp(normaliser, min=1e-6)
 
     def translate(self, image: Tensor, sources: Sequence[int], targets: Sequence[int]) -> Tensor:
-        """Every source to every target, each source encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z]."""
+        """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z]."""
         self._check_size(image)
         foreground = image > 0
         made = []
@@ -154,7 +154,7 @@ class TranslationNetwork(nn.Module):
         return torch.stack(made, 1)
 
     def to_input(self, volume: Tensor) -> Tensor:
-        """Volume [B, X, Y, Z] to what `encode` takes: stacks of adjacent slices [B * Z, slices, X, Y], or [B, 1, X, Y, Z].
+        """Volume [B, X, Y, Z] to what `encode` takes: stacks of slices [B * Z, slices, X, Y], or [B, 1, X, Y, Z].
 
         At the ends of the volume the last slice stands in for the neighbour it lacks.
         """

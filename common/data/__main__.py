@@ -1,9 +1,9 @@
 """Command line of the data tools.
 
-    python -m common.data list FOLDER                    make FOLDER/subjects.json from NIfTI files
-    python -m common.data check FOLDER --grid T1         read every file of the list and report what is wrong
-    python -m common.data phantom --output_dir FOLDER    simulate a data set
-    python -m common.data list --help                    the options of one command
+python -m common.data list FOLDER                    make FOLDER/subjects.json from NIfTI files
+python -m common.data check FOLDER --grid T1         read every file of the list and report what is wrong
+python -m common.data phantom --output_dir FOLDER    simulate a data set
+python -m common.data list --help                    the options of one command
 """
 
 from __future__ import annotations

@@ -110,8 +110,13 @@ def _differences(a: Grid, b: Grid) -> Iterator[tuple[str, str]]:
     shift = _largest_shift(affine_a, rescaled, common)
     if shift > GRID_TOLERANCE_MM:
         axes_a, axes_b = ("".join(nib.aff2axcodes(affine)) for affine in (affine_a, affine_b))
-        yield "AXES_DIFFER", (f"axes {axes_a} from {_text(affine_a[:3, 3])} against {axes_b} from "
-                              f"{_text(affine_b[:3, 3])} mm, up to {shift:.3g} mm apart")
+        yield (
+            "AXES_DIFFER",
+            (
+                f"axes {axes_a} from {_text(affine_a[:3, 3])} against {axes_b} from "
+                f"{_text(affine_b[:3, 3])} mm, up to {shift:.3g} mm apart"
+            ),
+        )
 
 
 def _largest_shift(affine_a: np.ndarray, affine_b: np.ndarray, shape: Sequence[int]) -> float:
@@ -150,8 +155,10 @@ def _check_subject(entry: dict, split: str, grid: str | None, folder: Path) -> l
     if split == "training" and len(images) == 1:
         found.append(("", ("ONE_SEQUENCE_ONLY", WARNING, f"only {next(iter(images))}: no pair to learn from")))
     found += _compare_grids(grids, {name: path for name, path in images.items() if path in grids}, grid)
-    return [Finding(code, severity, entry["subject"], _short(path, folder), reason)
-            for path, (code, severity, reason) in found]
+    return [
+        Finding(code, severity, entry["subject"], _short(path, folder), reason)
+        for path, (code, severity, reason) in found
+    ]
 
 
 def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str | None) -> Iterator[tuple[str, Problem]]:
@@ -159,14 +166,25 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
     if not images:
         return
     name = wanted if wanted in images else next(iter(images))
-    advice = (f"there is no readable {wanted} to resample to" if wanted else
-              f"register first (ANTs, elastix, FSL), or resample with --grid {name} if the patient lay still")
+    advice = (
+        f"there is no readable {wanted} to resample to"
+        if wanted
+        else f"register first (ANTs, elastix, FSL), or resample with --grid {name} if the patient lay still"
+    )
     for path, own in grids.items():
         differences = list(_differences(own, grids[images[name]]))
         if differences and name == wanted:
-            yield path, ("HEADER_ALIGNED_ONLY", WARNING, (
-                f"not on the grid of {name}: {'; '.join(text for _, text in differences)}. Only the headers align "
-                "them, no registration is done here: register first (ANTs, elastix, FSL) unless the patient lay still"))
+            yield (
+                path,
+                (
+                    "HEADER_ALIGNED_ONLY",
+                    WARNING,
+                    (
+                        f"not on the grid of {name}: {'; '.join(text for _, text in differences)}. Only the headers align "
+                        "them, no registration is done here: register first (ANTs, elastix, FSL) unless the patient lay still"
+                    ),
+                ),
+            )
         else:
             for code, text in differences:
                 yield path, (code, ERROR, f"not on the grid of {name}: {text}; {advice}")
@@ -215,9 +233,14 @@ def _check_header(image: nib.spatialimages.SpatialImage) -> Iterator[Problem]:
         shift = _largest_shift(image.header.get_sform(), image.header.get_qform(), image.shape[:3])
         if shift > GRID_TOLERANCE_MM:
             # Different codes may mean two spaces on purpose, such as the scanner's and a template's.
-            yield "SFORM_QFORM_DISAGREE", ERROR if sform == qform else WARNING, (
-                f"sform (code {sform}) and qform (code {qform}) are up to {shift:.3g} mm apart; the sform is used "
-                "here, the qform by some other tools: make them equal")
+            yield (
+                "SFORM_QFORM_DISAGREE",
+                ERROR if sform == qform else WARNING,
+                (
+                    f"sform (code {sform}) and qform (code {qform}) are up to {shift:.3g} mm apart; the sform is used "
+                    "here, the qform by some other tools: make them equal"
+                ),
+            )
 
 
 def _table(findings: Sequence[Finding]) -> str:

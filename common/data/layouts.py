@@ -33,8 +33,12 @@ MASKS = {
     "tumour": ("seg", "tumour_mask", "tumor_mask", "tumour", "tumor"),
 }
 # What a lower-case text in a file name means: the entry's field and the name in it.
-KNOWN = {alias: (field, name) for field, kinds in (("images", SEQUENCES), ("masks", MASKS))
-         for name, aliases in kinds.items() for alias in aliases}
+KNOWN = {
+    alias: (field, name)
+    for field, kinds in (("images", SEQUENCES), ("masks", MASKS))
+    for name, aliases in kinds.items()
+    for alias in aliases
+}
 
 
 @dataclass(frozen=True)
@@ -182,15 +186,17 @@ def _choose(files: Sequence[str], layout: str, pattern: str, names: Mapping[str,
         raise ValueError(f"Unknown layout {layout!r}: it is auto, {', '.join(fixed)} or pattern")
     own = bool(names) or pattern != DEFAULT_PATTERN
     if layout in fixed and own:
-        raise ValueError(f"The layout {layout} has its own file names: leave out pattern and names, or pass "
-                         "layout=pattern")
+        raise ValueError(
+            f"The layout {layout} has its own file names: leave out pattern and names, or pass layout=pattern"
+        )
     if layout == "auto" and not own:
         layout = next((name for name, match in fixed.items() if any(map(match, files))), "pattern")
     return (layout, fixed[layout]) if layout in fixed else (f"pattern {pattern}", from_pattern(pattern, names))
 
 
-def _entries(root: Path, layout: str, pattern: str, names: Mapping[str, str] | None, wanted: Sequence[str]
-             ) -> tuple[list[dict], dict[str, str]]:
+def _entries(
+    root: Path, layout: str, pattern: str, names: Mapping[str, str] | None, wanted: Sequence[str]
+) -> tuple[list[dict], dict[str, str]]:
     """The subjects, sorted by name, and the person of each."""
     files = list(_files(root, (".nii", ".nii.gz")))
     label, match = _choose(files, layout, pattern, names)
@@ -198,14 +204,21 @@ def _entries(root: Path, layout: str, pattern: str, names: Mapping[str, str] | N
     groups, again = _group(matches, wanted)
     if not groups:
         saw = f"it has {len(files)} NIfTI files, such as {some(files)}" if files else "it has no .nii or .nii.gz file"
-        raise ValueError(f"Nothing in {root} fits {label}{' for ' + ', '.join(wanted) if wanted else ''}: {saw}; "
-                         f"pass --pattern, such as '{DEFAULT_PATTERN}', and --names for other sequence names")
+        raise ValueError(
+            f"Nothing in {root} fits {label}{' for ' + ', '.join(wanted) if wanted else ''}: {saw}; "
+            f"pass --pattern, such as '{DEFAULT_PATTERN}', and --names for other sequence names"
+        )
     if unknown := [path for path, found in matches.items() if not found]:
-        warnings.warn(f"{len(unknown)} of {len(files)} NIfTI files do not fit {label} and are left out: "
-                      f"{some(unknown)}", stacklevel=3)
+        warnings.warn(
+            f"{len(unknown)} of {len(files)} NIfTI files do not fit {label} and are left out: {some(unknown)}",
+            stacklevel=3,
+        )
     if again:
-        warnings.warn(f"{len(again)} further files of a sequence that its subject already has are left out, the first "
-                      f"in sorted order is used: {some(again)}", stacklevel=3)
+        warnings.warn(
+            f"{len(again)} further files of a sequence that its subject already has are left out, the first "
+            f"in sorted order is used: {some(again)}",
+            stacklevel=3,
+        )
     sidecars: dict[Path, list[Path]] = {}
     for path in map(Path, _files(root, (".json",))):
         sidecars.setdefault(path.parent, []).append(root / path)
@@ -215,8 +228,11 @@ def _entries(root: Path, layout: str, pattern: str, names: Mapping[str, str] | N
 
 def _entry(subject: str, group: dict, root: Path, sidecars: Mapping[Path, Sequence[Path]]) -> dict:
     fields = {field: {name: str(root / path) for name, path in group[field].items()} for field in ("images", "masks")}
-    fields["parameters"] = {name: values for name, path in group["images"].items()
-                            if (values := _acquisition_parameters(Path(path), sidecars))}
+    fields["parameters"] = {
+        name: values
+        for name, path in group["images"].items()
+        if (values := _acquisition_parameters(Path(path), sidecars))
+    }
     return {"subject": subject, **{field: values for field, values in fields.items() if values}}
 
 
@@ -253,8 +269,11 @@ def _acquisition_parameters(image: Path, sidecars: Mapping[Path, Sequence[Path]]
             if own == parts or (folder != image.parent and own[-1] == parts[-1] and set(own) < set(parts)):
                 values |= _read_json(file)
     fields = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime"}
-    return {name: round(1000 * values[field], 6) for name, field in fields.items()
-            if isinstance(values.get(field), int | float)}
+    return {
+        name: round(1000 * values[field], 6)
+        for name, field in fields.items()
+        if isinstance(values.get(field), int | float)
+    }
 
 
 def _read_json(file: Path) -> dict:
@@ -270,8 +289,10 @@ def _read_json(file: Path) -> dict:
 def _random_splits(people: Mapping[str, str], validation: float, test: float, seed: int) -> dict[str, str]:
     """Subject to split; by person, as two visits of one person are no independent test."""
     if min(validation, test) < 0 or validation + test >= 1:
-        raise ValueError(f"validation={validation} and test={test} must be shares of the people that leave some for "
-                         "training, such as 0.1 and 0.1")
+        raise ValueError(
+            f"validation={validation} and test={test} must be shares of the people that leave some for "
+            "training, such as 0.1 and 0.1"
+        )
     persons = sorted(set(people.values()))
     random.Random(seed).shuffle(persons)
     total = len(persons)
@@ -282,8 +303,10 @@ def _random_splits(people: Mapping[str, str], validation: float, test: float, se
 
     tests = count(test, total - 1 - (validation > 0))
     validations = count(validation, total - 1 - tests)
-    split = {person: "test" if i < tests else "validation" if i < tests + validations else "training"
-             for i, person in enumerate(persons)}
+    split = {
+        person: "test" if i < tests else "validation" if i < tests + validations else "training"
+        for i, person in enumerate(persons)
+    }
     return {subject: split[person] for subject, person in people.items()}
 
 
@@ -300,8 +323,10 @@ def _read_splits(file: Path, people: Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"{file}: '{name}' stands in {split_of[name]} and in {split}; keep it in one")
     chosen = {subject: split_of.get(subject, split_of.get(person)) for subject, person in people.items()}
     if missing := [subject for subject, split in chosen.items() if split is None]:
-        raise ValueError(f"{file}: {len(missing)} of {len(people)} subjects found are not listed: {some(missing)}; "
-                         "add them, or move their files away")
+        raise ValueError(
+            f"{file}: {len(missing)} of {len(people)} subjects found are not listed: {some(missing)}; "
+            "add them, or move their files away"
+        )
     splits_of: dict[str, set] = {}
     for subject, person in people.items():
         splits_of.setdefault(person, set()).add(chosen[subject])

@@ -29,7 +29,7 @@ class LoadSubject(Transform):
             truth, which only a phantom has.
 
     Raises:
-        ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, or voxels are NaN or infinite.
+        ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, or a voxel is not finite.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LoadSubject(Transform):
     def _load(self, subject: str, file: str) -> MetaTensor:
         image = self.load(file)
         if image.shape[0] != 1:
-            raise ValueError(f"Subject {subject}: {file} is not 3D, its shape is {tuple(image.shape[1:])} x {len(image)}.")
+            raise ValueError(f"Subject {subject}: {file} is not 3D: {tuple(image.shape[1:])} x {len(image)}.")
         if not torch.isfinite(image).all():
             raise ValueError(f"Subject {subject}: {file} has NaN or infinite voxels. Repair or drop it.")
         return image
@@ -91,8 +91,8 @@ class LoadSubject(Transform):
             return image
         if not self.grid:
             raise ValueError(
-                f"Subject {subject}: {name} and {grid_name} lie on different grids: {difference}. Register them first, or "
-                f"if the patient lay still resample all to one of them with --grid {grid_name}."
+                f"Subject {subject}: {name} and {grid_name} lie on different grids: {difference}. Register them first, "
+                f"or if the patient lay still resample all to one of them with --grid {grid_name}."
             )
         return ResampleToMatch(mode=mode, padding_mode="zeros")(image, img_dst=like)
 

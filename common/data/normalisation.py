@@ -18,7 +18,7 @@ def p99(values: np.ndarray) -> tuple[float, float]:
 
 
 def p99_foreground(values: np.ndarray) -> tuple[float, float]:
-    """0 to 1.5 times the 99th percentile of the voxels above 0, which does not depend on how much air the volume holds."""
+    """0 to 1.5 times the 99th percentile of the voxels above 0, so that it does not depend on how much air there is."""
     return 1.5 * float(np.percentile(values[values > 0], 99)), 0.0
 
 
@@ -46,7 +46,7 @@ def unscale(image: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
 
 class ScaleSequencesd(MapTransform):
-    """Each available sequence to [0, 1] by a rule of `RULES`: `clip((x - offset) / scale, 0.001, 1)`, and 0 where x <= 0.
+    """Each available sequence to [0, 1] by a rule of `RULES`: `clip((x - offset) / scale, 0.001, 1)`, 0 where x <= 0.
 
     Reads "available" [S]; adds "scale" and "offset" [S], 1 and 0 for a missing sequence. Further keys (a noise-free
     reference) are brought to the first key's scale.
@@ -70,8 +70,8 @@ class ScaleSequencesd(MapTransform):
             found = RULES[self.rule](values) if (values > 0).any() else (0.0, 0.0)
             if not found[0] > 0:
                 raise ValueError(
-                    f"Subject {d.get('subject', '?')}: sequence {i} spans {values.min():g} to {values.max():g}, to which "
-                    f"the rule '{self.rule}' gives no scale. Check the file, or drop it from the subject list."
+                    f"Subject {d.get('subject', '?')}: sequence {i} spans {values.min():g} to {values.max():g}, to "
+                    f"which the rule '{self.rule}' gives no scale. Check the file, or drop it from the subject list."
                 )
             scale[i], offset[i] = found
         shape = (-1,) + (1,) * (image.ndim - 1)

@@ -74,8 +74,9 @@ def write_subjects(path: str | os.PathLike, subjects: dict) -> Path:
     """
     file = Path(os.path.abspath(path))
     validate_subjects(subjects, where=str(file))
-    portable = {split: [_with_paths(entry, file.parent, _portable) for entry in subjects.get(split, [])]
-                for split in SPLITS}
+    portable = {
+        split: [_with_paths(entry, file.parent, _portable) for entry in subjects.get(split, [])] for split in SPLITS
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -117,11 +118,16 @@ def subject_items(
     left_out = [item["subject"] for item in items if not item["images"]]
     if len(left_out) == len(items):
         reason = f"none of its subjects has any of {', '.join(sequences)}" if items else "it lists no subject"
-        raise ValueError(f"{file}: the split '{split}' is empty, {reason}; the list's sequences are "
-                         f"{', '.join(subjects['sequences'])}")
+        raise ValueError(
+            f"{file}: the split '{split}' is empty, {reason}; the list's sequences are "
+            f"{', '.join(subjects['sequences'])}"
+        )
     if left_out:
-        warnings.warn(f"{file}: {len(left_out)} of {len(items)} subjects in '{split}' have none of "
-                      f"{', '.join(sequences)} and are left out: {some(left_out)}", stacklevel=2)
+        warnings.warn(
+            f"{file}: {len(left_out)} of {len(items)} subjects in '{split}' have none of "
+            f"{', '.join(sequences)} and are left out: {some(left_out)}",
+            stacklevel=2,
+        )
     return [item for item in items if item["images"]]
 
 
@@ -169,8 +175,9 @@ def validate_subjects(subjects: dict, *, where: str, unique: bool = True) -> Non
         raise ValueError(f"{where}: a subject list is a JSON object with 'sequences' and {', '.join(SPLITS)}")
     sequences = subjects.get("sequences")
     if not _is_names(sequences):
-        raise ValueError(f"{where}: 'sequences' must be a list of different names such as [\"T1\", \"T2\"], "
-                         f"not {sequences!r}")
+        raise ValueError(
+            f'{where}: \'sequences\' must be a list of different names such as ["T1", "T2"], not {sequences!r}'
+        )
     for key, value in subjects.items():
         if key not in ("sequences", *SPLITS) and isinstance(value, list):
             raise ValueError(f"{where}: unknown field '{key}'; the splits are called {', '.join(SPLITS)}")
@@ -183,8 +190,10 @@ def validate_subjects(subjects: dict, *, where: str, unique: bool = True) -> Non
             name = _subject_name(entry, f"{where}: {split}[{index}]")
             _validate_entry(entry, sequences, f"{where}: subject '{name}' ({split})")
             if unique and name in seen:
-                raise ValueError(f"{where}: subject '{name}' stands twice, in {seen[name]} and in {split}; "
-                                 "keep it in one split, else the test is on training data")
+                raise ValueError(
+                    f"{where}: subject '{name}' stands twice, in {seen[name]} and in {split}; "
+                    "keep it in one split, else the test is on training data"
+                )
             seen[name] = split
 
 
@@ -226,9 +235,11 @@ def _pairs_kept(entries: list[dict], seed: int, pairs: list[Sequence[str]]) -> d
     for entry in random.Random(seed).sample(entries, len(entries)):
         possible = [index for index, pair in enumerate(pairs) if set(pair) <= set(entry["images"])]
         if not possible:
-            raise ValueError(f"Subject '{entry['subject']}' has {', '.join(entry['images'])}, which holds none of the "
-                             f"pairings {', '.join('-'.join(pair) for pair in pairs)}; pass pairs that it has, "
-                             "or leave it out")
+            raise ValueError(
+                f"Subject '{entry['subject']}' has {', '.join(entry['images'])}, which holds none of the "
+                f"pairings {', '.join('-'.join(pair) for pair in pairs)}; pass pairs that it has, "
+                "or leave it out"
+            )
         index = min(possible, key=used.__getitem__)
         used[index] += 1
         kept[entry["subject"]] = set(pairs[index])
@@ -245,16 +256,19 @@ def _subject_name(entry: dict, where: str) -> str:
 
 def _validate_entry(entry: dict, sequences: list[str], where: str) -> None:
     if not entry.get("images"):
-        raise ValueError(f"{where}: 'images' is empty; give at least one of {', '.join(sequences)}, or remove "
-                         "the subject")
+        raise ValueError(
+            f"{where}: 'images' is empty; give at least one of {', '.join(sequences)}, or remove the subject"
+        )
     for field in (*FILE_FIELDS, "parameters"):
         values = entry.get(field, {})
         if not isinstance(values, dict):
             raise ValueError(f"{where}: '{field}' must map names to values, not {values!r}")
         unknown = [name for name in values if field != "masks" and name not in sequences]
         if unknown:
-            raise ValueError(f"{where}: '{field}' has '{unknown[0]}', which is not in 'sequences' "
-                             f"({', '.join(sequences)}); rename it or add it there")
+            raise ValueError(
+                f"{where}: '{field}' has '{unknown[0]}', which is not in 'sequences' "
+                f"({', '.join(sequences)}); rename it or add it there"
+            )
         for name, value in values.items():
             if field == "parameters":
                 _validate_parameters(value, f"{where}: parameters of '{name}'")
@@ -269,13 +283,20 @@ def _validate_parameters(values: dict, where: str) -> None:
 
 
 def _is_names(value: object) -> bool:
-    return (isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) and name for name in value)
-            and len(set(value)) == len(value))
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(name, str) and name for name in value)
+        and len(set(value)) == len(value)
+    )
 
 
 def _with_paths(entry: dict, folder: Path, change: Callable[[str, Path], str]) -> dict:
-    changed = {field: {name: change(path, folder) for name, path in entry[field].items()}
-               for field in FILE_FIELDS if field in entry}
+    changed = {
+        field: {name: change(path, folder) for name, path in entry[field].items()}
+        for field in FILE_FIELDS
+        if field in entry
+    }
     return {**entry, **changed}
 
 

@@ -124,4 +124,6 @@ class ScoreMatrix:
         }
         self.table.write(self.output_dir, info=info)
         self.table.print_table()
-        print(f"Scored against the subjects' {self.info['truth']}; written to {self.output_dir / 'scores.csv'} and scores.json.")
+        print(
+            f"Scored against the subjects' {self.info['truth']}; scores.csv and scores.json are in {self.output_dir}."
+        )

@@ -60,7 +60,9 @@ class CompletionInferer(Inferer):
         inferer: `SlabInferer`, `monai.inferers.SlidingWindowInferer`, or None for the whole volume at once.
     """
 
-    def __init__(self, sequences: Sequence[str], targets: str | Sequence[str] | None = None, inferer: Inferer | None = None) -> None:
+    def __init__(
+        self, sequences: Sequence[str], targets: str | Sequence[str] | None = None, inferer: Inferer | None = None
+    ) -> None:
         self.sequences = sequences
         self.targets = targets
         self.inferer = inferer or SimpleInferer()
@@ -68,6 +70,8 @@ class CompletionInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         available = available_sequences(inputs)
         targets = resolve_targets(self.targets, self.sequences, available)
+        if not targets:
+            return with_meta(torch.zeros(inputs.shape), inputs)
         complete = partial(unwrapped(network).complete, sources=available, targets=targets)
         return with_meta(self.inferer(plain(inputs), complete), inputs)
 
@@ -101,7 +105,9 @@ def available_sequences(inputs: Tensor) -> list[int]:
     return found
 
 
-def resolve_targets(targets: str | Sequence[str] | None, sequences: Sequence[str], available: Sequence[int]) -> list[int]:
+def resolve_targets(
+    targets: str | Sequence[str] | None, sequences: Sequence[str], available: Sequence[int]
+) -> list[int]:
     """Indices of the sequences to make: None is what the subject lacks, "all" is every one, else one name or several.
 
     Raises:
@@ -127,7 +133,12 @@ def with_meta(result: Tensor, image: Tensor) -> Tensor:
 
 
 def window_inferer(
-    spatial_dims: int, roi_size: Sequence[int], slices: int = 1, slab: int = 16, slice_axis: int = -1, device: str = "cpu"
+    spatial_dims: int,
+    roi_size: Sequence[int],
+    slices: int = 1,
+    slab: int = 16,
+    slice_axis: int = -1,
+    device: str = "cpu",
 ) -> Inferer:
     """The inferer that fits a network: slabs of slices for 2D and 2.5D, a sliding window of `roi_size` for 3D."""
     if spatial_dims == 2:

@@ -28,7 +28,7 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path) -> None:
     """
     original = nib.load(like)
     if array.shape != original.shape[:3]:
-        raise ValueError(f"An image of shape {array.shape} cannot lie on the grid of {like}, which is {original.shape}.")
+        raise ValueError(f"An image of shape {array.shape} cannot lie on the grid of {like}, {original.shape}.")
     if not np.isfinite(array).all():
         raise ValueError(f"The image for {path} has NaN or infinite voxels and is not written.")
     header = original.header if isinstance(original, nib.Nifti1Pair) else None

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class SequenceDiscriminators(nn.Module):
-    """D_j of Eq. 2: images [P, c, *spatial] and their sequences [P] to a list of patch maps, one per sequence seen."""
+    """D_j of Eq. 2: images [P, c, *spatial] and their sequences [P] to a patch map per sequence, None where not seen."""
 
     def __init__(self, sequences: int, spatial_dims: int, in_channels: int, channels: int = 64) -> None:
         super().__init__()
@@ -18,8 +18,8 @@ class SequenceDiscriminators(nn.Module):
             PatchDiscriminator(spatial_dims, channels, in_channels, norm="INSTANCE") for _ in range(sequences)
         )
 
-    def forward(self, image: Tensor, sequence: Tensor) -> list[Tensor]:
-        return [self.each[j](image[sequence == j])[-1] for j in sequence.unique().tolist()]
+    def forward(self, image: Tensor, sequence: Tensor) -> list[Tensor | None]:
+        return [d(image[sequence == j])[-1] if (sequence == j).any() else None for j, d in enumerate(self.each)]
 
 
 class Adversary:
@@ -43,30 +43,26 @@ class Adversary:
     def generator_loss(self, fake: Tensor, sequence: Tensor) -> Tensor:
         """||D_j(fake) - 1||_2; no gradient is kept for the discriminators."""
         self.discriminators.requires_grad_(False)
-        loss = self._loss(self.discriminators, fake, sequence, True, for_discriminator=False)
+        verdicts = [v for v in self.discriminators(fake, sequence) if v is not None]
         self.discriminators.requires_grad_(True)
-        return loss
+        return torch.stack([self.criterion(v, True, for_discriminator=False) for v in verdicts]).mean()
 
     def step(self, real: Tensor, real_sequence: Tensor, fake: Tensor, fake_sequence: Tensor) -> Tensor:
-        """One step of ||D_j(real) - 1||_2 + ||D_j(fake)||_2; returns the loss."""
+        """One step of ||D_j(real) - 1||_2 + ||D_j(fake)||_2, the mean over the sequences seen; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        count = len(real)
-        maps = self.trained(torch.cat([real, fake.detach()]).float(), torch.cat([real_sequence, fake_sequence]))
-        order = torch.cat([real_sequence, fake_sequence]).unique().tolist()
-        loss = torch.zeros((), device=real.device)
-        for j, verdict in zip(order, maps, strict=True):
-            is_real = (torch.cat([real_sequence, fake_sequence]) == j).nonzero()[:, 0] < count
+        sequence = torch.cat([real_sequence, fake_sequence])
+        is_real = torch.arange(len(sequence)) < len(real)
+        verdicts = self.trained(torch.cat([real, fake.detach()]).float(), sequence)
+        losses = []
+        for j, verdict in enumerate(verdicts):
             for truth in (True, False):
-                if (is_real == truth).any():
-                    loss = loss + self.criterion(verdict[is_real == truth], truth, for_discriminator=True) / len(order)
+                rows = is_real[sequence == j] == truth
+                if verdict is not None and rows.any():
+                    losses.append(self.criterion(verdict[rows], truth, for_discriminator=True))
+        loss = torch.stack(losses).sum() / sum(verdict is not None for verdict in verdicts)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
-
-    def _loss(self, network: nn.Module, image: Tensor, sequence: Tensor, real: bool, for_discriminator: bool) -> Tensor:
-        verdicts = network(image, sequence)
-        losses = [self.criterion(verdict, real, for_discriminator=for_discriminator) for verdict in verdicts]
-        return torch.stack(losses).mean()
 
     def state_dict(self) -> dict:
         return {"discriminators": self.discriminators.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -49,7 +49,12 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: str, network: nn.Module, objects: dict[str, Any], evaluator: Engine | None = None, resume: bool = True
+        self,
+        folder: str,
+        network: nn.Module,
+        objects: dict[str, Any],
+        evaluator: Engine | None = None,
+        resume: bool = True,
     ) -> None:
         self.last, self.best = Path(folder) / "last.pt", Path(folder) / "model.pt"
         self.network = network

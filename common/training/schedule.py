@@ -16,8 +16,6 @@ class Polynomial:
         return self.floor + (1 - self.floor) * max(0.0, 1 - step / self.steps) ** self.power
 
 
-def polynomial_decay(
-    optimizer: torch.optim.Optimizer, steps: int, power: float = 0.9, end: float = 1e-6
-) -> LambdaLR:
+def polynomial_decay(optimizer: torch.optim.Optimizer, steps: int, power: float = 0.9, end: float = 1e-6) -> LambdaLR:
     """From the optimiser's rate down to `end` over `steps` steps (the whole run, whatever its length)."""
     return LambdaLR(optimizer, Polynomial(steps, power, end / optimizer.param_groups[0]["lr"]))

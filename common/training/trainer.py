@@ -29,7 +29,9 @@ class TranslationTrainer(SupervisedTrainer):
         FloatingPointError: a loss is NaN or infinite. Nothing is updated, so the last checkpoint stays good.
     """
 
-    def __init__(self, *, objective: Any, adversary: Any = None, amp: str = "", clip_grad: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self, *, objective: Any, adversary: Any = None, amp: str = "", clip_grad: float = 0.0, **kwargs: Any
+    ) -> None:
         if amp and amp not in AMP_TYPES:
             raise ValueError(f"amp is '{amp}'; choose one of {', '.join(AMP_TYPES)}, or '' for full precision.")
         super().__init__(loss_function=objective, **kwargs)
@@ -42,7 +44,9 @@ class TranslationTrainer(SupervisedTrainer):
 
     def _iteration(self, engine: TranslationTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         device = engine.state.device
-        batch = {k: v.to(device, non_blocking=engine.non_blocking) for k, v in batchdata.items() if isinstance(v, Tensor)}
+        batch = {
+            k: v.to(device, non_blocking=engine.non_blocking) for k, v in batchdata.items() if isinstance(v, Tensor)
+        }
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=self.amp_type, enabled=self.amp_type is not None):

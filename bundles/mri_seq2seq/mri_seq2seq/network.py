@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from .common.translation import TranslationNetwork
 
 
 class Representation(NamedTuple):
-    """`features` [B, C, *s] are ready to decode at one time point; `compressed` [B, C, *s] are Fig. 2's average over time."""
+    """`compressed` [B, C, *s] is Fig. 2's average over time; `features` [B, C, *s] is that, ready for one time point."""
 
     features: Tensor
     compressed: Tensor
@@ -31,7 +32,15 @@ class Representation(NamedTuple):
 class ConvBlock(nn.Sequential):
     """Reflect-padded convolution, instance normalisation and, unless it ends a residual branch, leaky ReLU."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, act: bool = True):
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        act: bool = True,
+    ):
         conv_type, norm_type = ((nn.Conv2d, nn.InstanceNorm2d), (nn.Conv3d, nn.InstanceNorm3d))[spatial_dims - 2]
         conv = conv_type(in_channels, out_channels, kernel_size, stride, kernel_size // 2, padding_mode="reflect")
         nn.init.kaiming_normal_(conv.weight, a=0.2)
@@ -56,7 +65,7 @@ class Encoder(nn.Sequential):
     def __init__(self, spatial_dims: int, in_channels: int, channels: Sequence[int], res_blocks: int) -> None:
         super().__init__(
             ConvBlock(spatial_dims, in_channels, channels[0], 7),
-            *[ConvBlock(spatial_dims, a, b, 3, stride=2) for a, b in zip(channels, channels[1:])],
+            *[ConvBlock(spatial_dims, a, b, 3, stride=2) for a, b in pairwise(channels)],
             *[ResBlock(spatial_dims, channels[-1]) for _ in range(res_blocks)],
         )
 
@@ -64,12 +73,14 @@ class Encoder(nn.Sequential):
 class HyperDecoder(nn.Module):
     """Hyper-residual blocks, then per doubling of the size an upsampling and a HyperConv, then a 7-wide HyperConv."""
 
-    def __init__(self, spatial_dims: int, out_channels: int, channels: Sequence[int], res_blocks: int, **options) -> None:
+    def __init__(
+        self, spatial_dims: int, out_channels: int, channels: Sequence[int], res_blocks: int, **options
+    ) -> None:
         super().__init__()
         widths = list(reversed(channels))
         self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
         self.res = nn.ModuleList(ConditionalResBlock(spatial_dims, widths[0], **options) for _ in range(res_blocks))
-        self.up = nn.ModuleList(ConditionalConv(spatial_dims, a, b, **options) for a, b in zip(widths, widths[1:]))
+        self.up = nn.ModuleList(ConditionalConv(spatial_dims, a, b, **options) for a, b in pairwise(widths))
         self.last = ConditionalConv(spatial_dims, widths[-1], out_channels, 7, norm=False, **options)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:

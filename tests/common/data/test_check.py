@@ -27,8 +27,10 @@ def save(path, voxels=VOXELS, affine=AFFINE, sform=1, qform=1, qform_affine=None
 
 def write_list(folder, training, test=()):
     """Writes a list of {subject: {"images": {...}, ...}} without the validation that the check has to do."""
-    splits = {split: [{"subject": name, **fields} for name, fields in entries]
-              for split, entries in (("training", training), ("test", test))}
+    splits = {
+        split: [{"subject": name, **fields} for name, fields in entries]
+        for split, entries in (("training", training), ("test", test))
+    }
     (folder / "subjects.json").write_text(json.dumps({"sequences": ["T1", "T2"], **splits}))
 
 
@@ -55,19 +57,22 @@ def test_good_files_give_no_finding(pair, capsys):
     assert capsys.readouterr().out == "0 errors, 0 warnings in 1 subjects\n"
 
 
-@pytest.mark.parametrize(("options", "code", "reason"), [
-    ({"voxels": VOXELS[..., None].repeat(2, -1)}, "NOT_3D", "shape (4, 5, 6, 2)"),
-    ({"voxels": np.where(VOXELS < 50, np.nan, VOXELS)}, "NOT_FINITE", f"{np.sum(VOXELS < 50)} voxels are NaN"),
-    ({"voxels": np.where(VOXELS > 90, np.inf, VOXELS)}, "NOT_FINITE", "voxels are NaN or infinite"),
-    ({"voxels": np.full_like(VOXELS, 7)}, "CONSTANT", "every voxel is 7"),
-    ({"voxels": VOXELS + 1j}, "FILE_UNREADABLE", "voxels are complex"),
-    ({"voxels": VOXELS[:3]}, "SHAPE_DIFFERS", "not on the grid of T1: shape (3, 5, 6) against (4, 5, 6)"),
-    ({"affine": np.diag([1, 1, 2.5, 1])}, "SPACING_DIFFERS", "spacing (1, 1, 2.5) against (1, 1, 2) mm"),
-    ({"affine": turned(5)}, "AXES_DIFFER", "register first (ANTs, elastix, FSL), or resample with --grid T1"),
-    ({"affine": np.diag([-1.0, 1, 2, 1])}, "AXES_DIFFER", "axes LAS from (0, 0, 0) against RAS from (0, 0, 0) mm"),
-    ({"sform": 0, "qform": 0}, "NO_AFFINE", "neither sform nor qform is set"),
-    ({"qform_affine": turned(90)}, "SFORM_QFORM_DISAGREE", "sform (code 1) and qform (code 1) are up to"),
-])
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        ({"voxels": VOXELS[..., None].repeat(2, -1)}, "NOT_3D", "shape (4, 5, 6, 2)"),
+        ({"voxels": np.where(VOXELS < 50, np.nan, VOXELS)}, "NOT_FINITE", f"{np.sum(VOXELS < 50)} voxels are NaN"),
+        ({"voxels": np.where(VOXELS > 90, np.inf, VOXELS)}, "NOT_FINITE", "voxels are NaN or infinite"),
+        ({"voxels": np.full_like(VOXELS, 7)}, "CONSTANT", "every voxel is 7"),
+        ({"voxels": VOXELS + 1j}, "FILE_UNREADABLE", "voxels are complex"),
+        ({"voxels": VOXELS[:3]}, "SHAPE_DIFFERS", "not on the grid of T1: shape (3, 5, 6) against (4, 5, 6)"),
+        ({"affine": np.diag([1, 1, 2.5, 1])}, "SPACING_DIFFERS", "spacing (1, 1, 2.5) against (1, 1, 2) mm"),
+        ({"affine": turned(5)}, "AXES_DIFFER", "register first (ANTs, elastix, FSL), or resample with --grid T1"),
+        ({"affine": np.diag([-1.0, 1, 2, 1])}, "AXES_DIFFER", "axes LAS from (0, 0, 0) against RAS from (0, 0, 0) mm"),
+        ({"sform": 0, "qform": 0}, "NO_AFFINE", "neither sform nor qform is set"),
+        ({"qform_affine": turned(90)}, "SFORM_QFORM_DISAGREE", "sform (code 1) and qform (code 1) are up to"),
+    ],
+)
 def test_errors(pair, options, code, reason):
     save(pair / "T2.nii.gz", **options)
     findings = check_subjects(pair)
@@ -140,8 +145,12 @@ def test_with_grid_a_subject_without_that_sequence_must_share_a_grid(tmp_path):
 def test_masks_may_be_empty_and_all_file_fields_are_read(tmp_path):
     save(tmp_path / "T1.nii.gz")
     save(tmp_path / "mask.nii.gz", np.zeros(VOXELS.shape, np.uint8))
-    fields = {"images": {"T1": "T1.nii.gz"}, "masks": {"lesion": "mask.nii.gz"},
-              "reference": {"T1": "clean.nii.gz"}, "withheld": {"T2": "T2.nii.gz"}}
+    fields = {
+        "images": {"T1": "T1.nii.gz"},
+        "masks": {"lesion": "mask.nii.gz"},
+        "reference": {"T1": "clean.nii.gz"},
+        "withheld": {"T2": "T2.nii.gz"},
+    }
     write_list(tmp_path, [], [("A", fields)])
     assert [finding.file for finding in check_subjects(tmp_path)] == ["clean.nii.gz", "T2.nii.gz"]
 

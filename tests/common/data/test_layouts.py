@@ -15,11 +15,13 @@ from common.data.subjects import PAIRS, SPLITS, read_subjects
 @pytest.fixture
 def make(tmp_path):
     """Writes tiny NIfTI files below a folder and returns it."""
+
     def write(*paths):
         for path in paths:
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4)), tmp_path / path)
         return tmp_path
+
     return write
 
 
@@ -39,9 +41,14 @@ def test_brats_2021(make):
     path = make_list(root)
     assert path == root / "subjects.json"
     assert json.loads(path.read_text())["sequences"] == ["T1", "T1Gd", "T2", "FLAIR"]
-    assert subjects_of(path) == {"BraTS2021_00001": {
-        "T1": f"{folder}t1.nii.gz", "T1Gd": f"{folder}t1ce.nii.gz", "T2": f"{folder}t2.nii.gz",
-        "FLAIR": f"{folder}flair.nii.gz"}}
+    assert subjects_of(path) == {
+        "BraTS2021_00001": {
+            "T1": f"{folder}t1.nii.gz",
+            "T1Gd": f"{folder}t1ce.nii.gz",
+            "T2": f"{folder}t2.nii.gz",
+            "FLAIR": f"{folder}flair.nii.gz",
+        }
+    }
     assert subjects_of(path, "masks") == {"BraTS2021_00001": {"tumour": f"{folder}seg.nii.gz"}}
 
 
@@ -56,22 +63,36 @@ def test_brats_2023_keeps_the_visits_of_a_person_together(make):
 
 
 def test_ixi(make):
-    root = make("IXI-T1/IXI002-Guys-0828-T1.nii.gz", "IXI-T2/IXI002-Guys-0828-T2.nii.gz",
-                "IXI-PD/IXI012-HH-1211-PD.nii.gz", "IXI-MRA/IXI002-Guys-0828-MRA.nii.gz")
+    root = make(
+        "IXI-T1/IXI002-Guys-0828-T1.nii.gz",
+        "IXI-T2/IXI002-Guys-0828-T2.nii.gz",
+        "IXI-PD/IXI012-HH-1211-PD.nii.gz",
+        "IXI-MRA/IXI002-Guys-0828-MRA.nii.gz",
+    )
     with pytest.warns(UserWarning, match="1 of 4 NIfTI files do not fit ixi and are left out: IXI-MRA"):
         path = make_list(root, validation=0, test=0)
     assert subjects_of(path) == {
         "IXI002-Guys-0828": {"T1": "IXI-T1/IXI002-Guys-0828-T1.nii.gz", "T2": "IXI-T2/IXI002-Guys-0828-T2.nii.gz"},
-        "IXI012-HH-1211": {"PD": "IXI-PD/IXI012-HH-1211-PD.nii.gz"}}
+        "IXI012-HH-1211": {"PD": "IXI-PD/IXI012-HH-1211-PD.nii.gz"},
+    }
 
 
 def test_bids_sessions_gadolinium_sidecars_and_repeated_runs(make):
     one, two = "sub-01/ses-01/anat/sub-01_ses-01", "sub-01/ses-02/anat/sub-01_ses-02"
-    root = make(f"{one}_T1w.nii.gz", f"{one}_ce-gadolinium_T1w.nii.gz", f"{one}_T2w.nii.gz", f"{one}_FLAIR.nii.gz",
-                f"{one}_desc-brain_mask.nii.gz", f"{one}_part-phase_T1w.nii.gz",
-                f"{two}_run-2_T1w.nii.gz", f"{two}_run-1_T1w.nii.gz", f"{two}_ce-GADOLINIUM_T1w.nii.gz",
-                "sub-02/anat/sub-02_acq-tse_PDw.nii", "sub-02/dwi/sub-02_dwi.nii.gz",
-                "derivatives/x/sub-01/anat/sub-01_T2w.nii.gz")
+    root = make(
+        f"{one}_T1w.nii.gz",
+        f"{one}_ce-gadolinium_T1w.nii.gz",
+        f"{one}_T2w.nii.gz",
+        f"{one}_FLAIR.nii.gz",
+        f"{one}_desc-brain_mask.nii.gz",
+        f"{one}_part-phase_T1w.nii.gz",
+        f"{two}_run-2_T1w.nii.gz",
+        f"{two}_run-1_T1w.nii.gz",
+        f"{two}_ce-GADOLINIUM_T1w.nii.gz",
+        "sub-02/anat/sub-02_acq-tse_PDw.nii",
+        "sub-02/dwi/sub-02_dwi.nii.gz",
+        "derivatives/x/sub-01/anat/sub-01_T2w.nii.gz",
+    )
     (root / "T1w.json").write_text('{"RepetitionTime": 2.3, "EchoTime": 0.003}')
     (root / f"{one}_T1w.json").write_text('{"EchoTime": 0.00298, "InversionTime": 0.9, "Manufacturer": "X"}')
     with pytest.warns(UserWarning) as warned:
@@ -80,15 +101,22 @@ def test_bids_sessions_gadolinium_sidecars_and_repeated_runs(make):
     assert len(messages) == 2 and messages[0].startswith("3 of 12 NIfTI files do not fit bids")
     assert messages[1].startswith("1 further files") and messages[1].endswith("run-2_T1w.nii.gz")
     assert subjects_of(path) == {
-        "sub-01_ses-01": {"T1": f"{one}_T1w.nii.gz", "T1Gd": f"{one}_ce-gadolinium_T1w.nii.gz",
-                          "T2": f"{one}_T2w.nii.gz", "FLAIR": f"{one}_FLAIR.nii.gz"},
+        "sub-01_ses-01": {
+            "T1": f"{one}_T1w.nii.gz",
+            "T1Gd": f"{one}_ce-gadolinium_T1w.nii.gz",
+            "T2": f"{one}_T2w.nii.gz",
+            "FLAIR": f"{one}_FLAIR.nii.gz",
+        },
         "sub-01_ses-02": {"T1": f"{two}_run-1_T1w.nii.gz", "T1Gd": f"{two}_ce-GADOLINIUM_T1w.nii.gz"},
-        "sub-02": {"PD": "sub-02/anat/sub-02_acq-tse_PDw.nii"}}
+        "sub-02": {"PD": "sub-02/anat/sub-02_acq-tse_PDw.nii"},
+    }
     assert subjects_of(path, "masks")["sub-01_ses-01"] == {"brain": f"{one}_desc-brain_mask.nii.gz"}
     inherited = {"TR": 2300, "TE": 3}
     assert subjects_of(path, "parameters") == {
         "sub-01_ses-01": {"T1": {"TR": 2300, "TE": 2.98, "TI": 900}, "T1Gd": inherited},
-        "sub-01_ses-02": {"T1": inherited, "T1Gd": inherited}, "sub-02": {}}
+        "sub-01_ses-02": {"T1": inherited, "T1Gd": inherited},
+        "sub-02": {},
+    }
 
 
 def test_bids_sessions_of_a_person_share_a_split(make):
@@ -98,39 +126,51 @@ def test_bids_sessions_of_a_person_share_a_split(make):
     assert all(len({name[:6] for name in names}) == 2 for names in splits.values())
 
 
-@pytest.mark.parametrize(("match", "path", "person", "subject", "field", "name"), [
-    (brats, "x/BraTS20_Training_001_t1.nii", "BraTS20_Training_001", "BraTS20_Training_001", "images", "T1"),
-    (brats, "BraTS-MET-00002-001-t2f.nii.gz", "BraTS-MET-00002", "BraTS-MET-00002-001", "images", "FLAIR"),
-    (ixi, "IXI002-Guys-0828-PD.nii.gz", "IXI002", "IXI002-Guys-0828", "images", "PD"),
-    (bids, "sub-1/anat/sub-1_T2w.nii.gz", "sub-1", "sub-1", "images", "T2"),
-    (from_pattern("{subject}_{sequence}.nii.gz"), "A_lesion_mask.nii.gz", "A", "A", "masks", "lesion"),
-    (from_pattern("{subject}_{sequence}.nii.gz"), "A_1_T1post.nii.gz", "A_1", "A_1", "images", "T1Gd"),
-    (from_pattern("{subject}/{session}/*_{sequence}.nii"), "A/2/x_fla.nii", "A", "A_2", "images", "FLAIR"),
-    (from_pattern("{sequence}/{subject}.nii"), "PDW/A.nii", "A", "A", "images", "PD"),
-    (from_pattern("{subject}/{sequence}.nii", {"roi": "lesion"}), "A/ROI.nii", "A", "A", "masks", "lesion"),
-    (from_pattern("{subject}/{sequence}.nii", {"t2": "T2-TSE"}), "A/t2.nii", "A", "A", "images", "T2-TSE"),
-])
+@pytest.mark.parametrize(
+    ("match", "path", "person", "subject", "field", "name"),
+    [
+        (brats, "x/BraTS20_Training_001_t1.nii", "BraTS20_Training_001", "BraTS20_Training_001", "images", "T1"),
+        (brats, "BraTS-MET-00002-001-t2f.nii.gz", "BraTS-MET-00002", "BraTS-MET-00002-001", "images", "FLAIR"),
+        (ixi, "IXI002-Guys-0828-PD.nii.gz", "IXI002", "IXI002-Guys-0828", "images", "PD"),
+        (bids, "sub-1/anat/sub-1_T2w.nii.gz", "sub-1", "sub-1", "images", "T2"),
+        (from_pattern("{subject}_{sequence}.nii.gz"), "A_lesion_mask.nii.gz", "A", "A", "masks", "lesion"),
+        (from_pattern("{subject}_{sequence}.nii.gz"), "A_1_T1post.nii.gz", "A_1", "A_1", "images", "T1Gd"),
+        (from_pattern("{subject}/{session}/*_{sequence}.nii"), "A/2/x_fla.nii", "A", "A_2", "images", "FLAIR"),
+        (from_pattern("{sequence}/{subject}.nii"), "PDW/A.nii", "A", "A", "images", "PD"),
+        (from_pattern("{subject}/{sequence}.nii", {"roi": "lesion"}), "A/ROI.nii", "A", "A", "masks", "lesion"),
+        (from_pattern("{subject}/{sequence}.nii", {"t2": "T2-TSE"}), "A/t2.nii", "A", "A", "images", "T2-TSE"),
+    ],
+)
 def test_known_file_names(match, path, person, subject, field, name):
     found = match(path)
     assert (found.person, found.subject, found.field, found.name) == (person, subject, field, name)
 
 
-@pytest.mark.parametrize(("match", "path"), [
-    (brats, "BraTS2021_00001_t1_brain.nii.gz"), (ixi, "IXI002-Guys-0828-DTI-01.nii.gz"),
-    (bids, "sub-1/anat/sub-1_ce-ferumoxytol_T1w.nii.gz"), (bids, "sub-1/anat/sub-1_ce-gadolinium_FLAIR.nii.gz"),
-    (bids, "sub-1/anat/sub-1_label-lesion_mask.nii.gz"), (bids, "sub-1/anat/sub-1_T2starw.nii.gz"),
-    (from_pattern("{subject}/{subject}_{sequence}.nii.gz"), "A/B_t1.nii.gz"),
-    (from_pattern("{subject}/{sequence}.nii.gz"), "A/t1_mean.nii.gz"),
-])
+@pytest.mark.parametrize(
+    ("match", "path"),
+    [
+        (brats, "BraTS2021_00001_t1_brain.nii.gz"),
+        (ixi, "IXI002-Guys-0828-DTI-01.nii.gz"),
+        (bids, "sub-1/anat/sub-1_ce-ferumoxytol_T1w.nii.gz"),
+        (bids, "sub-1/anat/sub-1_ce-gadolinium_FLAIR.nii.gz"),
+        (bids, "sub-1/anat/sub-1_label-lesion_mask.nii.gz"),
+        (bids, "sub-1/anat/sub-1_T2starw.nii.gz"),
+        (from_pattern("{subject}/{subject}_{sequence}.nii.gz"), "A/B_t1.nii.gz"),
+        (from_pattern("{subject}/{sequence}.nii.gz"), "A/t1_mean.nii.gz"),
+    ],
+)
 def test_unknown_file_names(match, path):
     assert match(path) is None
 
 
-@pytest.mark.parametrize(("pattern", "files"), [
-    ("{subject}/{sequence}.nii.gz", ("A/t1.nii.gz", "A/brain_mask.nii.gz")),
-    ("{subject}/{subject}_{sequence}.nii.gz", ("A/A_T1.nii.gz", "A/A_brain_mask.nii.gz")),
-    ("{sequence}/{subject}.nii", ("T1w/A.nii", "mask/A.nii")),
-])
+@pytest.mark.parametrize(
+    ("pattern", "files"),
+    [
+        ("{subject}/{sequence}.nii.gz", ("A/t1.nii.gz", "A/brain_mask.nii.gz")),
+        ("{subject}/{subject}_{sequence}.nii.gz", ("A/A_T1.nii.gz", "A/A_brain_mask.nii.gz")),
+        ("{sequence}/{subject}.nii", ("T1w/A.nii", "mask/A.nii")),
+    ],
+)
 def test_pattern(make, pattern, files):
     path = make_list(make(*files), pattern=pattern)
     assert subjects_of(path) == {"A": {"T1": files[0]}}
@@ -152,19 +192,27 @@ def test_names_and_sequences_choose_and_order(make):
 
 def test_nothing_found_says_what_it_saw(make, tmp_path):
     root = make("A/scan.nii.gz", ".hidden/t1.nii.gz", "A/._t1.nii.gz")
-    with pytest.raises(ValueError, match=r"fits pattern \{subject\}/\{sequence\}.nii.gz: it has 1 NIfTI files, such as "
-                                         r"A/scan.nii.gz; pass --pattern"):
+    with pytest.raises(
+        ValueError,
+        match=r"fits pattern \{subject\}/\{sequence\}.nii.gz: it has 1 NIfTI files, such as "
+        r"A/scan.nii.gz; pass --pattern",
+    ):
         make_list(root)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"it has no \.nii or \.nii\.gz file"):
         make_list(tmp_path / "empty")
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"layout": "bidz"}, "Unknown layout 'bidz'"), ({"pattern": "{subject}.nii.gz"}, "lacks {sequence}"),
-    ({"layout": "ixi", "names": {"a": "T1"}}, "layout ixi has its own file names"),
-    ({"validation": 0.5, "test": 0.5}, "leave some for training"), ({"drop": "some"}, "Unknown drop rule"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "bidz"}, "Unknown layout 'bidz'"),
+        ({"pattern": "{subject}.nii.gz"}, "lacks {sequence}"),
+        ({"layout": "ixi", "names": {"a": "T1"}}, "layout ixi has its own file names"),
+        ({"validation": 0.5, "test": 0.5}, "leave some for training"),
+        ({"drop": "some"}, "Unknown drop rule"),
+    ],
+)
 def test_wrong_options(make, options, message):
     with pytest.raises(ValueError, match=message):
         make_list(make("A/t1.nii.gz"), **options)
@@ -180,10 +228,18 @@ def test_an_existing_list_is_kept_unless_overwrite(make):
         make_list(root / "nowhere")
 
 
-@pytest.mark.parametrize(("people", "validation", "test", "sizes"), [
-    (1, 0.1, 0.1, [1, 0, 0]), (2, 0.1, 0.1, [2, 0, 0]), (3, 0.1, 0.1, [1, 1, 1]), (3, 0.6, 0.1, [1, 1, 1]),
-    (3, 0.1, 0.8, [1, 1, 1]), (5, 0, 0.2, [4, 0, 1]), (20, 0.1, 0.2, [14, 2, 4]),
-])
+@pytest.mark.parametrize(
+    ("people", "validation", "test", "sizes"),
+    [
+        (1, 0.1, 0.1, [1, 0, 0]),
+        (2, 0.1, 0.1, [2, 0, 0]),
+        (3, 0.1, 0.1, [1, 1, 1]),
+        (3, 0.6, 0.1, [1, 1, 1]),
+        (3, 0.1, 0.8, [1, 1, 1]),
+        (5, 0, 0.2, [4, 0, 1]),
+        (20, 0.1, 0.2, [14, 2, 4]),
+    ],
+)
 def test_split_sizes(make, people, validation, test, sizes):
     path = make_list(make(*(f"S{i:02}/t1.nii.gz" for i in range(people))), validation=validation, test=test)
     assert [len(names) for names in splits_of(path).values()] == sizes
@@ -206,22 +262,36 @@ def test_splits_depend_on_the_seed_and_on_nothing_else(make, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["json", "csv"])
 def test_fixed_splits_by_subject_or_person(make, kind):
-    root = make("sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz", "sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz",
-                "sub-2/anat/sub-2_T1w.nii.gz")
+    root = make(
+        "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz",
+        "sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz",
+        "sub-2/anat/sub-2_T1w.nii.gz",
+    )
     file = root / f"splits.{kind}"
-    file.write_text('{"training": ["sub-1"], "test": ["sub-2"]}' if kind == "json"
-                    else "split,subject\ntest,sub-2\ntraining,sub-1_ses-1\ntraining,sub-1_ses-2\n")
+    file.write_text(
+        '{"training": ["sub-1"], "test": ["sub-2"]}'
+        if kind == "json"
+        else "split,subject\ntest,sub-2\ntraining,sub-1_ses-1\ntraining,sub-1_ses-2\n"
+    )
     assert splits_of(make_list(root, splits=file)) == {
-        "training": ["sub-1_ses-1", "sub-1_ses-2"], "validation": [], "test": ["sub-2"]}
+        "training": ["sub-1_ses-1", "sub-1_ses-2"],
+        "validation": [],
+        "test": ["sub-2"],
+    }
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ('{"training": ["A_1", "A_2"]}', "1 of 3 subjects found are not listed: B_1"),
-    ('{"training": ["A_1", "B"], "test": ["A_2"]}', "visits of one person stand in different splits: A"),
-    ('{"training": ["A", "B"], "test": ["B"]}', "'B' stands in training and in test"),
-    ('{"train": ["A", "B"]}', "unknown split 'train' of 'A'"), ('{"test": "A"}', "'test' must be a list of names"),
-    ("[]", "must hold a JSON object"), ("{", "not a readable JSON file"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"training": ["A_1", "A_2"]}', "1 of 3 subjects found are not listed: B_1"),
+        ('{"training": ["A_1", "B"], "test": ["A_2"]}', "visits of one person stand in different splits: A"),
+        ('{"training": ["A", "B"], "test": ["B"]}', "'B' stands in training and in test"),
+        ('{"train": ["A", "B"]}', "unknown split 'train' of 'A'"),
+        ('{"test": "A"}', "'test' must be a list of names"),
+        ("[]", "must hold a JSON object"),
+        ("{", "not a readable JSON file"),
+    ],
+)
 def test_wrong_fixed_splits(make, content, message):
     root = make("A/1/t1.nii.gz", "A/2/t1.nii.gz", "B/1/t1.nii.gz")
     (root / "splits.json").write_text(content)
@@ -251,13 +321,25 @@ def test_drop_is_applied_to_the_asked_splits_only(make, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "training       6 subjects: T1 2, T1Gd 4, T2 4, FLAIR 2",
         "validation     1 subjects: T1 1, T1Gd 1, T2 0, FLAIR 0",
-        "test           1 subjects: T1 1, T1Gd 1, T2 1, FLAIR 1"]
+        "test           1 subjects: T1 1, T1Gd 1, T2 1, FLAIR 1",
+    ]
 
 
 def test_command_line_makes_a_list_and_tells_errors_in_one_line(make, monkeypatch, capsys):
     root = make("t1ce/A.nii.gz", "t2/A.nii.gz", "dir/A.nii.gz")
-    command = ["data", "list", str(root), "--pattern", "{sequence}/{subject}.nii.gz", "--sequences", "T1Gd,DIR",
-               "--names", '{"dir": "DIR"}', "--output", str(root / "new" / "list.json")]
+    command = [
+        "data",
+        "list",
+        str(root),
+        "--pattern",
+        "{sequence}/{subject}.nii.gz",
+        "--sequences",
+        "T1Gd,DIR",
+        "--names",
+        '{"dir": "DIR"}',
+        "--output",
+        str(root / "new" / "list.json"),
+    ]
     monkeypatch.setattr(sys, "argv", command)
     main()
     assert capsys.readouterr().out.splitlines()[-1] == str(root / "new" / "list.json")

@@ -27,8 +27,12 @@ def listing(**splits):
 
 
 def test_a_written_list_reads_back_with_absolute_paths(tmp_path):
-    full = entry("A", masks={"brain": "A/brain.nii.gz"}, reference={"T1": "A/clean.nii.gz"},
-                 parameters={"T1": {"TR": 500, "TE": 10.5, "TI": 0}})
+    full = entry(
+        "A",
+        masks={"brain": "A/brain.nii.gz"},
+        reference={"T1": "A/clean.nii.gz"},
+        parameters={"T1": {"TR": 500, "TE": 10.5, "TI": 0}},
+    )
     write_subjects(tmp_path / "subjects.json", listing(training=[full], test=[entry("B", ["T2"])]))
     subjects = read_subjects(tmp_path)
     assert subjects == read_subjects(tmp_path / "subjects.json")
@@ -55,21 +59,27 @@ def test_a_missing_split_is_an_empty_one(tmp_path):
     assert read_subjects(tmp_path)["training"] == []
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s.update(sequences=[]), "'sequences' must be a list of different names"),
-    (lambda s: s.update(sequences=["T1", "T1"]), "'sequences' must be a list of different names"),
-    (lambda s: s.update(train=[]), "unknown field 'train'; the splits are called training, validation, test"),
-    (lambda s: s.update(test={}), "'test' must be a list of subjects, not dict"),
-    (lambda s: s["training"].append("A"), r"training\[1\]: 'subject' must be a name without slashes, not None"),
-    (lambda s: s["training"][0].update(subject="../A"), "'subject' must be a name without slashes, not '../A'"),
-    (lambda s: s["training"][0].update(images={}), r"subject 'A' \(training\): 'images' is empty"),
-    (lambda s: s["training"][0].update(images={"T1w": "f"}), "'images' has 'T1w', which is not in 'sequences'"),
-    (lambda s: s["training"][0].update(images={"T1": 3}), "'images' of 'T1' must be a file path, not 3"),
-    (lambda s: s["training"][0].update(masks=["f"]), "'masks' must map names to values"),
-    (lambda s: s["training"][0].update(parameters={"T1": {"TR": "long"}}), "parameters of 'T1' must be numbers in ms"),
-    (lambda s: s["training"][0].update(parameters={"T1": {"TR": -1}}), "parameters of 'T1' must be numbers in ms"),
-    (lambda s: s["test"].append(entry("A")), "subject 'A' stands twice, in training and in test"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(sequences=[]), "'sequences' must be a list of different names"),
+        (lambda s: s.update(sequences=["T1", "T1"]), "'sequences' must be a list of different names"),
+        (lambda s: s.update(train=[]), "unknown field 'train'; the splits are called training, validation, test"),
+        (lambda s: s.update(test={}), "'test' must be a list of subjects, not dict"),
+        (lambda s: s["training"].append("A"), r"training\[1\]: 'subject' must be a name without slashes, not None"),
+        (lambda s: s["training"][0].update(subject="../A"), "'subject' must be a name without slashes, not '../A'"),
+        (lambda s: s["training"][0].update(images={}), r"subject 'A' \(training\): 'images' is empty"),
+        (lambda s: s["training"][0].update(images={"T1w": "f"}), "'images' has 'T1w', which is not in 'sequences'"),
+        (lambda s: s["training"][0].update(images={"T1": 3}), "'images' of 'T1' must be a file path, not 3"),
+        (lambda s: s["training"][0].update(masks=["f"]), "'masks' must map names to values"),
+        (
+            lambda s: s["training"][0].update(parameters={"T1": {"TR": "long"}}),
+            "parameters of 'T1' must be numbers in ms",
+        ),
+        (lambda s: s["training"][0].update(parameters={"T1": {"TR": -1}}), "parameters of 'T1' must be numbers in ms"),
+        (lambda s: s["test"].append(entry("A")), "subject 'A' stands twice, in training and in test"),
+    ],
+)
 def test_a_malformed_list_says_where_and_what(tmp_path, change, message):
     subjects = listing(training=[entry("A")])
     change(subjects)
@@ -94,18 +104,25 @@ def test_a_list_that_is_no_json_or_no_file(tmp_path):
 
 
 def test_items_are_restricted_to_the_wanted_sequences_in_their_order(tmp_path):
-    full = entry("A", masks={"brain": "b"}, reference={"T1": "r1", "T2": "r2"}, withheld={"FLAIR": "w"},
-                 parameters={"T1": {"TR": 500}, "FLAIR": {"TR": 9000}})
+    full = entry(
+        "A",
+        masks={"brain": "b"},
+        reference={"T1": "r1", "T2": "r2"},
+        withheld={"FLAIR": "w"},
+        parameters={"T1": {"TR": 500}, "FLAIR": {"TR": 9000}},
+    )
     write_subjects(tmp_path / "subjects.json", listing(training=[full], test=[entry("B")]))
     here = str(tmp_path)
-    assert subject_items(here, "training", ["T2", "PD", "T1"]) == [{
-        "subject": "A",
-        "images": {"T2": os.path.join(here, "A", "T2.nii.gz"), "T1": os.path.join(here, "A", "T1.nii.gz")},
-        "masks": {"brain": os.path.join(here, "b")},
-        "reference": {"T2": os.path.join(here, "r2"), "T1": os.path.join(here, "r1")},
-        "withheld": {},
-        "parameters": {"T1": {"TR": 500}},
-    }]
+    assert subject_items(here, "training", ["T2", "PD", "T1"]) == [
+        {
+            "subject": "A",
+            "images": {"T2": os.path.join(here, "A", "T2.nii.gz"), "T1": os.path.join(here, "A", "T1.nii.gz")},
+            "masks": {"brain": os.path.join(here, "b")},
+            "reference": {"T2": os.path.join(here, "r2"), "T1": os.path.join(here, "r1")},
+            "withheld": {},
+            "parameters": {"T1": {"TR": 500}},
+        }
+    ]
     assert list(subject_items(here, "training", ["T2", "T1"])[0]["images"]) == ["T2", "T1"]
     assert [item["subject"] for item in subject_items(here, "all", ["T1"])] == ["A", "B"]
     assert subject_items(here, "training", ["FLAIR"])[0]["withheld"] == {"FLAIR": os.path.join(here, "w")}
@@ -179,15 +196,20 @@ def test_own_pairs_on_own_splits_and_incomplete_subjects():
     subjects = listing(training=[entry("A")], validation=[entry("B", ["T1", "FLAIR", "T2"])])
     dropped = drop_sequences(subjects, rule="pairs", pairs=[["T1Gd", "T2"], ["T1", "FLAIR"]], splits=["validation"])
     assert dropped["training"] == subjects["training"]
-    assert dropped["validation"] == [{"subject": "B", "images": {"T1": "B/T1.nii.gz", "FLAIR": "B/FLAIR.nii.gz"},
-                                      "withheld": {"T2": "B/T2.nii.gz"}}]
+    assert dropped["validation"] == [
+        {"subject": "B", "images": {"T1": "B/T1.nii.gz", "FLAIR": "B/FLAIR.nii.gz"}, "withheld": {"T2": "B/T2.nii.gz"}}
+    ]
     with pytest.raises(ValueError, match="Subject 'B' has T1, FLAIR, T2, which holds none of the pairings T1Gd-T2"):
         drop_sequences(subjects, rule="pairs", pairs=[["T1Gd", "T2"]], splits=["validation"])
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"rule": "most"}, "Unknown drop rule 'most'"), ({"rule": "random", "splits": ["train"]}, "Unknown split 'train'"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "most"}, "Unknown drop rule 'most'"),
+        ({"rule": "random", "splits": ["train"]}, "Unknown split 'train'"),
+    ],
+)
 def test_unknown_drop_options(options, message):
     with pytest.raises(ValueError, match=message):
         drop_sequences(listing(), **options)
