@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class SequenceDiscriminators(nn.Module):
-    """D_j of Eq. 2: images [P, c, *spatial] and their sequences [P] to a patch map per sequence, None where not seen."""
+    """D_j of Eq. 2: images [P, c, *spatial] of sequences [P] to a patch map per sequence, None where not seen."""
 
     def __init__(self, sequences: int, spatial_dims: int, in_channels: int, channels: int = 64) -> None:
         super().__init__()
