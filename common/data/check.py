@@ -174,17 +174,12 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
     for path, own in grids.items():
         differences = list(_differences(own, grids[images[name]]))
         if differences and name == wanted:
-            yield (
-                path,
-                (
-                    "HEADER_ALIGNED_ONLY",
-                    WARNING,
-                    (
-                        f"not on the grid of {name}: {'; '.join(text for _, text in differences)}. Only the headers align "
-                        "them, no registration is done here: register first (ANTs, elastix, FSL) unless the patient lay still"
-                    ),
-                ),
+            found = "; ".join(text for _, text in differences)
+            reason = (
+                f"not on the grid of {name}: {found}. Only the headers align them, no registration is done here: "
+                "register first (ANTs, elastix, FSL) unless the patient lay still"
             )
+            yield path, ("HEADER_ALIGNED_ONLY", WARNING, reason)
         else:
             for code, text in differences:
                 yield path, (code, ERROR, f"not on the grid of {name}: {text}; {advice}")

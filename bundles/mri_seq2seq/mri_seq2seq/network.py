@@ -22,7 +22,7 @@ from .common.translation import TranslationNetwork
 
 
 class Representation(NamedTuple):
-    """`compressed` [B, C, *s] is Fig. 2's average over time; `features` [B, C, *s] is that, ready for one time point."""
+    """`compressed` [B, C, *s] is Fig. 2's average over time; `features` [B, C, *s] that, ready for one time point."""
 
     features: Tensor
     compressed: Tensor

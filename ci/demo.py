@@ -1,0 +1,102 @@
+"""The demonstration behind `./ci/demo`: a phantom, a small Seq2Seq, a subject completed, and the scores.
+
+Everything lies in demo/. A finished training is used again; remove demo/models to train anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fire
+
+from common.data.layouts import make_list
+from common.data.phantom import make_phantom
+from common.data.subjects import read_subjects, write_subjects
+from common.evaluation.completed import draw_completed
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundles" / "mri_seq2seq"
+DEMO = ROOT / "demo"
+MODELS = DEMO / "models"
+
+
+def run_bundle(command: str, configs: list[str], **options: str | Path | int) -> None:
+    """`python -m monai.bundle run <command>` in the bundle's folder; a failure ends the demonstration."""
+    files = str([f"configs/{name}.json" for name in configs])
+    extra = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    line = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", command, "--config_file", files, *extra]
+    if subprocess.run(line, cwd=BUNDLE).returncode:
+        raise SystemExit(f"`run {command}` failed; the reason stands above.")
+
+
+def train(epochs: int) -> None:
+    """Phantom subjects, and a small network trained on them."""
+    if not (DEMO / "phantom" / "subjects.json").exists():
+        print("Simulating 12 phantom subjects ...", flush=True)
+        make_phantom(DEMO / "phantom", subjects=12, validation=0.1, test=0.2)
+    if not (MODELS / "finished").exists():
+        print(f"Training a small Seq2Seq for {epochs} epochs ...", flush=True)
+        options = {
+            "ckpt_dir": MODELS,
+            "output_dir": DEMO / "training",
+            "max_epochs": epochs,
+            "val_interval": epochs // 2,
+        }
+        run_bundle("training", ["train", "small"], dataset_dir=DEMO / "phantom", **options)
+        (MODELS / "finished").touch()
+
+
+def complete(dataset_dir: Path, output_dir: Path, subject_list: str = "subjects.json") -> None:
+    """The subjects of a list, completed and drawn."""
+    options = {"subject_list": subject_list, "output_dir": output_dir, "ckpt_path": MODELS / "model.pt"}
+    run_bundle("inference", ["inference", "small"], dataset_dir=dataset_dir, **options)
+    draw_completed(str(output_dir), str(dataset_dir), subject_list=subject_list)
+
+
+def complete_held_out() -> None:
+    """A test subject without its FLAIR, then the scores of every pair on all test subjects."""
+    subjects = read_subjects(DEMO / "phantom")
+    patient = subjects["test"][0]
+    patient["withheld"] = {"FLAIR": patient["images"].pop("FLAIR")}
+    subjects = {**subjects, "training": [], "validation": [], "test": [patient]}
+    write_subjects(DEMO / "phantom" / "incomplete.json", subjects)
+    complete(DEMO / "phantom", DEMO / "completed", "incomplete.json")
+    options = {"ckpt_dir": MODELS, "output_dir": DEMO / "scores", "truth": "reference"}
+    run_bundle("evaluating", ["train", "small", "evaluate"], dataset_dir=DEMO / "phantom", **options)
+
+
+def complete_own(folder: Path) -> None:
+    """The user's own scans: DIR/<subject>/<sequence>.nii.gz, or one subject's files in DIR."""
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is not a folder.")
+    own = DEMO / "own"
+    if any(folder.glob("*.nii*")):
+        shutil.copytree(folder, own / "scans" / folder.name, dirs_exist_ok=True)
+        folder = own / "scans"
+    make_list(folder, output=own / "subjects.json", validation=0, test=0, overwrite=True)
+    complete(own, own / "completed")
+
+
+def demo(input: str = "", epochs: int = 40) -> None:
+    """Trains on a phantom and completes a subject; then, with --input DIR, completes your own scans.
+
+    Args:
+        input: folder with one folder per subject (T1.nii.gz, T1Gd.nii.gz, T2.nii.gz, FLAIR.nii.gz, as many as there
+            are), or with one subject's files.
+        epochs: of training; more is better.
+    """
+    train(epochs)
+    if input:
+        complete_own(Path(input).expanduser().resolve())
+    else:
+        complete_held_out()
+    shown = DEMO / ("own" if input else "")
+    print(f"\nThe completed subjects and their pictures are in {shown / 'completed'}.")
+    print("Simulated data, a small network and minutes of training: this shows the way, not the quality to expect.")
+
+
+if __name__ == "__main__":
+    fire.Fire(demo)

@@ -1,0 +1,79 @@
+"""The rules by hand, the way back, and what must stay 0 or must not become 0."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.data.normalisation import DARKEST_TISSUE, RULES, ScaleSequencesd, unscale
+
+# Air, and tissue of 1 to 100: the 99th percentile of all is 99, of the tissue 1 + 0.99 * 99, and so on.
+IMAGE = torch.arange(101.0).view(1, 101, 1, 1)
+BY_HAND = {"p99": (198.0, 0.0), "p99_foreground": (1.5 * 99.01, 0.0), "percentile": (99.505 - 1.495, 1.495)}
+
+
+def scaled(image: torch.Tensor, rule: str, **more):
+    available = torch.ones(len(image), dtype=torch.bool)
+    return ScaleSequencesd(["image", *more], rule)({"subject": "sub-7", "image": image, "available": available, **more})
+
+
+def test_every_rule_is_tested():
+    assert BY_HAND.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("rule", BY_HAND)
+def test_rules_by_hand_and_the_way_back(rule: str):
+    scale, offset = BY_HAND[rule]
+    found = scaled(IMAGE, rule)
+    assert (found["scale"].item(), found["offset"].item()) == pytest.approx((scale, offset), rel=1e-6)
+    x = IMAGE.flatten()
+    wanted = ((x - offset) / scale).clip(DARKEST_TISSUE, 1) * (x > 0)
+    torch.testing.assert_close(found["image"].flatten(), wanted)
+    back = unscale(found["image"], found["scale"], found["offset"]).flatten()
+    kept = (wanted > DARKEST_TISSUE) & (wanted < 1)
+    assert kept.sum() > 90 and back[0] == 0
+    torch.testing.assert_close(back[kept], x[kept], rtol=1e-6, atol=0)
+    torch.testing.assert_close(back[~kept][1:], wanted[~kept][1:] * scale + offset)  # what was clipped is at the bounds
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_dark_tissue_is_not_air(rule: str):
+    image = torch.cat([torch.tensor([-5.0, 0.0, 1e-6, 0.01]).view(1, 4, 1, 1), IMAGE + 1], 1)
+    found = scaled(image, rule)["image"].flatten()
+    assert (found[:2] == 0).all() and (found[2:] > 0).all() and found.max() <= 1
+
+
+def test_each_sequence_has_its_own_scale_and_a_missing_one_none():
+    image = torch.cat([IMAGE, torch.zeros_like(IMAGE), 10 * IMAGE])
+    available = torch.tensor([True, False, True])
+    found = ScaleSequencesd("image", "p99")({"image": image, "available": available})
+    assert found["scale"].tolist() == pytest.approx([198, 1, 1980]) and found["offset"].tolist() == [0, 0, 0]
+    torch.testing.assert_close(found["image"][0], found["image"][2])
+    assert (found["image"][1] == 0).all()
+
+
+def test_further_keys_take_the_first_key_s_scale():
+    found = scaled(IMAGE, "p99_foreground", label=IMAGE / 2)
+    assert found["scale"].item() == pytest.approx(1.5 * 99.01)
+    torch.testing.assert_close(found["label"].flatten()[2:], found["image"].flatten()[2:] / 2)
+
+
+@pytest.mark.parametrize(
+    ("image", "rules"),
+    [
+        (torch.zeros(1, 5, 4, 3), RULES),
+        (-torch.ones(1, 5, 4, 3), RULES),
+        (torch.full((1, 5, 4, 3), 7.0), ["percentile"]),
+        (torch.eye(200).view(1, 200, 200, 1), ["p99"]),  # tissue in less than 1 % of the voxels
+    ],
+    ids=["empty", "negative", "constant", "mostly air"],
+)
+def test_an_image_without_scale_is_an_error_that_names_it(image: torch.Tensor, rules):
+    for rule in rules:
+        with pytest.raises(ValueError, match=rf"sub-7: sequence 0 spans.*{rule}"):
+            scaled(image, rule)
+
+
+def test_unknown_rule():
+    with pytest.raises(ValueError, match="'zscore'.*p99, p99_foreground, percentile"):
+        ScaleSequencesd("image", "zscore")

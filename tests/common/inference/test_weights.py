@@ -1,0 +1,50 @@
+"""Weights are loaded or refused, never left at random."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.inference.weights import load_weights, sha256
+
+
+def test_loaded_weights_are_the_file_s(tmp_path: Path):
+    saved, network = nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.save(saved.state_dict(), tmp_path / "model.pt")
+    loaded = load_weights(network, str(tmp_path / "model.pt"))
+    assert loaded is network and not network.training
+    assert torch.equal(network.weight, saved.weight) and torch.equal(network.bias, saved.bias)
+
+
+def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"none.pt.*training.*--ckpt_path"):
+        load_weights(nn.Linear(3, 2), str(tmp_path / "none.pt"))
+
+
+def test_another_size_is_refused_with_both_shapes(tmp_path: Path):
+    torch.save(nn.Linear(3, 2).state_dict() | {"more": torch.tensor(1.0)}, tmp_path / "model.pt")
+    network = nn.Linear(4, 2, bias=False)
+    before = network.weight.clone()
+    message = (
+        "3 tensors.*bias: 2 in the file, absent in the network.*more: scalar in the file, absent.*"
+        "weight: 2x3 in the file, 2x4 in the network.*small.json"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_weights(network, str(tmp_path / "model.pt"))
+    assert torch.equal(network.weight, before)
+
+
+def test_a_training_s_last_state_is_not_taken_for_weights(tmp_path: Path):
+    network = nn.Linear(3, 2)
+    torch.save({"model": network.state_dict(), "progress": {"epoch": 1}}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"last.pt"):
+        load_weights(network, str(tmp_path / "last.pt"))
+
+
+def test_sha256(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"abc" * 10**6)
+    assert sha256(tmp_path / "file") == hashlib.sha256(b"abc" * 10**6).hexdigest()

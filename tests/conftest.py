@@ -1,0 +1,92 @@
+"""What every test may use: a coarse phantom, a tiny network and a bundle's workflows in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also run the slow checks (marker `full`)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="slow; pass --full to run it"))
+
+
+@pytest.fixture(scope="session")
+def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training, one validation and one test subject of 25 x 30 x 24 voxels, four sequences each."""
+    from common.data.phantom import make_phantom
+
+    folder = tmp_path_factory.mktemp("phantom")
+    make_phantom(folder, subjects=4, spacing=8, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mri_data() -> Path:
+    """Real images, where the environment variable MRI_DATA says so."""
+    if not os.environ.get("MRI_DATA"):
+        pytest.skip("MRI_DATA, the folder of real images, is not set")
+    return Path(os.environ["MRI_DATA"])
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Any]:
+    """Config overrides that make Seq2Seq small enough for a test; a config ignores those that it does not use."""
+    network = {"channels": [4, 8], "res_blocks": 1, "lstm_layers": 0, "code_channels": 4, "bank_channels": 2}
+    return {
+        **{f"network_def#{name}": value for name, value in network.items()},
+        "roi_size": [16, 16, 3],
+        "divisible": [2, 2, 1],
+        "num_workers": 0,
+        "max_epochs": 2,
+        "val_interval": 1,
+        "perceptual_weights": "none",
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    """Random weights of the tiny network; FLAIR and T2 have a reference scale, T1 and T1Gd have none."""
+    from mri_seq2seq.network import Seq2Seq
+
+    torch.manual_seed(0)
+    options = {name.removeprefix("network_def#"): value for name, value in tiny.items() if "network_def#" in name}
+    network = Seq2Seq(**options)
+    network.reference_scale[2:] = torch.tensor([[300.0, 10.0], [400.0, 20.0]])
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def workflow(tiny: dict[str, Any]) -> Callable[..., Any]:
+    """`workflow("mri_seq2seq", "train.json", "small.json", **overrides)`: the initialised workflow, tiny."""
+    from monai.bundle import create_workflow
+
+    def create(bundle: str, *files: str, **overrides: Any) -> Any:
+        root = REPOSITORY / "bundles" / bundle
+        return create_workflow(
+            config_file=[str(root / "configs" / file) for file in files],
+            workflow_type="inference" if files[0].startswith("inference") else "train",
+            logging_file=False,
+            **{"bundle_root": str(root), **tiny, **{name: _plain(value) for name, value in overrides.items()}},
+        )
+
+    return create
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
