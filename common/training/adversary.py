@@ -38,7 +38,7 @@ class Adversary:
             # A batch need not hold every sequence, so some discriminators may go unused in a step.
             self.trained = DistributedDataParallel(self.discriminators, find_unused_parameters=True)
         self.optimizer = torch.optim.Adam(discriminators.parameters(), lr=learning_rate, betas=(0.5, 0.999))
-        self.criterion = PatchAdversarialLoss(criterion="least_squares")
+        self.criterion = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
 
     def generator_loss(self, fake: Tensor, sequence: Tensor) -> Tensor:
         """||D_j(fake) - 1||_2; no gradient is kept for the discriminators."""

@@ -117,6 +117,14 @@ def test_resampling_keeps_places(subject: dict[str, Any], tmp_path: Path):
     assert set(np.unique(found["brain"])) == {0, 1}
 
 
+def test_references_lie_on_the_image_s_grid(subject: dict[str, Any], tmp_path: Path):
+    subject["images"]["T2"] = save(tmp_path / "T2.nii.gz", np.ones(OTHER_SHAPE), OTHER)
+    clean = save(tmp_path / "clean.nii.gz", ramp(OTHER_SHAPE, OTHER), OTHER)
+    subject["reference"] = {"T2": clean, "T1": subject["images"]["T1"]}
+    found = LoadSubject(["T2", "T1"], grid="T1", label="reference")(subject)
+    np.testing.assert_allclose(found["label"][0], ramp(SHAPE, GRID), atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -123,7 +123,7 @@ def test_3d_windows():
     made = inferer(image, network)
     assert made.shape == image.shape and torch.isfinite(made).all() and made[:, 2].std() > 0
     assert (made[:, :2] == 0).all()
-    network.complete = lambda image, sources, targets: image[:, :1].expand(-1, 3, -1, -1, -1)
+    network.complete = lambda image, sources, targets: image[:, :1].repeat(1, 3, 1, 1, 1)
     torch.testing.assert_close(inferer(image, network)[:, 2], image[:, 0])
 
 

@@ -1,0 +1,151 @@
+"""What is written, on whose grid, and what is never overwritten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from common.inference.saving import SaveCompleted, save_like
+from common.inference.weights import sha256
+
+NAMES = ["T1", "T2", "FLAIR"]
+SHAPE = (5, 4, 3)
+AFFINE = np.array([[-0.9, 0.1, 0, 40], [0.1, 0.9, 0, -50], [0, 0, 3, 7], [0, 0, 0, 1]])
+IMAGE = np.linspace(0, 700, 60, dtype=np.float32).reshape(SHAPE)
+
+
+def write(path: Path, dtype: type = np.float32, value: float = 1.0) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(np.full(SHAPE, value, dtype), AFFINE)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_max"] = 5
+    nib.save(image, path)
+    return str(path)
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> dict[str, Any]:
+    """T2 and FLAIR of three are there; the prediction is 0.5 in T1, 0.25 in T2 and 0.125 in FLAIR, with a corner of air."""
+    images = {name: write(tmp_path / "data" / "sub-7" / f"sub-7_{name}.nii.gz") for name in NAMES[1:]}
+    pred = torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1, 1).repeat(1, *SHAPE)
+    pred[:, 0] = 0
+    available = torch.tensor([False, True, True])
+    return {"subject": "sub-7", "images": images, "grid_file": images["T2"], "available": available, "pred": pred}
+
+
+@pytest.fixture
+def saver(tmp_path: Path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    (tmp_path / "metadata.json").write_text(json.dumps({"name": "mri_any", "version": "1.2.3"}))
+    scale = torch.tensor([[400.0, 20.0], [torch.nan, torch.nan], [800.0, 0.0]])
+
+    def make(targets: Any = None, output_dir: str = "out") -> SaveCompleted:
+        files = (str(tmp_path / "model.pt"), str(tmp_path / "metadata.json"))
+        return SaveCompleted(str(tmp_path / output_dir), NAMES, targets, scale, *files)
+
+    return make
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint8, np.float64])
+@pytest.mark.parametrize("name", ["out.nii.gz", "out.nii"])
+def test_voxels_are_float32_whatever_the_acquired_image_has(tmp_path: Path, dtype: type, name: str):
+    like = write(tmp_path / "like.nii.gz", dtype)
+    save_like(IMAGE, like, tmp_path / "new" / name)
+    image = nib.load(tmp_path / "new" / name)
+    assert image.get_data_dtype() == np.float32
+    assert np.array_equal(np.asarray(image.dataobj), IMAGE), "to the bit"
+    assert np.array_equal(image.affine, nib.load(like).affine)
+    assert image.header.get_xyzt_units() == ("mm", "sec") and image.header["cal_max"] == 0
+    assert files(tmp_path / "new") == [name], "no temporary file stays"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nothing_is_written_of_a_bad_image(tmp_path: Path, bad: float):
+    like = write(tmp_path / "like.nii.gz")
+    spoilt = IMAGE.copy()
+    spoilt[1, 2, 1] = bad
+    for image, message in ((spoilt, "NaN or infinite"), (IMAGE[:-1], r"\(4, 4, 3\).*\(5, 4, 3\)")):
+        with pytest.raises(ValueError, match=message):
+            save_like(image, like, tmp_path / "out.nii.gz")
+    assert files(tmp_path) == ["like.nii.gz"]
+
+
+def test_the_grid_s_own_file_is_not_overwritten(tmp_path: Path):
+    like = write(tmp_path / "like.nii.gz")
+    with pytest.raises(ValueError, match="acquired image"):
+        save_like(IMAGE, like, tmp_path / "." / "like.nii.gz")
+    assert nib.load(like).get_fdata().max() == 1
+
+
+def test_the_missing_target_has_the_training_subjects_units(subject: dict[str, Any], saver, tmp_path: Path):
+    saver()(subject)
+    assert files(tmp_path / "out") == ["sub-7/sub-7_T1.json", "sub-7/sub-7_T1.nii.gz"]
+    voxels = nib.load(tmp_path / "out/sub-7/sub-7_T1.nii.gz").get_fdata()
+    assert (voxels[0] == 0).all() and (voxels[1:] == 0.5 * 400 + 20).all()
+    sidecar = json.loads((tmp_path / "out/sub-7/sub-7_T1.json").read_text())
+    created, note = sidecar.pop("created"), sidecar.pop("note")
+    assert created.endswith("+00:00") and "not acquired" in note and "Not for clinical use" in note
+    assert sidecar == {
+        "subject": "sub-7",
+        "target": "T1",
+        "sources": subject["images"],
+        "grid": subject["grid_file"],
+        "bundle": "mri_any",
+        "bundle_version": "1.2.3",
+        "weights": "model.pt",
+        "weights_sha256": sha256(tmp_path / "model.pt"),
+        "units": "normalised * scale + offset of the training subjects",
+        "scale": 400,
+        "offset": 20,
+    }
+
+
+def test_targets_without_a_scale_and_sources(subject: dict[str, Any], saver, tmp_path: Path):
+    saver("all")(subject)
+    assert len(files(tmp_path / "out")) == 6
+    sidecars = {name: json.loads((tmp_path / f"out/sub-7/sub-7_{name}.json").read_text()) for name in NAMES}
+    assert {name: list(sidecar["sources"]) for name, sidecar in sidecars.items()} == {
+        "T1": ["T2", "FLAIR"],
+        "T2": ["FLAIR"],
+        "FLAIR": ["T2"],
+    }
+    assert sidecars["T2"]["scale"] is None and sidecars["T2"]["units"] == "normalised, 0 to 1"
+    assert nib.load(tmp_path / "out/sub-7/sub-7_T2.nii.gz").get_fdata().max() == 0.25
+    assert nib.load(tmp_path / "out/sub-7/sub-7_FLAIR.nii.gz").get_fdata().max() == 100
+    saver("all")(subject)  # what a former run synthesised may be replaced
+
+
+def test_the_only_sequence_is_its_own_source(subject: dict[str, Any], saver, tmp_path: Path):
+    saver("FLAIR")({**subject, "available": torch.tensor([False, False, True])})
+    assert list(json.loads((tmp_path / "out/sub-7/sub-7_FLAIR.json").read_text())["sources"]) == ["FLAIR"]
+
+
+def test_a_nan_prediction_is_an_error_and_no_file(subject: dict[str, Any], saver, tmp_path: Path):
+    subject["pred"][0, 1:] = torch.nan
+    with pytest.raises(ValueError, match=r"sub-7_T1.nii.gz has NaN"):
+        saver()(subject)
+    assert files(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("target", ["T2", "FLAIR"])
+def test_an_acquired_image_is_not_overwritten(subject: dict[str, Any], saver, tmp_path: Path, target: str):
+    with pytest.raises(ValueError, match=rf"sub-7_{target}.nii.gz is an acquired image.*--output_dir"):
+        saver(target, "data")(subject)
+    assert len(files(tmp_path / "data")) == 2 and nib.load(subject["images"][target]).get_fdata().max() == 1
+
+
+def test_an_acquired_image_that_the_list_withholds_is_not_overwritten(subject: dict[str, Any], saver, tmp_path: Path):
+    withheld = write(tmp_path / "data" / "sub-7" / "sub-7_T1.nii.gz", value=9)
+    with pytest.raises(ValueError, match=r"sub-7_T1.nii.gz.*--output_dir"):
+        saver(None, "data")(subject)
+    assert nib.load(withheld).get_fdata().max() == 9

@@ -1,0 +1,93 @@
+"""Least squares by hand with discriminators whose verdict is known, and one step of real ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.training.adversary import Adversary, SequenceDiscriminators
+
+CPU = torch.device("cpu")
+
+
+class Bias(nn.Module):
+    """Gives each sequence's image its mean plus one learnt value per sequence."""
+
+    def __init__(self, values: list[float]) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.tensor(values))
+
+    def forward(self, image: Tensor, sequence: Tensor) -> list[Tensor | None]:
+        means = image.flatten(1).mean(1)
+        return [means[sequence == j] + v if (sequence == j).any() else None for j, v in enumerate(self.values)]
+
+
+def grey(*values: float) -> Tensor:
+    return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.0, 0.25), (0.5, 0.0), (-2.0, 6.25)])
+def test_generator_loss_by_hand(value: float, expected: float):
+    loss = Adversary(Bias([9.0, value]), CPU).generator_loss(grey(0.5), torch.tensor([1]))
+    assert loss.item() == pytest.approx(expected)  # (0.5 + value - 1)^2
+
+
+def test_generator_loss_is_the_mean_over_sequences():
+    adversary = Adversary(Bias([0.0, 0.0]), CPU)
+    # (0.5 - 1)^2 for the first, ((0 - 1)^2 + (1 - 1)^2) / 2 for the second.
+    assert adversary.generator_loss(grey(0, 0.5, 1), torch.tensor([1, 0, 1])).item() == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "expected"),
+    [
+        (([0.75], [0]), ([0.5], [0]), 0.0625 + 0.25),
+        (([0.75], [0]), ([0.5], [1]), (0.0625 + 0.25) / 2),  # two sequences seen, each from one side
+        (([1.0, 0.5], [0, 0]), ([-2.0], [0]), 0.125 + 4),  # no activation softens a verdict below 0
+    ],
+)
+def test_discriminator_step_by_hand(real: tuple, fake: tuple, expected: float):
+    adversary = Adversary(Bias([0.0, 0.0]), CPU)
+    loss = adversary.step(grey(*real[0]), torch.tensor(real[1]), grey(*fake[0]), torch.tensor(fake[1]))
+    assert loss.item() == pytest.approx(expected) and not loss.requires_grad
+
+
+@pytest.mark.parametrize(("spatial_dims", "size"), [(2, (32, 24)), (3, (32, 24, 24))])
+def test_only_the_discriminators_of_the_sequences_seen_learn(spatial_dims: int, size: tuple[int, ...]):
+    torch.manual_seed(0)
+    adversary = Adversary(SequenceDiscriminators(3, spatial_dims, 1, channels=4), CPU)
+    before = [[p.clone() for p in d.parameters()] for d in adversary.discriminators.each]
+    fake = torch.rand(2, 1, *size, requires_grad=True)
+    adversary.step(torch.rand(2, 1, *size), torch.tensor([0, 2]), fake, torch.tensor([2, 2]))
+    changed = [
+        all(not torch.equal(p, old) for p, old in zip(d.parameters(), olds, strict=True))
+        for d, olds in zip(adversary.discriminators.each, before, strict=True)
+    ]
+    assert changed == [True, False, True] and fake.grad is None
+
+
+def test_generator_step_leaves_no_gradient_in_the_discriminators():
+    adversary = Adversary(SequenceDiscriminators(2, 2, 1, channels=4), CPU)
+    fake = torch.rand(2, 1, 32, 32, requires_grad=True)
+    adversary.generator_loss(fake, torch.tensor([0, 1])).backward()
+    assert (fake.grad.flatten(1).abs().sum(1) > 0).all()
+    assert all(p.grad is None and p.requires_grad for p in adversary.discriminators.parameters())
+
+
+def test_learns_to_tell_black_from_white():
+    adversary = Adversary(Bias([-5.0]), CPU, learning_rate=0.1)
+    losses = [adversary.step(grey(1), torch.tensor([0]), grey(0), torch.tensor([0])).item() for _ in range(200)]
+    assert losses[-1] < 1e-2 < 1 < losses[0]
+
+
+def test_goes_on_from_its_state():
+    def steps(adversary: Adversary, number: int) -> list[float]:
+        zero = torch.tensor([0])
+        return [adversary.step(grey(1), zero, grey(0.25), zero).item() for _ in range(number)]
+
+    whole, first, second = (Adversary(Bias([value]), CPU, 0.1) for value in (3.0, 3.0, 0.0))
+    expected = steps(whole, 6)
+    steps(first, 3)
+    second.load_state_dict(first.state_dict())
+    assert steps(second, 3) == pytest.approx(expected[3:], abs=1e-10)

@@ -1,0 +1,128 @@
+"""Checkpoints that survive a kill, the best weights, and where a training goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from common.training import checkpoints
+from common.training.checkpoints import Checkpoints, save_atomically, unwrapped
+
+NAN = float("nan")
+
+
+class Training:
+    """An engine whose network's weight is the number of the epoch, with a score per epoch."""
+
+    def __init__(self, folder: Path, scores: dict[int, float] | None = None, resume: bool = True) -> None:
+        self.network, self.epochs, self.iterations = nn.Linear(1, 1, bias=False), [], []
+        self.engine = Engine(lambda engine, batch: self.iterations.append(engine.state.iteration))
+        self.evaluator = None if scores is None else Engine(lambda engine, batch: None)
+        self.scores = scores
+        if self.evaluator:
+            self.evaluator.state.best_metric = self.evaluator.state.best_metric_epoch = -1  # as MONAI's evaluators begin
+        self.engine.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
+        objects = {"network": self.network, "average": None}
+        Checkpoints(str(folder), self.network, objects, self.evaluator, resume).attach(self.engine)
+
+    def validate(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        self.epochs.append(epoch)
+        nn.init.constant_(self.network.weight, epoch)
+        if self.evaluator and self.scores.get(epoch, NAN) > self.evaluator.state.best_metric:
+            self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = self.scores[epoch], epoch
+
+    def run(self, epochs: int) -> Training:
+        self.engine.run([0, 0, 0], max_epochs=epochs)
+        return self
+
+
+def epoch_of(path: Path) -> float:
+    return torch.load(path)["weight"].item()
+
+
+def test_goes_on_after_the_last_epoch(tmp_path: Path):
+    first = Training(tmp_path / "new").run(2)
+    assert first.epochs == [1, 2] and epoch_of(tmp_path / "new" / "model.pt") == 2
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["last.pt", "model.pt"]
+    second = Training(tmp_path / "new")
+    started_with = []
+    second.engine.add_event_handler(Events.EPOCH_STARTED, lambda: started_with.append(second.network.weight.item()))
+    second.run(4)
+    assert second.epochs == [3, 4] and second.iterations == [*range(7, 13)] and started_with == [2, 3]
+    assert epoch_of(tmp_path / "new" / "model.pt") == 4
+
+
+def test_the_best_score_outlives_a_restart(tmp_path: Path):
+    scores = {1: 1.0, 2: 3.0, 3: 2.0, 4: 2.5, 5: 4.0}
+    for epochs, best in ((1, 1), (3, 2), (4, 2), (5, 5)):
+        training = Training(tmp_path, scores).run(epochs)
+        assert epoch_of(tmp_path / "model.pt") == best
+        assert training.evaluator.state.best_metric == scores[best]
+        assert torch.load(tmp_path / "last.pt")["network"]["weight"].item() == epochs
+
+
+def test_nothing_is_best_before_the_first_validation(tmp_path: Path):
+    Training(tmp_path, {2: 1.0}).run(1)
+    assert not (tmp_path / "model.pt").exists() and (tmp_path / "last.pt").exists()
+    Training(tmp_path, {2: 1.0}).run(3)
+    assert epoch_of(tmp_path / "model.pt") == 2
+
+
+def test_none_is_left_out(tmp_path: Path):
+    Training(tmp_path).run(1)
+    assert set(torch.load(tmp_path / "last.pt")) == {"network", "progress", "best"}
+
+
+def test_finished_training(tmp_path: Path):
+    Training(tmp_path).run(2)
+    again = Training(tmp_path)
+    with pytest.raises(ValueError, match=r"last.pt has 2 epochs and max_epochs is 2.*--max_epochs.*--ckpt_dir"):
+        again.run(2)
+    assert again.epochs == []
+
+
+def test_no_resuming_by_accident(tmp_path: Path):
+    Training(tmp_path, resume=False).run(1)
+    with pytest.raises(FileExistsError, match=r"last.pt exists.*--resume true"):
+        Training(tmp_path, resume=False).run(2)
+    assert torch.load(tmp_path / "last.pt")["progress"]["epoch"] == 1
+
+
+def test_a_kill_while_saving_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Training(tmp_path).run(1)
+
+    def killed(state: dict, path: Path) -> None:
+        Path(path).write_bytes(b"half of a file")
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(OSError, match="killed"):
+            Training(tmp_path).run(2)
+    assert epoch_of(tmp_path / "model.pt") == torch.load(tmp_path / "last.pt")["progress"]["epoch"] == 1
+    assert Training(tmp_path).run(2).epochs == [2]
+
+
+def test_saving_makes_folders_and_replaces(tmp_path: Path):
+    path = tmp_path / "a" / "b" / "state.pt"
+    for value in (1, 2):
+        save_atomically({"value": value}, path)
+        assert torch.load(path) == {"value": value} and list(path.parent.iterdir()) == [path]
+
+
+def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints, "is_main_process", lambda: False)
+    Training(tmp_path).run(1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compiled_networks_are_unwrapped():
+    network = nn.Linear(1, 1)
+    compiled = nn.Module()
+    compiled._orig_mod = network
+    assert unwrapped(compiled) is unwrapped(network) is network

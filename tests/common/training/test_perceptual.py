@@ -1,0 +1,76 @@
+"""The perceptual loss on a VGG19 of few channels."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from common.training.perceptual import VGG19Loss
+
+LAYOUT = [width if width == "M" else width // 32 for width in cfgs["E"]]
+
+
+class SmallVGG19(nn.Module):
+    def __init__(self, weights: None = None) -> None:
+        super().__init__()
+        self.features = make_layers(LAYOUT)
+        for parameter in self.features.parameters():
+            nn.init.normal_(parameter, std=0.2)
+
+
+@pytest.fixture
+def weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(torchvision.models, "vgg19", SmallVGG19)
+    torch.manual_seed(0)
+    torch.save(SmallVGG19().state_dict(), tmp_path / "vgg19.pt")
+    return tmp_path / "vgg19.pt"
+
+
+def by_hand(weights: Path, prediction: Tensor, target: Tensor) -> Tensor:
+    """Grey images [P, 3, H, W] through thirteen convolutions with average pooling."""
+    state, layer, loss, pair = torch.load(weights), 0, torch.zeros(()), [prediction, target]
+    for width in LAYOUT[:17]:  # thirteen convolutions and four poolings
+        if width == "M":
+            pair, layer = [F.avg_pool2d(x, 2) for x in pair], layer + 1
+            continue
+        weight, bias = state[f"features.{layer}.weight"], state[f"features.{layer}.bias"]
+        pair, layer = [F.conv2d(x, weight, bias, padding=1).relu() for x in pair], layer + 2
+        loss = loss + (pair[0] - pair[1]).square().mean()
+    return loss
+
+
+def test_against_its_definition(weights: Path):
+    loss = VGG19Loss(str(weights))
+    prediction, target = torch.rand(2, 2, 1, 16, 16) * 2 - 1
+    expected = by_hand(weights, *(x.expand(-1, 3, -1, -1) for x in (prediction, target)))
+    torch.testing.assert_close(loss(prediction, target), expected)
+    assert loss(prediction, prediction) == 0 and expected > 0
+    layers = [type(layer) for layer in loss.layers]
+    assert layers.count(nn.ReLU) == 13 and layers.count(nn.AvgPool2d) == 4 and nn.MaxPool2d not in layers
+
+
+def test_channels_and_slices_are_grey_images(weights: Path):
+    loss = VGG19Loss(str(weights))
+    prediction, target = torch.rand(2, 2, 1, 16, 16, 3)
+    slices = [volume.movedim(-1, 1).flatten(0, 2)[:, None] for volume in (prediction, target)]
+    stacks = [volume[:, 0].movedim(-1, 1) for volume in (prediction, target)]
+    torch.testing.assert_close(loss(prediction, target), loss(*slices))
+    torch.testing.assert_close(loss(*stacks), loss(*slices))
+
+
+def test_gradient_reaches_the_prediction_only(weights: Path):
+    loss = VGG19Loss(str(weights))
+    prediction, target = (torch.rand(1, 1, 16, 16, requires_grad=True) for _ in range(2))
+    loss(prediction, target).backward()
+    assert prediction.grad.abs().sum() > 0 and target.grad is None
+    assert not any(p.requires_grad or p.grad is not None for p in loss.parameters())
+
+
+@pytest.mark.parametrize("name", ["absent.pt", ""])
+def test_no_file_no_random_weights(weights: Path, name: str):
+    with pytest.raises(FileNotFoundError, match=r"perceptual_weights is .*'none'"):
+        VGG19Loss(str(weights.parent / name))

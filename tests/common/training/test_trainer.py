@@ -1,0 +1,85 @@
+"""One engine step by hand: the losses, the clipped gradient, the adversary, and stopping at NaN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import Tensor, nn
+
+from common.training.trainer import TranslationTrainer
+
+
+def objective(network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    made = network(batch["image"])
+    return {"first": 3 * made.mean(), "second": made.mean() * batch["factor"].mean()}, {"fake": made}
+
+
+def trainer(factors: list[float], **options: Any) -> TranslationTrainer:
+    network = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(network.weight)
+    return TranslationTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[{"image": torch.ones(1, 2), "factor": torch.tensor([f]), "subject": "A"} for f in factors],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
+        objective=objective,
+        **options,
+    )
+
+
+def test_outputs_hold_every_term():
+    engine = trainer([1.0])
+    engine.run()
+    assert engine.state.output == {"loss": 8.0, "first": 6.0, "second": 2.0}
+    assert engine.network.weight.tolist() == [[-3, -3]]  # 1 - (3 + 1)
+
+
+@pytest.mark.parametrize(("clip_grad", "change"), [(0.0, 4 * 2**0.5), (100.0, 4 * 2**0.5), (1.0, 1.0), (0.01, 0.01)])
+def test_clipping_bounds_the_step(clip_grad: float, change: float):
+    engine = trainer([1.0], clip_grad=clip_grad)
+    engine.run()
+    assert (engine.network.weight - 1).norm().item() == pytest.approx(change, rel=1e-4)
+
+
+class FixedAdversary:
+    def __init__(self) -> None:
+        self.shown: list[float] = []
+
+    def step(self, fake: Tensor) -> Tensor:
+        self.shown.append(fake.item())
+        return torch.tensor(7.0)
+
+
+def test_the_adversary_is_shown_the_samples():
+    adversary = FixedAdversary()
+    engine = trainer([1.0, 1.0], adversary=adversary)
+    engine.run()
+    assert adversary.shown == [2.0, -6.0]
+    assert engine.state.output == {"loss": -24.0, "first": -18.0, "second": -6.0, "discriminator": 7.0}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_stops_before_a_loss_that_is_not_finite_touches_the_weights(bad: float):
+    adversary = FixedAdversary()
+    engine, weights = trainer([1.0, bad, 1.0], adversary=adversary), []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: weights.append(engine.network.weight.clone()))
+    message = rf"epoch 1, iteration 2 \(first -18, second -?{bad:g}\).*last checkpoint is good"
+    with pytest.raises(FloatingPointError, match=message):
+        engine.run()
+    assert len(weights) == len(adversary.shown) == 1 and torch.equal(engine.network.weight, weights[0])
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_amp_is_ignored_without_cuda(amp: str):
+    engine = trainer([1 / 3], amp=amp)
+    engine.run()
+    torch.testing.assert_close(engine.network.weight, torch.full((1, 2), 1 - 10 / 3))
+
+
+def test_unknown_amp():
+    with pytest.raises(ValueError, match=r"'fp8'.*bf16, fp16"):
+        trainer([1.0], amp="fp8")
