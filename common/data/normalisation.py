@@ -42,7 +42,7 @@ DARKEST_TISSUE = 1e-3
 def unscale(image: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     """From [0, 1] back to the image's units: image [S, *spatial], scale and offset [S]. Background (0) stays 0."""
     shape = (-1,) + (1,) * (image.ndim - 1)
-    return torch.where(image > 0, image * scale.view(shape) + offset.view(shape), 0)
+    return torch.where(image <= 0, 0, image * scale.view(shape) + offset.view(shape))  # NaN stays NaN
 
 
 class ScaleSequencesd(MapTransform):

@@ -76,7 +76,7 @@ class ScoreMatrix:
     def update(self, engine: Engine) -> None:
         """Scores one subject."""
         batch, output = engine.state.batch[0], engine.state.output[0]
-        label, count = batch["label"], len(self.sequences)
+        label, count = output["label"], len(self.sequences)  # postprocessing returns it there, not in the batch
         pred = output["pred"].unflatten(0, (count, count))
         available = batch["available"].nonzero()[:, 0].tolist()
         regions = {name: batch[name][0] > 0 for name in self.regions if name in batch and (batch[name] > 0).any()}

@@ -33,6 +33,7 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path) -> None:
         raise ValueError(f"The image for {path} has NaN or infinite voxels and is not written.")
     header = original.header if isinstance(original, nib.Nifti1Pair) else None
     image = nib.Nifti1Image(array.astype(np.float32), original.affine, header)
+    image.set_data_dtype(np.float32)  # the header is a copy, and may have been one of integers
     image.header["cal_min"] = image.header["cal_max"] = 0
     image.header["descrip"] = b"synthesised"
     if header is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mri_seq2seq.common.blocks.conditional import CONDITIONING
+from mri_seq2seq.common.translation import select
 from mri_seq2seq.network import Representation, Seq2Seq
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -114,6 +115,9 @@ def test_time_points(options: dict):
         assert several.shape == (2, 3, *image.shape[1:])
         torch.testing.assert_close(several[:, 0], network.decode(one, target), atol=1e-5, rtol=1e-5)
         assert not torch.allclose(several[:, 0], several[:, 2], atol=1e-6)
+        for b in range(2):
+            alone = network.decode(select(one, torch.tensor([b])), target[b % len(target)][None], frames=3)
+            torch.testing.assert_close(several[b : b + 1], alone, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(network.decode(one, target, frames=1)[:, 0], network.decode(one, target))
 
 
@@ -122,7 +126,8 @@ def test_every_time_point_of_a_source_counts():
     network = tiny()
     image = torch.rand(2, 4, 3, 8, 12)
     before = network.encode(image, network.codes[:1])
-    assert before.compressed.shape == (2, 8, 4, 6)
+    features = torch.stack([network.encoder(2 * image[:, t] - 1) for t in range(4)], 1)
+    torch.testing.assert_close(before.compressed, network.encoder_lstm(features).mean(1), atol=1e-5, rtol=1e-5)
     for t in range(4):
         changed = image.clone()
         changed[0, t] = 1 - changed[0, t]

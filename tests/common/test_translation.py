@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.translation import TranslationNetwork, is_available, select
 
-OF_SOURCE, OF_TARGET = torch.tensor([1.0, 0.5, 0.25]), torch.tensor([0.9, 0.6, 0.3])
+OF_SOURCE, OF_TARGET, BIAS = torch.tensor([1.0, 0.5, 0.25]), torch.tensor([0.9, 0.6, 0.3]), 0.05
 
 
 class Features(NamedTuple):
@@ -16,7 +16,7 @@ class Features(NamedTuple):
 
 
 class Scaler(TranslationNetwork):
-    """Multiplies by a factor of the source, then by one of the target."""
+    """Multiplies by a factor of the source, then by one of the target; makes something of background too."""
 
     def __init__(self, **options) -> None:
         super().__init__(3, **options)
@@ -27,7 +27,8 @@ class Scaler(TranslationNetwork):
         return Features(image * (source @ OF_SOURCE).view(-1, *[1] * (image.ndim - 1)))
 
     def decode(self, representation: Features, target: Tensor) -> Tensor:
-        return representation.features * (target @ OF_TARGET).view(-1, *[1] * (representation.features.ndim - 1))
+        x = representation.features
+        return x * (target @ OF_TARGET).view(-1, *[1] * (x.ndim - 1)) + BIAS
 
 
 def subjects(available: list[list[int]], size: tuple[int, ...] = (4, 6, 5)) -> Tensor:
@@ -45,7 +46,8 @@ def by_hand(image: Tensor) -> Tensor:
         for j in range(3):
             sources = [i for i in present if i != j] or present
             if sources:
-                completed[b, j] = OF_TARGET[j] * torch.stack([OF_SOURCE[i] * subject[i] for i in sources]).mean(0)
+                made = OF_TARGET[j] * torch.stack([OF_SOURCE[i] * subject[i] for i in sources]).mean(0) + BIAS
+                completed[b, j] = torch.where((subject > 0).any(0), made, 0)
     return completed
 
 
@@ -70,7 +72,8 @@ def test_a_sequence_is_not_made_from_itself_unless_alone(j: int):
     changed[2, j] *= 0.5
     before, after = network(image), network(changed)
     torch.testing.assert_close(after[0, j], before[0, j])
-    torch.testing.assert_close(after[2, j], before[2, j] * 0.5)
+    torch.testing.assert_close(after, by_hand(changed))
+    assert not torch.allclose(after[2, j], before[2, j])
     assert not torch.allclose(after[0, j - 1], before[0, j - 1])
     torch.testing.assert_close(after[1], before[1])  # neighbours in the batch do not mix
 
@@ -80,7 +83,8 @@ def test_a_window_of_background_is_available():
     image[:, 1] = 0
     assert is_available(image).tolist() == [[True, True, False]]
     # Two sources stand behind T3, one of them black here: their mean is half of the other.
-    torch.testing.assert_close(Scaler()(image)[:, 2], OF_TARGET[2] * image[:, 0] / 2)
+    expected = torch.where(image[:, 0] > 0, OF_TARGET[2] * image[:, 0] / 2 + BIAS, 0)
+    torch.testing.assert_close(Scaler()(image)[:, 2], expected)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_every_source_is_encoded_once():
 def test_translate_makes_every_pair():
     network, image = Scaler(), subjects([[1, 1, 1]] * 2)
     pred = network.translate(image, sources=[2, 0], targets=[1, 2])
-    expected = [OF_SOURCE[i] * OF_TARGET[j] * image[:, i] for i in (2, 0) for j in (1, 2)]
+    expected = [(OF_SOURCE[i] * OF_TARGET[j] * image[:, i] + BIAS) * (image[:, i] > 0) for i in (2, 0) for j in (1, 2)]
     torch.testing.assert_close(pred, torch.stack(expected, 1))
     assert len(network.encoded) == 2
 
@@ -117,7 +121,7 @@ def test_training_step_decodes_rows_target_by_target():
     rows = (torch.tensor([1, 0]), torch.tensor([], dtype=torch.long), torch.tensor([1]))
     prediction, representation = network(image, network.codes[:2], rows, network.codes)
     first, second = representation.features
-    torch.testing.assert_close(prediction, torch.stack([0.9 * second, 0.9 * first, 0.3 * second]))
+    torch.testing.assert_close(prediction, torch.stack([0.9 * second, 0.9 * first, 0.3 * second]) + BIAS)
     assert network.encoded == [(2, 1, 4, 4)]
     torch.testing.assert_close(select(representation, rows[0]).features, representation.features[[1, 0]])
 

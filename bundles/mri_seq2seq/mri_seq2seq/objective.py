@@ -46,6 +46,11 @@ class Seq2SeqObjective(nn.Module):
         pairs_per_subject: int = 0,
     ) -> None:
         super().__init__()
+        if adversary is not None and 0 < pairs_per_subject <= sequences:
+            raise ValueError(
+                f"pairs_per_subject is {pairs_per_subject}, so few that a step may hold nothing but reconstructions, and "
+                f"nothing for the discriminators; set it to 0 or above {sequences}."
+            )
         self.spatial_dims = spatial_dims
         self.slice_axis = slice_axis
         self.l1_weight = l1_weight
@@ -93,6 +98,6 @@ class Seq2SeqObjective(nn.Module):
             "l1": self.l1_weight * (weight * error)[~itself].sum(),
             "l1_self": self.l1_weight * (weight * error)[itself].sum(),
         }
-        if self.perceptual is not None:
+        if self.perceptual is not None and len(made):
             terms["perceptual"] = self.perceptual_weight * self.perceptual(2 * made - 1, 2 * truth - 1)
         return terms

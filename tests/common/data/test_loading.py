@@ -110,7 +110,9 @@ def test_resampling_keeps_places(subject: dict[str, Any], tmp_path: Path):
     assert found["grid_file"] == subject["images"]["T1"]
     np.testing.assert_array_equal(found["image"].affine, GRID)
     np.testing.assert_allclose(found["image"][0], ramp(SHAPE, GRID), atol=1e-2)
-    assert torch.equal(found["image"][1], LoadSubject(["T1"])(subject)["image"][0]), "the grid's own image is not touched"
+    assert torch.equal(found["image"][1], LoadSubject(["T1"])(subject)["image"][0]), (
+        "the grid's own image is not touched"
+    )
     x = positions(SHAPE, GRID)[..., 0]
     clear = abs(x) > 1.5  # a voxel of the other grid away from the border
     assert np.array_equal(np.asarray(found["brain"][0])[clear], (x > 0)[clear])

@@ -75,5 +75,5 @@ def test_an_image_without_scale_is_an_error_that_names_it(image: torch.Tensor, r
 
 
 def test_unknown_rule():
-    with pytest.raises(ValueError, match="'zscore'.*p99, p99_foreground, percentile"):
+    with pytest.raises(ValueError, match=r"'zscore'.*p99, p99_foreground, percentile"):
         ScaleSequencesd("image", "zscore")

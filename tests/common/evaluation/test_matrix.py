@@ -51,13 +51,9 @@ def evaluated(phantom_dir: Path, workflow, tiny_weights: Path, tmp_path_factory)
     update = ScoreMatrix.update
 
     def keep(self, engine) -> None:
-        batch, output = engine.state.batch[0], engine.state.output[0]
-        seen[batch["subject"]] = {
-            name: torch.as_tensor(item[name]).clone()
-            for item, names in ((batch, ("label", "brain", "lesion")), (output, ("pred",)))
-            for name in names
-            if name in item
-        }
+        item = {**engine.state.batch[0], **engine.state.output[0]}
+        names = {"pred", "label", "brain", "lesion"} & item.keys()
+        seen[item["subject"]] = {name: torch.as_tensor(item[name]).clone() for name in names}
         update(self, engine)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -130,7 +126,9 @@ def test_the_numbers_are_those_of_the_images(evaluated: SimpleNamespace, i: int,
 
 def test_the_map_is_fitted_on_training_subjects_and_beats_copying(evaluated: SimpleNamespace):
     psnr = {
-        method: [float(r["psnr"]) for (s, m, i, j), r in evaluated.rows.items() if s == "one" and m == method and i != j]
+        method: [
+            float(r["psnr"]) for (s, m, i, j), r in evaluated.rows.items() if s == "one" and m == method and i != j
+        ]
         for method in ("map", "copy")
     }
     assert sum(psnr["map"]) / 12 > sum(psnr["copy"]) / 12 + 3

@@ -49,7 +49,9 @@ def test_known_answer():
 
 def test_mean_over_what_each_subject_has():
     one, two = draw(1, []), draw(2, [1])
-    values = [by_hand(one[0][0, j], one[1][0, j]) for j in range(3)] + [by_hand(two[0][0, j], two[1][0, j]) for j in (0, 2)]
+    values = [by_hand(one[0][0, j], one[1][0, j]) for j in range(3)] + [
+        by_hand(two[0][0, j], two[1][0, j]) for j in (0, 2)
+    ]
     assert max(values) - min(values) > 0.1
     assert aggregate(one, two) == pytest.approx(np.mean(values), abs=1e-3)
     together = (torch.cat([one[0], two[0]]), torch.cat([one[1], two[1]]))

@@ -69,6 +69,12 @@ def test_slabs_equal_the_whole_volume(slices: int, slice_axis: int, slab: int):
         assert (wrong - network(image)).abs().max() > 1e-3
 
 
+def test_a_slice_axis_that_counts_from_the_front_is_refused():
+    """Network and slabs would otherwise cut along different axes: one sees [B, X, Y, Z], the other [B, S, X, Y, Z]."""
+    with pytest.raises(ValueError, match="slice_axis is 2"):
+        make(slice_axis=2)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("available", "targets", "wanted"), [((0, 2), None, [1]), ((0,), "all", [0, 1, 2])])
 def test_completion_computes_the_wanted_targets_only(calls: Counter, available, targets, wanted):
@@ -143,7 +149,7 @@ def test_resolve_targets(targets, wanted: list[int]):
 
 
 def test_bad_targets_and_subjects():
-    with pytest.raises(ValueError, match="DWI.*T1, T2, FLAIR"):
+    with pytest.raises(ValueError, match=r"DWI.*T1, T2, FLAIR"):
         resolve_targets(["T1", "DWI"], NAMES, [0])
     with pytest.raises(ValueError, match="batch of 2"):
         available_sequences(subject(0).repeat(2, 1, 1, 1, 1))

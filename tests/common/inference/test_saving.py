@@ -31,7 +31,7 @@ def write(path: Path, dtype: type = np.float32, value: float = 1.0) -> str:
 
 @pytest.fixture
 def subject(tmp_path: Path) -> dict[str, Any]:
-    """T2 and FLAIR of three are there; the prediction is 0.5 in T1, 0.25 in T2 and 0.125 in FLAIR, with a corner of air."""
+    """T2 and FLAIR of three are there; predicted are 0.5, 0.25 and 0.125, and a layer of air."""
     images = {name: write(tmp_path / "data" / "sub-7" / f"sub-7_{name}.nii.gz") for name in NAMES[1:]}
     pred = torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1, 1).repeat(1, *SHAPE)
     pred[:, 0] = 0

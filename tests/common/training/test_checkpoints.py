@@ -23,8 +23,8 @@ class Training:
         self.engine = Engine(lambda engine, batch: self.iterations.append(engine.state.iteration))
         self.evaluator = None if scores is None else Engine(lambda engine, batch: None)
         self.scores = scores
-        if self.evaluator:
-            self.evaluator.state.best_metric = self.evaluator.state.best_metric_epoch = -1  # as MONAI's evaluators begin
+        if self.evaluator:  # begins as MONAI's do
+            self.evaluator.state.best_metric = self.evaluator.state.best_metric_epoch = -1
         self.engine.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
         objects = {"network": self.network, "average": None}
         Checkpoints(str(folder), self.network, objects, self.evaluator, resume).attach(self.engine)

@@ -13,6 +13,8 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHandler, from_engine
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, RandFlipd
+from mri_seq2seq.network import Seq2Seq
+from mri_seq2seq.objective import Seq2SeqObjective
 from torch import nn
 
 from common.evaluation.validation import SynthesisPSNR
@@ -21,8 +23,6 @@ from common.training.checkpoints import Checkpoints
 from common.training.handlers import MovingAverage, ReferenceScale, Reseed
 from common.training.schedule import polynomial_decay
 from common.training.trainer import TranslationTrainer
-from mri_seq2seq.network import Seq2Seq
-from mri_seq2seq.objective import Seq2SeqObjective
 
 CPU = torch.device("cpu")
 
@@ -62,20 +62,16 @@ def train(folder: Path, seed: int, adversarial: bool, killed_after: int | None =
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     adversary = Adversary(PatchMaps(), CPU, 1e-2) if adversarial else None
     average, schedule = MovingAverage(network, 0.5), polynomial_decay(optimizer, 4 * 2)
+    validation = [{**item, "label": item["image"]} for item in subjects()[:2]]
+    scored = from_engine(["pred", "label"])
     evaluator = SupervisedEvaluator(
         device=CPU,
-        val_data_loader=DataLoader(Dataset([{**item, "label": item["image"]} for item in subjects()[:2]]), batch_size=1),
+        val_data_loader=DataLoader(Dataset(validation), batch_size=1),
         network=average.network,
         inferer=SimpleInferer(),
-        key_val_metric={"psnr": IgniteMetricHandler(SynthesisPSNR(), from_engine(["pred", "label"]))},
+        key_val_metric={"psnr": IgniteMetricHandler(SynthesisPSNR(), output_transform=scored)},
     )
-    objects = {
-        "model": network,
-        "average": average,
-        "optimizer": optimizer,
-        "lr_scheduler": schedule,
-        "adversary": adversary,
-    }
+    objects = {"model": network, "average": average, "optimizer": optimizer, "lr_scheduler": schedule}
     trainer = TranslationTrainer(
         device=CPU,
         max_epochs=4,
@@ -91,7 +87,7 @@ def train(folder: Path, seed: int, adversarial: bool, killed_after: int | None =
             average,
             ReferenceScale([network, average.network]),
             ValidationHandler(validator=evaluator, interval=1),
-            Checkpoints(str(folder), average.network, objects, evaluator),
+            Checkpoints(str(folder), average.network, {**objects, "adversary": adversary}, evaluator),
         ],
     )
     losses = []
@@ -107,8 +103,8 @@ def train(folder: Path, seed: int, adversarial: bool, killed_after: int | None =
     else:
         with pytest.raises(InterruptedError, match="killed"):
             trainer.run()
-    weights = torch.load(folder / "last.pt")
-    weights = {**weights["model"], **weights["average"], **(weights["adversary"]["discriminators"] if adversary else {})}
+    state = torch.load(folder / "last.pt")
+    weights = {**state["model"], **state["average"], **state.get("adversary", {}).get("discriminators", {})}
     return Outcome(losses, weights, (evaluator.state.best_metric, evaluator.state.best_metric_epoch))
 
 

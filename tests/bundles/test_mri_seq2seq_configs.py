@@ -1,0 +1,181 @@
+"""The configs say the same thing, MONAI's own tools accept them, and a wrong run says what to pass."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from monai.bundle import ckpt_export, verify_net_in_out
+from monai.bundle.config_item import ComponentLocator
+from mri_seq2seq.network import Seq2Seq
+
+ROOT = Path(__file__).parents[2] / "bundles" / "mri_seq2seq"
+SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
+FILES = [path.name for path in sorted((ROOT / "configs").glob("*.json"))]
+RUNS = [
+    ("train.json",),
+    ("train.json", "small.json"),
+    ("train.json", "evaluate.json"),
+    ("train.json", "small.json", "evaluate.json"),
+    ("inference.json",),
+    ("inference.json", "small.json"),
+]
+
+
+def config(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "configs" / name).read_text())
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if items is None:
+        yield path, node
+    else:
+        for name, child in items:
+            yield from leaves(child, f"{path}#{name}")
+
+
+@pytest.mark.parametrize("files", RUNS, ids=" ".join)
+def test_monai_finds_every_property(workflow, phantom_dir: Path, tiny_weights: Path, tmp_path: Path, files):
+    folders = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": tiny_weights}
+    assert workflow("mri_seq2seq", *files, **folders).check_properties() == []
+
+
+@pytest.mark.parametrize("files", RUNS, ids=" ".join)
+def test_a_run_without_data_says_what_to_pass(workflow, tiny_weights: Path, tmp_path: Path, files):
+    folders = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": tiny_weights}
+    with pytest.raises(RuntimeError) as error:
+        workflow("mri_seq2seq", *files, **folders).run()
+    cause: BaseException | None = error.value
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    assert isinstance(cause, ValueError) and "pass --dataset_dir FOLDER" in str(cause)
+    assert not list(tmp_path.iterdir()), "and leaves nothing behind"
+
+
+def test_inference_without_weights_is_an_error(workflow, phantom_dir: Path, tmp_path: Path):
+    settings = {"dataset_dir": phantom_dir, "output_dir": tmp_path / "out", "ckpt_path": tmp_path / "none.pt"}
+    with pytest.raises(RuntimeError) as error:
+        workflow("mri_seq2seq", "inference.json", **settings).run()
+    assert "No weights at" in str(error.value.__cause__.__cause__ or error.value.__cause__)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["inference.json", "evaluate.json"])
+def test_training_and_use_agree(name: str):
+    """`evaluate.json` is laid over `train.json`: it must not change what the network is fed."""
+    train, other = config("train.json"), config(name)
+    shared = ["sequences", "normalisation", "spatial_dims", "slices", "slice_axis", "roi_size", "divisible", "slab"]
+    for key in [*shared, "grid", "network_def", "window"]:
+        if name == "inference.json" or key in other:
+            assert other[key] == train[key], key
+    *steps, select = train["train"]["deterministic_transforms"]
+    assert select["_target_"] == "SelectItemsd"
+    steps += train["validate"]["padding"] + train["train"]["final_transforms"][:1]
+    used = other["preprocessing" if name == "inference.json" else "validate::preprocessing"]["transforms"]
+    additions = {"masks": "@validate#masks", "label": "@truth"} if name == "evaluate.json" else {}
+    assert used[0] == {**steps[0], **additions}
+    for step, own in zip(steps[1:], used[1:], strict=True):
+        if name == "evaluate.json" and step["_target_"].endswith("ScaleSequencesd"):
+            step = {**step, "keys": ["image", "label"]}
+        assert own == step
+
+
+def test_metadata_agrees_with_the_network():
+    train, metadata = config("train.json"), config("metadata.json")
+    network = train["network_def"]
+    factor = 2 ** (len(network["channels"]) - 1)
+    for side in (
+        *metadata["network_data_format"]["inputs"].values(),
+        *metadata["network_data_format"]["outputs"].values(),
+    ):
+        assert side["num_channels"] == len(train["sequences"])
+        assert side["channel_def"] == {str(k): name for k, name in enumerate(train["sequences"])}
+        sizes = [int(size.split("*")[0]) if "*" in size else 1 for size in side["spatial_shape"]]
+        assert all(size % factor == 0 for size in sizes[:2])
+    assert all(k % factor == 0 for k in train["divisible"][:2]) and all(k % factor == 0 for k in train["roi_size"][:2])
+    assert train["roi_size"][train["slice_axis"]] == train["slices"]
+    assert metadata["name"] == ROOT.name and metadata["version"] in metadata["changelog"]
+
+
+def test_small_changes_nothing_that_is_not_there():
+    """A misspelt key of an overlay would be ignored in silence."""
+    train, small = dict(leaves(config("train.json"))), config("small.json")
+    known = {path.removeprefix("#").split("#")[0] for path in train}
+    for key in small:
+        name, *rest = key.split("::")
+        assert name in known and (not rest or rest[0] in config("train.json")[name]), key
+    factor = 2 ** (len(small["network_def::channels"]) - 1)
+    assert all(size % factor == 0 for size in small["roi_size"][:2])
+
+
+def test_metadata_validates():
+    jsonschema.validate(config("metadata.json"), json.loads(SCHEMA.read_text()))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_targets_are_importable_and_named_in_full(name: str):
+    builtin = ComponentLocator()
+    targets = {value for path, value in leaves(config(name)) if path.endswith("#_target_")}
+    for target in targets:
+        if "." in target:
+            assert callable(locate(target)), target
+        else:
+            assert isinstance(builtin.get_component_module_name(target), str), (
+                f"{target} is none of MONAI's, or several"
+            )
+    assert targets or name in ("metadata.json", "small.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_absolute_path(name: str):
+    absolute = re.compile(r"^(/|~|\\|[A-Za-z]:[\\/])|(?<!\+ )['\"](/|~|[A-Za-z]:[\\/])")
+    assert absolute.search("$'/data' + @x") and absolute.search("/data") and not absolute.search("$@x + '/data'")
+    found = {path: value for path, value in leaves(config(name)) if isinstance(value, str) and absolute.search(value)}
+    assert not found
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_network_in_and_out(tiny: dict[str, Any], n: int):
+    small = {
+        key: value for key, value in tiny.items() if key in ("network_def#res_blocks", "network_def#bank_channels")
+    }
+    files = {"meta_file": str(ROOT / "configs/metadata.json"), "config_file": str(ROOT / "configs/inference.json")}
+    verify_net_in_out("network_def", **files, device="cpu", n=n, **small, **{"network_def#channels": [4, 4, 8]})
+
+
+def test_exported_network_equals_its_source(tiny: dict[str, Any], tiny_weights: Path, tmp_path: Path):
+    """Traced with everything available, it must still see at run time what is missing."""
+    ckpt_export(
+        "network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(tiny_weights),
+        meta_file=str(ROOT / "configs/metadata.json"),
+        config_file=str(ROOT / "configs/inference.json"),
+        use_trace=True,
+        input_shape=[1, 4, 16, 20, 5],
+        **tiny,
+    )
+    network = Seq2Seq(
+        **{key.removeprefix("network_def#"): value for key, value in tiny.items() if "network_def" in key}
+    )
+    network.load_state_dict(torch.load(tiny_weights, weights_only=True))
+    exported = torch.jit.load(tmp_path / "model.ts")
+    image = torch.rand(1, 4, 16, 20, 5, generator=torch.Generator().manual_seed(0))
+    image[..., :4, :] = 0
+    results = []
+    for missing in ([], [3], [0, 1, 2]):
+        subject = image.clone()
+        subject[:, missing] = -1
+        with torch.no_grad():
+            results.append(network.eval()(subject))
+            torch.testing.assert_close(exported(subject), results[-1], rtol=0, atol=1e-4)
+    assert all((a - b).abs().max() > 1e-2 for a, b in pairwise(results)), "they differ"

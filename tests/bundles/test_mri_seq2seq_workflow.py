@@ -1,0 +1,162 @@
+"""Train, complete a subject, evaluate: the bundle's three runs on the phantom."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from common.data.loading import LoadSubject
+from common.data.normalisation import ScaleSequencesd
+from common.data.subjects import read_subjects, subject_items
+
+BUNDLE = "mri_seq2seq"
+ROOT = Path(__file__).parents[2] / "bundles" / BUNDLE
+NAMES = ["T1", "T1Gd", "T2", "FLAIR"]
+
+
+@pytest.fixture(scope="module")
+def trained(workflow, phantom_dir: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    workflow(BUNDLE, "train.json", dataset_dir=phantom_dir, ckpt_dir=folder, output_dir=folder / "eval").run()
+    return folder
+
+
+def mean_scale(dataset_dir: Path) -> torch.Tensor:
+    """Geometric mean over the training subjects, straight from their files."""
+    steps = LoadSubject(NAMES), ScaleSequencesd("image")
+    items = subject_items(dataset_dir, "training", NAMES)
+    return torch.stack([steps[1](steps[0](item))["scale"] for item in items]).log().mean(0).exp()
+
+
+def test_training_writes_weights_state_and_curves(trained: Path, phantom_dir: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    state = torch.load(trained / "last.pt", weights_only=True)
+    weights = torch.load(trained / "model.pt", weights_only=True)
+    assert state["progress"] == {"epoch": 2, "iteration": 4} and state["best"]["epoch"] in (1, 2)
+    assert weights.keys() == state["model"].keys()
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    torch.testing.assert_close(weights["reference_scale"][:, 0], mean_scale(phantom_dir), rtol=1e-4, atol=0)
+    assert (weights["reference_scale"][:, 1] == 0).all()
+    tags: dict[str, int] = {}
+    for file in (trained / "eval").glob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file)).Reload()
+        tags |= {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+        tags |= {tag: len(events.Images(tag)) for tag in events.Tags()["images"]}
+    assert tags["loss"] == tags["l1"] == 4 and tags["val_psnr"] == 2
+    assert any("synthesised" in tag for tag in tags)
+
+
+def test_inference_fills_in_the_withheld_sequence(trained: Path, workflow, phantom_dir: Path, tmp_path: Path):
+    subjects = read_subjects(phantom_dir)
+    entry = subjects["test"][0]
+    entry["withheld"] = {"FLAIR": entry["images"].pop("FLAIR")}
+    (tmp_path / "withheld.json").write_text(json.dumps(subjects))
+    settings = {"dataset_dir": phantom_dir, "subject_list": tmp_path / "withheld.json", "split": "test"}
+    output = {"ckpt_path": trained / "model.pt", "output_dir": tmp_path / "out"}
+    workflow(BUNDLE, "inference.json", **settings, **output).run()
+    subject = entry["subject"]
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert written == {f"{subject}/{subject}_FLAIR{end}" for end in (".nii.gz", ".json")}
+    made = nib.load(tmp_path / "out" / subject / f"{subject}_FLAIR.nii.gz")
+    acquired = nib.load(entry["withheld"]["FLAIR"])
+    assert made.shape == acquired.shape and np.array_equal(made.affine, acquired.affine)
+    voxels = made.get_fdata()
+    air = np.max([nib.load(file).get_fdata() for file in entry["images"].values()], axis=0) <= 0
+    assert (voxels[air] == 0).all() and (voxels[~air] > 0).all()
+    sidecar = json.loads((tmp_path / "out" / subject / f"{subject}_FLAIR.json").read_text())
+    assert list(sidecar["sources"]) == NAMES[:3] and sidecar["bundle"] == BUNDLE
+    assert sidecar["scale"] == pytest.approx(mean_scale(phantom_dir)[3].item(), rel=1e-4)
+
+
+def test_evaluating_scores_the_test_subject(trained: Path, workflow, phantom_dir: Path, tmp_path: Path):
+    settings = {"dataset_dir": phantom_dir, "ckpt_dir": trained, "output_dir": tmp_path, "truth": "reference"}
+    workflow(BUNDLE, "train.json", "evaluate.json", **settings).run()
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40 and {row["subject"] for row in rows} == {"phantom_003"}
+    assert all(np.isfinite(float(row[metric])) for row in rows for metric in ("ssim", "nmse"))
+    assert json.loads((tmp_path / "scores.json").read_text())["truth"] == "reference"
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"spatial_dims": 3, "roi_size": [16, 16, 16], "divisible": [2, 2, 2]},
+        {"slices": 1, "roi_size": [16, 16, 1]},
+        {"slice_axis": -3, "roi_size": [3, 16, 16], "divisible": [1, 2, 2], "ema_decay": 0.5, "clip_grad": 1.0},
+        {"unpaired": True, "roi_size": [32, 32, 3], "batch_size": 2, "samples_per_subject": 2, "self_weight": 0.0},
+        {"sequences": ["T2", "T1"], "normalisation": "percentile", "pairs_per_subject": 2, "cache_rate": 0.0},
+    ],
+    ids=["3D", "2D", "sagittal", "unpaired", "two sequences"],
+)
+def test_variants_train_complete_and_evaluate(workflow, phantom_dir: Path, tmp_path: Path, variant: dict):
+    settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "max_epochs": 1, **variant}
+    workflow(BUNDLE, "train.json", output_dir=tmp_path / "eval", **settings).run()
+    use = {**settings, "ckpt_path": tmp_path / "model.pt", "split": "test"}
+    workflow(BUNDLE, "inference.json", output_dir=tmp_path / "out", targets="all", **use).run()
+    images = {path.name: nib.load(path).get_fdata() for path in (tmp_path / "out").rglob("*.nii.gz")}
+    names = variant.get("sequences", NAMES)
+    assert images.keys() == {f"phantom_003_{name}.nii.gz" for name in names}
+    assert all(np.isfinite(image).all() and image.std() > 0 for image in images.values())
+    workflow(BUNDLE, "train.json", "evaluate.json", output_dir=tmp_path / "eval", **use).run()
+    count = len(names)
+    assert (tmp_path / "eval" / "scores.csv").read_text().count("\n") == 1 + 3 * count * (count - 1) + count
+
+
+def test_a_training_too_short_to_be_validated_leaves_weights(workflow, phantom_dir: Path, tmp_path: Path):
+    settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
+    workflow(BUNDLE, "train.json", val_interval=5, **settings).run()
+    assert (tmp_path / "model.pt").exists()
+
+
+def run(phantom_dir: Path, folder: Path, *files: str, launcher: tuple[str, ...] = (), **overrides: object) -> None:
+    """A training by MONAI's command line, in a process of its own and in the bundle's folder."""
+    settings = {"dataset_dir": phantom_dir, "ckpt_dir": folder, "output_dir": folder / "eval", **overrides}
+    options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, *launcher, "-m", "monai.bundle", "run", "training"]
+    configs = str([f"configs/{file}" for file in files])
+    done = subprocess.run(
+        [*command, "--config_file", configs, *options],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_command_line(phantom_dir: Path, tmp_path: Path):
+    small = {"max_epochs": 1, "val_interval": 1, "roi_size": [32, 32, 3]}
+    run(phantom_dir, tmp_path, "train.json", "small.json", **small)
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert weights["encoder.0.0.weight"].shape[0] == 16, "small.json's width"
+    torch.testing.assert_close(weights["reference_scale"][:, 0], mean_scale(phantom_dir), rtol=1e-4, atol=0)
+
+
+@pytest.mark.full
+def test_two_processes(phantom_dir: Path, tmp_path: Path):
+    """Each sees one of the two training subjects and one of two for validation, and the weights know all."""
+    if not (ROOT / "configs" / "multi_gpu_train.json").exists():
+        pytest.skip("the bundle has no multi_gpu_train.json")
+    subjects = read_subjects(phantom_dir)
+    subjects["validation"] += subjects.pop("test")
+    (tmp_path / "two.json").write_text(json.dumps(subjects))
+    small = {"max_epochs": 1, "val_interval": 1, "roi_size": [32, 32, 3], "subject_list": tmp_path / "two.json"}
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    run(phantom_dir, tmp_path, "train.json", "small.json", "multi_gpu_train.json", launcher=launcher, **small)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert state["progress"] == {"epoch": 1, "iteration": 1}, "a step each"
+    assert not any(name.startswith("module.") for name in weights)
+    torch.testing.assert_close(weights["reference_scale"][:, 0], mean_scale(phantom_dir), rtol=1e-4, atol=0)
