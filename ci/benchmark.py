@@ -21,6 +21,7 @@ BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "mri_seq2seq"
 sys.path.insert(0, str(BUNDLE))
 
 from mri_seq2seq.common.inference.inferers import SlabInferer  # noqa: E402
+
 from mri_seq2seq.network import Seq2Seq  # noqa: E402
 
 

@@ -44,7 +44,7 @@ class TranslationNetwork(nn.Module):
         sequences: how many sequences there are, S.
         spatial_dims: 2 or 3.
         slices: adjacent slices that form one 2D input: 1 is 2D, 3 is 2.5D. Ignored in 3D.
-        slice_axis: the spatial axis that is sliced; the last is axial in RAS.
+        slice_axis: the spatial axis that is sliced, counted from the end; the last, -1, is axial in RAS.
         downsampling: what the size of an input must be a multiple of.
     """
 
@@ -56,6 +56,8 @@ class TranslationNetwork(nn.Module):
             raise ValueError(f"spatial_dims is {spatial_dims}; it must be 2 (2D and 2.5D) or 3.")
         if slices % 2 == 0:
             raise ValueError(f"slices is {slices}; an odd number is needed, so that one slice is the middle one.")
+        if slice_axis not in (-1, -2, -3):
+            raise ValueError(f"slice_axis is {slice_axis}; count the spatial axes from the end: -1, -2 or -3.")
         self.sequences = sequences
         self.spatial_dims = spatial_dims
         self.slices = slices if spatial_dims == 2 else 1

@@ -30,8 +30,11 @@ def save_atomically(state: Any, path: Path) -> None:
     """Written to a temporary name and renamed, so that a kill leaves the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Checkpoints:
@@ -79,7 +82,11 @@ class Checkpoints:
                 f"{self.last} has {epoch} epochs and max_epochs is {wanted}: this training is finished. "
                 "Pass a larger --max_epochs to go on, or another --ckpt_dir to start anew."
             )
-        for name, thing in self.objects.items():
+        for name, thing in self._everything(engine).items():
+            if name not in state:
+                raise ValueError(
+                    f"{self.last} has no '{name}': it was trained with other options. Use another --ckpt_dir."
+                )
             thing = unwrapped(thing) if isinstance(thing, nn.Module) else thing
             thing.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = epoch, state["progress"]["iteration"]
@@ -95,11 +102,16 @@ class Checkpoints:
         best = {}
         if self.evaluator is not None and getattr(self.evaluator.state, "best_metric_epoch", -1) > 0:
             best = {"metric": float(self.evaluator.state.best_metric), "epoch": self.evaluator.state.best_metric_epoch}
-        if self.evaluator is None or best.get("epoch") == engine.state.epoch:
+        never_validated = not best and engine.state.epoch == engine.state.max_epochs
+        if self.evaluator is None or best.get("epoch") == engine.state.epoch or never_validated:
             save_atomically(unwrapped(self.network).state_dict(), self.best)
         state = {
             name: (unwrapped(thing) if isinstance(thing, nn.Module) else thing).state_dict()
-            for name, thing in self.objects.items()
+            for name, thing in self._everything(engine).items()
         }
         progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         save_atomically({**state, "progress": progress, "best": best}, self.last)
+
+    def _everything(self, engine: Engine) -> dict[str, Any]:
+        scaler = getattr(engine, "grad_scaler", None)
+        return self.objects if scaler is None else {**self.objects, "grad_scaler": scaler}

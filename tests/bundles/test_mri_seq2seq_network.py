@@ -6,9 +6,10 @@ import pytest
 import torch
 from mri_seq2seq.common.blocks.conditional import CONDITIONING
 from mri_seq2seq.common.translation import select
-from mri_seq2seq.network import Representation, Seq2Seq
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from mri_seq2seq.network import Representation, Seq2Seq
 
 SIZES = [{"slices": 1}, {"slices": 3}, {"spatial_dims": 3}]  # 2D, 2.5D, 3D
 

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mri_seq2seq.common.training.adversary import Adversary
+from torch import Tensor, nn
+
 from mri_seq2seq.network import Seq2Seq
 from mri_seq2seq.objective import Seq2SeqObjective
-from torch import Tensor, nn
 
 SLOPES = torch.tensor([1.0, 0.5, 0.25])  # image of sequence j = slope j * anatomy
 

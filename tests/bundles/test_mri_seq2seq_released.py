@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from mri_seq2seq.network import Seq2Seq
 from mri_seq2seq.released import convert, convert_file
-from torch import nn
 
 WIDTHS, CODE, BANK = (4, 6, 8), 12, 5
 

@@ -13,8 +13,6 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHandler, from_engine
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, RandFlipd
-from mri_seq2seq.network import Seq2Seq
-from mri_seq2seq.objective import Seq2SeqObjective
 from torch import nn
 
 from common.evaluation.validation import SynthesisPSNR
@@ -23,6 +21,8 @@ from common.training.checkpoints import Checkpoints
 from common.training.handlers import MovingAverage, ReferenceScale, Reseed
 from common.training.schedule import polynomial_decay
 from common.training.trainer import TranslationTrainer
+from mri_seq2seq.network import Seq2Seq
+from mri_seq2seq.objective import Seq2SeqObjective
 
 CPU = torch.device("cpu")
 
