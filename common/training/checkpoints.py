@@ -84,9 +84,7 @@ class Checkpoints:
             )
         for name, thing in self._everything(engine).items():
             if name not in state:
-                raise ValueError(
-                    f"{self.last} has no '{name}': it was trained with other options. Use another --ckpt_dir."
-                )
+                raise ValueError(f"{self.last} has no '{name}': other options made it. Use another --ckpt_dir.")
             thing = unwrapped(thing) if isinstance(thing, nn.Module) else thing
             thing.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = epoch, state["progress"]["iteration"]

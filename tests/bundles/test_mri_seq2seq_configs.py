@@ -46,7 +46,9 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "files", [pytest.param(files, marks=STRING_HANDLER if files[0] == "train.json" else ()) for files in RUNS]
+    "files",
+    [pytest.param(files, marks=STRING_HANDLER if files[0] == "train.json" else ()) for files in RUNS],
+    ids=" ".join,
 )
 def test_monai_finds_every_property(workflow, phantom_dir: Path, tiny_weights: Path, tmp_path: Path, files):
     folders = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": tiny_weights}

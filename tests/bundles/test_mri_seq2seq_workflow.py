@@ -113,7 +113,6 @@ def test_variants_train_complete_and_evaluate(workflow, phantom_dir: Path, tmp_p
     assert (tmp_path / "eval" / "scores.csv").read_text().count("\n") == 1 + 3 * count * (count - 1) + count
 
 
-@pytest.mark.xfail(strict=True, reason="no epoch is validated")
 def test_a_training_too_short_to_be_validated_leaves_weights(workflow, phantom_dir: Path, tmp_path: Path):
     settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
     workflow(BUNDLE, "train.json", val_interval=5, **settings).run()

@@ -48,8 +48,8 @@ class Seq2SeqObjective(nn.Module):
         super().__init__()
         if adversary is not None and 0 < pairs_per_subject <= sequences:
             raise ValueError(
-                f"pairs_per_subject is {pairs_per_subject}, so few that a step may hold reconstructions only, and nothing "
-                f"for the discriminators; set it to 0 or above {sequences}."
+                f"pairs_per_subject is {pairs_per_subject}, so few that a step may hold reconstructions only and "
+                f"nothing for the discriminators; set it to 0 or above {sequences}."
             )
         self.spatial_dims = spatial_dims
         self.slice_axis = slice_axis

@@ -66,9 +66,9 @@ def test_the_best_score_outlives_a_restart(tmp_path: Path):
         assert torch.load(tmp_path / "last.pt")["network"]["weight"].item() == epochs
 
 
-def test_nothing_is_best_before_the_first_validation(tmp_path: Path):
+def test_a_run_that_ends_before_the_first_validation_still_gives_weights(tmp_path: Path):
     Training(tmp_path, {2: 1.0}).run(1)
-    assert not (tmp_path / "model.pt").exists() and (tmp_path / "last.pt").exists()
+    assert epoch_of(tmp_path / "model.pt") == 1
     Training(tmp_path, {2: 1.0}).run(3)
     assert epoch_of(tmp_path / "model.pt") == 2
 

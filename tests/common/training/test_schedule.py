@@ -44,7 +44,6 @@ def test_goes_on_from_its_state():
     assert rates(second, 3) == pytest.approx(expected[3:])
 
 
-@pytest.mark.xfail(strict=True, reason="LambdaLR restores the number of steps that the finished run had")
 def test_a_longer_run_goes_on_along_its_own_decay():
     finished, longer = scheduler(4), scheduler(8)
     rates(finished, 4)
