@@ -70,13 +70,24 @@ class LoadSubject(Transform):
         if self.label == "images":
             d["label"] = d["image"].clone()
         elif self.label == "reference":
-            truth = {name: self._load(subject, data["reference"][name]) for name in files}
+            lacking = [name for name in files if name not in data.get("reference", {})]
+            if lacking:
+                raise ValueError(
+                    f"Subject {subject} has no reference of {', '.join(lacking)}; only a phantom has them."
+                )
+            truth = {
+                name: self._match(subject, f"the reference of {name}", data["reference"][name], like, grid_name)
+                for name in files
+            }
             d["label"] = self._stack(truth, like)
         return d
 
     def _load(self, subject: str, file: str) -> MetaTensor:
-        image = self.load(file)
-        if image.shape[0] != 1:
+        try:
+            image = self.load(file)
+        except Exception as error:  # a damaged file raises anything, and seldom names itself
+            raise ValueError(f"Subject {subject}: {file} cannot be read ({error}). Copy it again.") from None
+        if image.ndim != 4 or len(image) != 1:
             raise ValueError(f"Subject {subject}: {file} is not 3D: {tuple(image.shape[1:])} x {len(image)}.")
         if not torch.isfinite(image).all():
             raise ValueError(f"Subject {subject}: {file} has NaN or infinite voxels. Repair or drop it.")

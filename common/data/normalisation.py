@@ -67,7 +67,8 @@ class ScaleSequencesd(MapTransform):
         scale, offset = torch.ones(len(image)), torch.zeros(len(image))
         for i in available.nonzero()[:, 0].tolist():
             values = np.asarray(image[i])
-            found = RULES[self.rule](values) if (values > 0).any() else (0.0, 0.0)
+            usable = (values > 0).any() and values.min() < values.max()
+            found = RULES[self.rule](values) if usable else (0.0, 0.0)
             if not found[0] > 0:
                 raise ValueError(
                     f"Subject {d.get('subject', '?')}: sequence {i} spans {values.min():g} to {values.max():g}, to "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from ..data.normalisation import unscale
 from .inferers import resolve_targets
 from .weights import sha256
 
+logger = logging.getLogger(__name__)
+SYNTHESISED = b"synthesised"  # in the header of what is written here, the only files that it replaces
+
 
 def save_like(array: np.ndarray, like: str | Path, path: str | Path) -> None:
     """Writes float32 [X, Y, Z] as NIfTI on the grid of the file `like`: its affine, codes and units, to the bit.
@@ -32,10 +36,11 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path) -> None:
     if not np.isfinite(array).all():
         raise ValueError(f"The image for {path} has NaN or infinite voxels and is not written.")
     header = original.header if isinstance(original, nib.Nifti1Pair) else None
-    image = nib.Nifti1Image(array.astype(np.float32), original.affine, header)
+    nifti = nib.Nifti2Image if isinstance(original, nib.Nifti2Image) else nib.Nifti1Image
+    image = nifti(array.astype(np.float32), original.affine, header)
     image.set_data_dtype(np.float32)  # the header is a copy, and may have been one of integers
     image.header["cal_min"] = image.header["cal_max"] = 0
-    image.header["descrip"] = b"synthesised"
+    image.header["descrip"] = SYNTHESISED
     if header is None:
         image.header.set_xyzt_units("mm")
     path = Path(path)
@@ -83,12 +88,15 @@ class SaveCompleted(Transform):
         scale, offset = self.reference_scale.unbind(1)
         known = torch.isfinite(scale)
         images = unscale(torch.as_tensor(data["pred"]), torch.where(known, scale, 1), torch.where(known, offset, 0))
-        for j in resolve_targets(self.targets, self.sequences, available):
+        targets = resolve_targets(self.targets, self.sequences, available)
+        if not targets:
+            logger.warning(f"{data['subject']} lacks nothing, so nothing is made; name what you want with --targets.")
+        for j in targets:
             name = self.sequences[j]
             path = self.output_dir / data["subject"] / f"{data['subject']}_{name}.nii.gz"
-            for acquired in data["images"].values():
-                if path.exists() and path.samefile(acquired):
-                    raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
+            ours = path.exists() and nib.load(path).header["descrip"].item() == SYNTHESISED
+            if path.exists() and (not ours or any(path.samefile(file) for file in data["images"].values())):
+                raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
             save_like(images[j].numpy(), data["grid_file"], path)
             sources = [self.sequences[i] for i in available if i != j or len(available) == 1]
             self._save_sidecar(path, data, name, sources, self.reference_scale[j].tolist() if known[j] else None)

@@ -21,6 +21,8 @@ def load_weights(network: nn.Module, path: str, device: torch.device | str = "cp
             f"No weights at {path}. Train first (python -m monai.bundle run training ...), or pass --ckpt_path FILE."
         )
     found = torch.load(path, weights_only=True, map_location="cpu")
+    if not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
     wanted = network.state_dict()
     differences = [
         f"{name}: {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"

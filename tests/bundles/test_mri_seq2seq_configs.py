@@ -29,7 +29,6 @@ RUNS = [
     ("inference.json",),
     ("inference.json", "small.json"),
 ]
-STRING_HANDLER = pytest.mark.xfail(strict=True, reason="MONAI indexes the handler '@average', a string, by '_target_'")
 
 
 def config(name: str) -> dict[str, Any]:
@@ -45,11 +44,7 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(child, f"{path}#{name}")
 
 
-@pytest.mark.parametrize(
-    "files",
-    [pytest.param(files, marks=STRING_HANDLER if files[0] == "train.json" else ()) for files in RUNS],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("files", RUNS, ids=" ".join)
 def test_monai_finds_every_property(workflow, phantom_dir: Path, tiny_weights: Path, tmp_path: Path, files):
     folders = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": tiny_weights}
     assert workflow("mri_seq2seq", *files, **folders).check_properties() == []
@@ -149,9 +144,7 @@ def test_no_absolute_path(name: str):
     assert not found
 
 
-@pytest.mark.parametrize(
-    "n", [pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="4 voxels are too few for the network")), 8]
-)
+@pytest.mark.parametrize("n", [1, 8])
 def test_network_in_and_out(tiny: dict[str, Any], n: int):
     small = {
         key: value for key, value in tiny.items() if key in ("network_def#res_blocks", "network_def#bank_channels")

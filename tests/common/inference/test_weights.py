@@ -38,7 +38,6 @@ def test_another_size_is_refused_with_both_shapes(tmp_path: Path):
     assert torch.equal(network.weight, before)
 
 
-@pytest.mark.xfail(strict=True, reason="AttributeError")
 def test_a_training_s_last_state_is_not_taken_for_weights(tmp_path: Path):
     network = nn.Linear(3, 2)
     torch.save({"model": network.state_dict(), "progress": {"epoch": 1}}, tmp_path / "last.pt")
