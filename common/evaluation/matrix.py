@@ -23,9 +23,9 @@ from .scores import ScoreTable
 class ScoreMatrix:
     """Scores the predictions of a `MatrixInferer`, prints the table and writes `scores.csv` and `scores.json`.
 
-    Attach it to an evaluator whose postprocessing leaves, per subject, "pred" [S * S, X, Y, Z] in the output and in
-    the batch "label" [S, X, Y, Z] (training units, all on one grid), "available" [S], "subject", and whatever masks
-    the subject has.
+    Attach it to an evaluator whose postprocessing leaves, per subject, "pred" [S * S, X, Y, Z] and "label"
+    [S, X, Y, Z] (training units) in the output, and in the batch "available" [S], "subject", and whatever masks the
+    subject has, all on one grid.
 
     Args:
         sequences: S names, in the network's order.
@@ -58,7 +58,7 @@ class ScoreMatrix:
         self.regions = list(regions)
         self.lpips = load_lpips(lpips_weights)
         self.weights = weights
-        self.info = {"lpips": lpips_weights, "truth": truth, "seed": seed}
+        self.info = {"lpips": self.lpips.sha256 if self.lpips else "missing", "truth": truth, "seed": seed}
         self.table = ScoreTable("declared")
         self.masks: set[str] = set()
 
