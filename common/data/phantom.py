@@ -350,7 +350,7 @@ def make_phantom(
     spacing: float | Sequence[float] = 2.0,
     seed: int = 0,
     noise: float = 0.03,
-    bias: float = 0.2,
+    bias: float = 0.1,
     validation: float = 0.2,
     test: float = 0.2,
     acquisitions: Mapping[str, Sequence[float]] | None = None,

@@ -74,6 +74,8 @@ class Seq2SeqObjective(nn.Module):
         images = pairs.images if self.spatial_dims == 3 else pairs.images.squeeze(1).movedim(self.slice_axis, 1)
         rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
         made = network(images, self.codes[pairs.source], rows, self.codes).prediction
+        # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
+        made = made * (images[pairs.row] > 0)
         terms = self.reconstruction(made, images, pairs)
         if self.adversary is None:
             return terms, {}
