@@ -89,7 +89,7 @@ def test_what_a_reader_needs_to_trust_the_numbers(evaluated: SimpleNamespace, ti
     info = evaluated.info
     assert info["weights"] == str(tiny_weights) and info["weights_sha256"] == sha256(tiny_weights)
     assert info["convention"] == "declared" and info["truth"] == "images" and info["seed"] == 5
-    assert info["lpips"] == "none" and info["torch"] == torch.__version__
+    assert info["lpips"] == "missing" and info["torch"] == torch.__version__
     assert info["brain_mask"] == "the subject list's and the target's non-background"
     assert info["subjects"] == ["one", "turned", "fewer"] and len(info["summary"]) == 40
 
