@@ -80,7 +80,7 @@ def complete_own(folder: Path) -> None:
     complete(own, own / "completed")
 
 
-def demo(input: str = "", epochs: int = 40) -> None:
+def demo(input: str = "", epochs: int = 80) -> None:
     """Trains on a phantom and completes a subject; then, with --input DIR, completes your own scans.
 
     Args:
