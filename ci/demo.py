@@ -53,7 +53,8 @@ def complete(dataset_dir: Path, output_dir: Path, subject_list: str = "subjects.
     """The subjects of a list, completed and drawn."""
     options = {"subject_list": subject_list, "output_dir": output_dir, "ckpt_path": MODELS / "model.pt"}
     run_bundle("inference", ["inference", "small"], dataset_dir=dataset_dir, **options)
-    draw_completed(str(output_dir), str(dataset_dir), subject_list=subject_list)
+    for picture in draw_completed(str(output_dir), str(dataset_dir), subject_list=subject_list):
+        print(picture)
 
 
 def complete_held_out() -> None:

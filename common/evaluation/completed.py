@@ -54,7 +54,6 @@ def draw_completed(completed_dir: str, dataset_dir: str, *, subject_list: str = 
             title=subject,
         )
         made.append(path)
-        print(path)
     if not made:
         raise FileNotFoundError(f"No completed subject in {completed_dir}, the output_dir of `run inference`.")
     return made

@@ -1,0 +1,33 @@
+"""The pictures of completed subjects, drawn from files alone."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from common.data.subjects import read_subjects, write_subjects
+from common.evaluation import completed
+from common.inference.saving import save_like
+
+
+def test_truth_is_shown_at_its_own_scale(phantom_dir, tmp_path, monkeypatch):
+    subjects = read_subjects(phantom_dir)
+    patient = subjects["test"][0]
+    name, truth = patient["subject"], patient["images"].pop("FLAIR")
+    write_subjects(tmp_path / "subjects.json", {**subjects, "test": [{**patient, "withheld": {"FLAIR": truth}}]})
+    folder = tmp_path / "done" / name
+    half = nib.load(truth).get_fdata(dtype=np.float32) / 2  # a synthesised image has no scale of its own
+    save_like(half, truth, folder / f"{name}_FLAIR.nii.gz")
+    sidecar = {"subject": name, "target": "FLAIR", "grid": truth, "sources": {"T1": patient["images"]["T1"]}}
+    (folder / f"{name}_FLAIR.json").write_text(json.dumps(sidecar))
+    shown = {}
+    monkeypatch.setattr(completed, "completion_picture", lambda path, **images: shown.update(images, path=path))
+    assert completed.draw_completed(str(tmp_path / "done"), str(tmp_path)) == [folder / f"{name}.png"]
+    assert set(shown["sources"]) == {"T1"} and shown["spacing"] == (8, 8, 8)
+    np.testing.assert_allclose(shown["synthesised"]["FLAIR"], shown["truth"]["FLAIR"], rtol=1e-5)
+
+
+def test_nothing_completed(phantom_dir, tmp_path):
+    with pytest.raises(FileNotFoundError, match="output_dir of `run inference`"):
+        completed.draw_completed(str(tmp_path), str(phantom_dir))
