@@ -62,7 +62,8 @@ class TranslationTrainer(SupervisedTrainer):
         output = {Keys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
         if self.adversary is not None:
             output["discriminator"] = self.adversary.step(**samples)
-        engine.state.output = {name: value.item() for name, value in output.items()}
+        values = torch.stack([value.float() for value in output.values()]).tolist()  # one wait for the device
+        engine.state.output = dict(zip(output, values, strict=True))
         return engine.state.output
 
     def _check_finite(self, loss: Tensor, terms: dict[str, Tensor]) -> None:

@@ -155,7 +155,9 @@ def test_lpips_equals_the_package(backbone: Path):
     from torchvision.models import alexnet
 
     features = alexnet().features
-    features.load_state_dict({k.removeprefix("features."): v for k, v in torch.load(backbone).items()})
+    features.load_state_dict(
+        {k.removeprefix("features."): v for k, v in torch.load(backbone, weights_only=True).items()}
+    )
     package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     layers = [m for part in range(1, 6) for m in getattr(package.net, f"slice{part}")]
     for mine, theirs in zip(layers, features, strict=False):

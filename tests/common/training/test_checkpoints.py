@@ -42,7 +42,7 @@ class Training:
 
 
 def epoch_of(path: Path) -> float:
-    return torch.load(path)["weight"].item()
+    return torch.load(path, weights_only=True)["weight"].item()
 
 
 def test_goes_on_after_the_last_epoch(tmp_path: Path):
@@ -63,7 +63,7 @@ def test_the_best_score_outlives_a_restart(tmp_path: Path):
         training = Training(tmp_path, scores).run(epochs)
         assert epoch_of(tmp_path / "model.pt") == best
         assert training.evaluator.state.best_metric == scores[best]
-        assert torch.load(tmp_path / "last.pt")["network"]["weight"].item() == epochs
+        assert torch.load(tmp_path / "last.pt", weights_only=True)["network"]["weight"].item() == epochs
 
 
 def test_a_run_that_ends_before_the_first_validation_still_gives_weights(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_a_run_that_ends_before_the_first_validation_still_gives_weights(tmp_pat
 
 def test_none_is_left_out(tmp_path: Path):
     Training(tmp_path).run(1)
-    assert set(torch.load(tmp_path / "last.pt")) == {"network", "progress", "best"}
+    assert set(torch.load(tmp_path / "last.pt", weights_only=True)) == {"network", "progress", "best"}
 
 
 def test_finished_training(tmp_path: Path):
@@ -90,7 +90,7 @@ def test_no_resuming_by_accident(tmp_path: Path):
     Training(tmp_path, resume=False).run(1)
     with pytest.raises(FileExistsError, match=r"last.pt exists.*--resume true"):
         Training(tmp_path, resume=False).run(2)
-    assert torch.load(tmp_path / "last.pt")["progress"]["epoch"] == 1
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["progress"]["epoch"] == 1
 
 
 def test_a_kill_while_saving_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -104,7 +104,9 @@ def test_a_kill_while_saving_leaves_the_old_file(tmp_path: Path, monkeypatch: py
         patch.setattr(torch, "save", killed)
         with pytest.raises(OSError, match="killed"):
             Training(tmp_path).run(2)
-    assert epoch_of(tmp_path / "model.pt") == torch.load(tmp_path / "last.pt")["progress"]["epoch"] == 1
+    assert (
+        epoch_of(tmp_path / "model.pt") == torch.load(tmp_path / "last.pt", weights_only=True)["progress"]["epoch"] == 1
+    )
     assert Training(tmp_path).run(2).epochs == [2]
 
 
@@ -112,7 +114,7 @@ def test_saving_makes_folders_and_replaces(tmp_path: Path):
     path = tmp_path / "a" / "b" / "state.pt"
     for value in (1, 2):
         save_atomically({"value": value}, path)
-        assert torch.load(path) == {"value": value} and list(path.parent.iterdir()) == [path]
+        assert torch.load(path, weights_only=True) == {"value": value} and list(path.parent.iterdir()) == [path]
 
 
 def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
