@@ -32,7 +32,7 @@ def weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def by_hand(weights: Path, prediction: Tensor, target: Tensor) -> Tensor:
     """Grey images [P, 3, H, W] through thirteen convolutions with average pooling."""
-    state, layer, loss, pair = torch.load(weights), 0, torch.zeros(()), [prediction, target]
+    state, layer, loss, pair = torch.load(weights, weights_only=True), 0, torch.zeros(()), [prediction, target]
     for width in LAYOUT[:17]:  # thirteen convolutions and four poolings
         if width == "M":
             pair, layer = [F.avg_pool2d(x, 2) for x in pair], layer + 1

@@ -103,7 +103,7 @@ def train(folder: Path, seed: int, adversarial: bool, killed_after: int | None =
     else:
         with pytest.raises(InterruptedError, match="killed"):
             trainer.run()
-    state = torch.load(folder / "last.pt")
+    state = torch.load(folder / "last.pt", weights_only=True)
     weights = {**state["model"], **state["average"], **state.get("adversary", {}).get("discriminators", {})}
     return Outcome(losses, weights, (evaluator.state.best_metric, evaluator.state.best_metric_epoch))
 
@@ -120,7 +120,7 @@ def test_a_killed_training_goes_on_as_if_nothing_happened(tmp_path: Path, advers
     for name, weight in whole.weights.items():
         torch.testing.assert_close(second.weights[name], weight, atol=1e-10, rtol=0)
     assert second.best == pytest.approx(whole.best) and whole.best[1] > 0
-    best = [torch.load(tmp_path / folder / "model.pt") for folder in ("whole", "halves")]
+    best = [torch.load(tmp_path / folder / "model.pt", weights_only=True) for folder in ("whole", "halves")]
     assert best[0].keys() == best[1].keys() and all(torch.equal(best[0][name], best[1][name]) for name in best[0])
     reference = whole.weights["reference_scale"]
     torch.testing.assert_close(reference[:, 1], torch.zeros(2))
