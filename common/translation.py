@@ -3,7 +3,8 @@
     representation = encode(image, source)          # once per available sequence
     image          = decode(representation, target) # once per wanted sequence
 
-A method subclasses `TranslationNetwork` and writes `encode` and `decode` (and `fuse`, where it has a common space).
+A method subclasses `TranslationNetwork` and writes `encode` and `decode` (and `fuse` and `variants`, where it has a
+common space).
 Data, inference, evaluation and reports know these three verbs and nothing else about a method.
 """
 
@@ -82,6 +83,14 @@ class TranslationNetwork(nn.Module):
         """
         return list(zip(representations, available.unbind(1), strict=True))
 
+    def variants(self, representations: Sequence[NamedTuple]) -> list[NamedTuple]:
+        """What to decode to see how far an image may vary: the spread of these images is its uncertainty.
+
+        The default is every source's own representation. A method with a distribution overrides this with draws from
+        it. An object that is there twice, or in what `fuse` returns too, is decoded once. Fewer than two: no spread.
+        """
+        return list(representations)
+
     def forward(
         self,
         image: Tensor,
@@ -102,7 +111,11 @@ class TranslationNetwork(nn.Module):
         return Translation(torch.cat(made), representation)
 
     def complete(
-        self, image: Tensor, sources: Sequence[int] | None = None, targets: Sequence[int] | None = None
+        self,
+        image: Tensor,
+        sources: Sequence[int] | None = None,
+        targets: Sequence[int] | None = None,
+        uncertainty: bool = False,
     ) -> Tensor:
         """The mean over the available sources of what each makes of a target; the target itself only if alone.
 
@@ -111,11 +124,15 @@ class TranslationNetwork(nn.Module):
             sources: sequences to start from, where the caller knows which are available. Default: all that are,
                 told from the voxels, per sample and without branches on data, so that it can be traced.
             targets: sequences to make; the others stay 0. Default: all.
+            uncertainty: make its standard deviation too; needs `sources`.
 
         Returns:
-            [B, S, X, Y, Z] in [0, 1], 0 where every available source is.
+            [B, S, X, Y, Z] in [0, 1], 0 where every available source is. With `uncertainty` [B, 2 S, X, Y, Z]: then
+            come the unbiased standard deviations over the `variants`, nan for a target with fewer than two.
         """
         self._check_size(image)
+        if uncertainty and sources is None:
+            raise ValueError("The uncertainty of an image is known only where its sources are; pass them.")
         known = sources is not None
         sources = range(self.sequences) if sources is None else list(sources)
         available = is_available(image).to(image.dtype)  # (B, S)
@@ -126,22 +143,35 @@ class TranslationNetwork(nn.Module):
         ]
         alone = (available.sum(1) < 1.5).to(image.dtype)
         foreground = (present.amax(1) > 0).to(image.dtype)
-        completed = [torch.zeros_like(foreground)] * self.sequences
+        completed = [torch.zeros_like(foreground)] * (2 * self.sequences if uncertainty else self.sequences)
         for j in range(self.sequences) if targets is None else targets:
             others = [k for k, i in enumerate(sources) if not known or i != j] or [0]
             weight = torch.stack([available[:, k] * (alone if sources[k] == j else 1) for k in others], 1)
-            mean = self._decode_fused([representations[k] for k in others], weight, self.codes[j : j + 1])
-            completed[j] = mean * foreground
+            made = self._decode_fused([representations[k] for k in others], weight, self.codes[j : j + 1], uncertainty)
+            for slot, volume in zip((j, self.sequences + j), made, strict=False):
+                completed[slot] = volume * foreground
         return torch.stack(completed, 1)
 
-    def _decode_fused(self, representations: list[NamedTuple], weight: Tensor, target: Tensor) -> Tensor:
+    def _decode_fused(
+        self, representations: list[NamedTuple], weight: Tensor, target: Tensor, uncertainty: bool
+    ) -> list[Tensor]:
+        """What is made of the fused representations and, if wanted, how far it may vary: volumes [B, X, Y, Z]."""
+        fused = self.fuse(representations, weight)
+        variants = self.variants(representations) if uncertainty else []
+        distinct = {id(each): each for each in [*(each for each, _ in fused), *variants]}
+        made = {key: self.from_output(self.decode(each, target), len(weight)) for key, each in distinct.items()}
         total: Tensor | int = 0
         normaliser: Tensor | int = 0
-        for representation, share in self.fuse(representations, weight):
+        for representation, share in fused:
             share = share[:, None, None, None]
-            total = total + share * self.from_output(self.decode(representation, target), len(weight))
+            total = total + share * made[id(representation)]
             normaliser = normaliser + share
-        return total / torch.clamp(normaliser, min=1e-6)
+        mean = total / torch.clamp(normaliser, min=1e-6)
+        if not uncertainty:
+            return [mean]
+        if len(variants) < 2:
+            return [mean, torch.full_like(mean, torch.nan)]
+        return [mean, torch.stack([made[id(each)] for each in variants]).std(0)]
 
     def translate(self, image: Tensor, sources: Sequence[int], targets: Sequence[int]) -> Tensor:
         """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z]."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from tqdm import tqdm
 
-from .mr_signal import TISSUES, Acquisition, corrupt, enhanced_t1, resolve, spin_echo
+from .mr_signal import FSE9, TISSUES, Acquisition, corrupt, enhanced_t1, resolve, spin_echo
 
 # Field of view of the template: the first voxel's centre and the last one's offset from it, in mm.
 ORIGIN = np.array([-98.0, -134.0, -72.0], dtype=np.float32)
@@ -284,7 +284,7 @@ def _save(data: NDArray, affine: NDArray, path: Path) -> None:
 
 
 def _write_subject(
-    folder: Path, number: int, timings: Mapping[str, Acquisition], *, seed: int, spacing: tuple, **scanner: float
+    folder: Path, number: int, timings: Mapping[str, Acquisition], seed: int, spacing: tuple, one_gain: bool, **scanner
 ) -> dict:
     """Writes one subject's files and returns its entry in the subject list; ``scanner`` goes to ``corrupt``."""
     name = f"phantom_{number:03d}"
@@ -302,7 +302,8 @@ def _write_subject(
     for sequence, timing in timings.items():
         # A stream of its own per image: adding a sequence leaves the others as they were.
         rng = np.random.default_rng([seed, number, crc32(sequence.encode())])
-        reference = simulate(anatomy, timing) * np.float32(rng.uniform(800, 1200))  # receiver gain
+        gain = (np.random.default_rng([seed, number, 1]) if one_gain else rng).uniform(800, 1200)  # the receiver's
+        reference = simulate(anatomy, timing) * np.float32(gain)
         image = corrupt(reference, rng, **scanner, brain=anatomy.brain)
         entry["images"][sequence] = save(image, sequence)
         entry["reference"][sequence] = save(reference, f"{sequence}_reference")
@@ -333,7 +334,8 @@ def _split(subjects: int, validation: float, test: float) -> tuple[int, int]:
 
 def _timings(sequences: str | Sequence[str], acquisitions: Mapping | None) -> dict[str, Acquisition]:
     """Acquisition of each sequence asked for, by name."""
-    names = sequences.split(",") if isinstance(sequences, str) else list(sequences)
+    names = list(FSE9) if sequences == "fse9" else sequences
+    names = names.split(",") if isinstance(names, str) else list(names)
     bad = [name for name in names if not name.isalnum() or name in MASKS]
     if bad or not names or len(set(names)) < len(names):
         raise ValueError(f"sequences must be different words of letters and digits, none of {MASKS}: got {names}")
@@ -344,8 +346,8 @@ def _timings(sequences: str | Sequence[str], acquisitions: Mapping | None) -> di
 
 def make_phantom(
     output_dir: str | Path,
-    *,
     subjects: int = 20,
+    *,
     sequences: str | Sequence[str] = ("T1", "T1Gd", "T2", "FLAIR"),
     spacing: float | Sequence[float] = 2.0,
     seed: int = 0,
@@ -354,6 +356,7 @@ def make_phantom(
     validation: float = 0.2,
     test: float = 0.2,
     acquisitions: Mapping[str, Sequence[float]] | None = None,
+    one_gain: bool = False,
 ) -> None:
     """Writes a data set of random brains as NIfTI files, with its subject list ``subjects.json``.
 
@@ -364,7 +367,8 @@ def make_phantom(
     Args:
         output_dir: folder to write to, made if missing.
         subjects: how many.
-        sequences: names, as a list or separated by commas: T1, T1Gd, T2, FLAIR, PD or keys of ``acquisitions``.
+        sequences: names, as a list or separated by commas: T1, T1Gd, T2, FLAIR, PD, FSE1 to FSE9 (``fse9`` is all
+            nine), or keys of ``acquisitions``.
         spacing: voxel size in mm, one number or three.
         seed: chooses the population.
         noise: Rician noise relative to the 99th percentile of each image.
@@ -373,6 +377,7 @@ def make_phantom(
         test: likewise.
         acquisitions: name to (TR, TE, TI) in ms, for sequences that are not presets or differ from them; TI = 0 means
             no inversion, and names that end in Gd are acquired after gadolinium.
+        one_gain: one receiver gain for all images of a subject, so that what TR, TE and TI do can be compared.
 
     Raises:
         ValueError: for arguments that make no data set; nothing is written then.
@@ -383,7 +388,7 @@ def make_phantom(
         raise ValueError(f"Need 0 <= bias < 1, noise >= 0 and seed >= 0: bias={bias}, noise={noise}, seed={seed}")
     folder = Path(output_dir)
     entries = [
-        _write_subject(folder, number, timings, spacing=spacing, seed=seed, bias=bias, noise=noise)
+        _write_subject(folder, number, timings, seed, spacing, one_gain, bias=bias, noise=noise)
         for number in tqdm(range(subjects), desc="phantom", unit="subject")
     ]
     _write_list(folder / "subjects.json", {

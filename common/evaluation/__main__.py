@@ -1,10 +1,43 @@
-"""Command line of the evaluation tools: `python -m common.evaluation picture COMPLETED_DIR DATASET_DIR`."""
+"""Command line of the evaluation tools.
+
+python -m common.evaluation picture COMPLETED_DIR DATASET_DIR      a picture of every completed subject
+python -m common.evaluation contribution RESULTS_DIR               which sequence makes the others best
+python -m common.evaluation compare RESULTS_DIR RESULTS_DIR ...    a leaderboard of runs, with paired tests
+python -m common.evaluation compare --help                         the options of one command
+"""
 
 from __future__ import annotations
 
+import sys
+import warnings
+from importlib import import_module
+
 import fire
 
-from .completed import draw_completed
+COMMANDS = {  # name: module and function; a module is imported when its command is called, so that help is quick
+    "picture": ("completed", "draw_completed"),
+    "contribution": ("contribution", "contribution"),
+    "compare": ("compare", "compare"),
+}
+
+
+def main() -> None:
+    """Runs one command; what the user can mend is one line on stderr and exit status 2."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(__doc__.strip())
+        return
+    try:
+        if name not in COMMANDS:
+            raise ValueError(f"Unknown command {name!r}; there are: {', '.join(COMMANDS)}")
+        module, function = COMMANDS[name]
+        command = getattr(import_module(f".{module}", __package__), function)
+        fire.Fire({name: command}, name="common.evaluation")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
 
 if __name__ == "__main__":
-    fire.Fire({"picture": draw_completed}, name="common.evaluation")
+    main()

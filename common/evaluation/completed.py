@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,7 +34,9 @@ def draw_completed(completed_dir: str, dataset_dir: str, *, subject_list: str = 
     known = _known_images(dataset_dir, subject_list)
     made = []
     for sidecar_dir in sorted({path.parent for path in Path(completed_dir).glob("*/*_*.json")}):
-        sidecars = [json.loads(path.read_text()) for path in sorted(sidecar_dir.glob("*_*.json"))]
+        sidecars = _sidecars(sidecar_dir)
+        if not sidecars:
+            continue
         subject = sidecars[0]["subject"]
         names = [s["target"] for s in sidecars]
         grid = read(sidecars[0]["grid"])
@@ -57,6 +60,12 @@ def draw_completed(completed_dir: str, dataset_dir: str, *, subject_list: str = 
     if not made:
         raise FileNotFoundError(f"No completed subject in {completed_dir}, the output_dir of `run inference`.")
     return made
+
+
+def _sidecars(folder: Path) -> list[dict[str, Any]]:
+    """Of the completed images alone: uncertainties, differentiation maps and scores lie in such folders too."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*_*.json"))}
+    return [content for name, content in found.items() if name == f"{content.get('subject')}_{content.get('target')}"]
 
 
 class _Reader:

@@ -3,127 +3,167 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import monai
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 from tqdm import tqdm
 
-from ..inference.weights import sha256
-from .conventions import brain_mask, score
+from ..inference.inferers import Route
+from ..inference.weights import origin
+from .conventions import CONVENTIONS, brain_mask, score
 from .metrics import load_lpips
 from .rivals import IntensityMap, copy_source
 from .scores import ScoreTable
+from .volumes import WorstVolumes
 
 
 class ScoreMatrix:
-    """Scores the predictions of a `MatrixInferer`, prints the table and writes `scores.csv` and `scores.json`.
+    """Scores the predictions of a `MatrixInferer`, prints the table and writes the scores under each convention.
 
-    Attach it to an evaluator whose postprocessing leaves, per subject, "pred" [S * S, X, Y, Z] and "label"
+    Attach it to an evaluator whose postprocessing leaves, per subject, "pred" [routes, X, Y, Z] and "label"
     [S, X, Y, Z] (training units) in the output, and in the batch "available" [S], "subject", and whatever masks the
     subject has, all on one grid.
 
     Args:
         sequences: S names, in the network's order.
+        routes: what each channel of "pred" is, `MatrixInferer.routes`.
         training: subjects that the intensity map is fitted on, each with "image" and "available".
-        output_dir: where the two files go.
-        weights: file whose sha256 the JSON names.
+        output_dir: where `scores_<convention>.csv` and `.json` go.
+        weights, metadata_file: the network's weights and the bundle's metadata.json, for the JSON.
+        conventions: names of `CONVENTIONS`.
         brain: the batch's key of the brain mask; without it, the target's non-background.
         regions: keys of further masks, scored where a subject has them.
         lpips_weights: AlexNet's weights: a file, "download", or "none" to report LPIPS as missing.
-        truth: what the label is, for the JSON: "images" as acquired, or the noise-free "reference".
-        seed: for the JSON.
+        keep: the volumes of so many subjects, those with the worst scores, are written for the report.
+        info: what else the JSON shall say: the truth, the seed, the run's configuration.
+
+    Attributes:
+        tables: the scores by convention.
     """
 
     def __init__(
         self,
         sequences: Sequence[str],
+        routes: Sequence[Route],
         training: Iterable[dict[str, Any]],
         output_dir: str,
         weights: str,
+        metadata_file: str,
+        conventions: Sequence[str] = ("declared",),
         brain: str = "brain",
         regions: Sequence[str] = (),
         lpips_weights: str = "none",
-        truth: str = "images",
-        seed: int = 0,
+        keep: int = 0,
+        info: Mapping[str, Any] | None = None,
     ) -> None:
+        if unknown := set(conventions) - CONVENTIONS.keys():
+            raise ValueError(f"conventions has {', '.join(sorted(unknown))}; there are: {', '.join(CONVENTIONS)}.")
         self.sequences = list(sequences)
+        self.routes = list(routes)
         self.training = training
         self.output_dir = Path(output_dir)
+        self.conventions = list(conventions)
         self.brain = brain
         self.regions = list(regions)
         self.lpips = load_lpips(lpips_weights)
-        self.weights = weights
-        self.info = {"lpips": self.lpips.sha256 if self.lpips else "missing", "truth": truth, "seed": seed}
-        self.table = ScoreTable("declared")
-        self.masks: set[str] = set()
+        self.origin = origin(metadata_file, weights)
+        self.keep = keep
+        self.info = dict(info or {})
+        self.map: IntensityMap | None = None
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.fit)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
-    def fit(self, engine: Engine) -> None:
-        """Fits the intensity map."""
-        self.map = IntensityMap(self.sequences)
-        for item in tqdm(self.training, desc="fitting the intensity map"):
-            self.map.fit(item["image"], item["available"].tolist())
+    def start(self, engine: Engine) -> None:
+        """Empty tables; the intensity map is fitted once."""
+        self.tables = {name: ScoreTable(name, CONVENTIONS[name].region) for name in self.conventions}
+        self.volumes = WorstVolumes(self.output_dir / "volumes", self.sequences, self.keep)
+        self.masks: set[str] = set()
+        if self.map is None:
+            self.map = IntensityMap(self.sequences)
+            for item in tqdm(self.training, desc="fitting the intensity map"):
+                self.map.fit(item["image"], item["available"].tolist())
 
     def update(self, engine: Engine) -> None:
         """Scores one subject."""
         batch, output = engine.state.batch[0], engine.state.output[0]
-        label, count = output["label"], len(self.sequences)  # postprocessing returns it there, not in the batch
-        pred = output["pred"].unflatten(0, (count, count))
-        available = batch["available"].nonzero()[:, 0].tolist()
+        label, pred = output["label"], output["pred"]  # postprocessing returns it there, not in the batch
+        available = batch["available"].tolist()
         regions = {name: batch[name][0] > 0 for name in self.regions if name in batch and (batch[name] > 0).any()}
         self.masks.add("the subject list's" if self.brain in batch else "the target's non-background")
-        for j in available:
-            brain = batch[self.brain][0] > 0 if self.brain in batch else brain_mask(label[j])
-            for i in available:
-                made: dict[str, Callable[[], Tensor]] = {
-                    "network": lambda i=i, j=j: pred[i, j],
-                    "copy": lambda i=i, j=j: copy_source(label[i], i, j),
-                    "map": lambda i=i, j=j: self.map.predict(label[i], i, j),
-                }
-                for method in made if i != j else ["network"]:
-                    self._add(batch["subject"], method, i, j, made[method], label[j], brain, regions)
+        brains = [batch[self.brain][0] > 0 if self.brain in batch else brain_mask(image) for image in label]
+        for channel, route in enumerate(tqdm(self.routes, desc=f"scoring {batch['subject']}", leave=False)):
+            sources = tuple(i for i in route.sources if available[i])
+            if not available[route.target] or not sources:
+                continue
+            name = self._name(route)
+            for method, make in self._methods(route, sources, pred[channel], label).items():
+                made = self._make(make)
+                for convention, table in self.tables.items() if made is not None else ():
+                    numbers = score(
+                        made,
+                        label[route.target],
+                        brains[route.target],
+                        convention=convention,
+                        lpips=self.lpips,
+                        regions=regions,
+                    )
+                    table.add(batch["subject"], method, name, self.sequences[route.target], numbers)
+        self.volumes.offer(batch["subject"], self._worst(batch["subject"]), pred, label, available, brains)
 
-    def _add(
-        self,
-        subject: str,
-        method: str,
-        i: int,
-        j: int,
-        make: Callable[[], Tensor],
-        truth: Tensor,
-        brain: Tensor,
-        regions: dict,
-    ) -> None:
+    def _name(self, route: Route) -> str:
+        if len(route.sources) > 1:
+            return "others"
+        return ">".join(self.sequences[k] for k in (*route.sources, *route.via))
+
+    def _methods(
+        self, route: Route, sources: tuple[int, ...], pred: Tensor, label: Tensor
+    ) -> dict[str, Callable[[], Tensor]]:
+        """The network and, of several sources by their mean, its two rivals."""
+        j = route.target
+        if sources == (j,):
+            return {"network": lambda: pred}
+
+        def mean(of: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+            return torch.stack([of(label[i], i, j) for i in sources]).mean(0)
+
+        return {"network": lambda: pred, "copy": lambda: mean(copy_source), "map": lambda: mean(self.map.predict)}
+
+    @staticmethod
+    def _make(make: Callable[[], Tensor]) -> Tensor | None:
         try:
-            made = make()
+            return make()
         except ValueError as error:  # a pair that no training subject has
             warnings.warn(str(error), stacklevel=2)
-            return
-        numbers = score(made, truth, brain, lpips=self.lpips, regions=regions)
-        self.table.add(subject, method, self.sequences[i], self.sequences[j], numbers)
+            return None
+
+    def _worst(self, subject: str) -> float:
+        """The network's mean PSNR over the pairs, under the first convention."""
+        rows = self.tables[self.conventions[0]].rows
+        values = [r["psnr"] for r in rows if (r["subject"], r["method"]) == (subject, "network")]
+        return float(np.mean([value for value in values if np.isfinite(value)] or [np.inf]))
 
     def write(self, engine: Engine) -> None:
-        """Prints the table and writes both files."""
-        versions = {"monai": monai.__version__, "torch": torch.__version__}
-        masks = " and ".join(sorted(self.masks))
+        """Prints the tables and writes their files."""
         info = {
+            "sequences": self.sequences,
             **self.info,
-            "weights": self.weights,
-            "weights_sha256": sha256(self.weights),
-            "brain_mask": masks,
-            **versions,
+            "lpips": self.lpips.sha256 if self.lpips else "missing",
+            **self.origin,
+            "brain_mask": " and ".join(sorted(self.masks)),
+            "monai": monai.__version__,
+            "torch": torch.__version__,
         }
-        self.table.write(self.output_dir, info=info)
-        self.table.print_table()
-        print(
-            f"Scored against the subjects' {self.info['truth']}; scores.csv and scores.json are in {self.output_dir}."
-        )
+        for table in self.tables.values():
+            table.write(self.output_dir, info=info)
+            table.print_table()
+        files = ", ".join(f"scores_{name}.csv and .json" for name in self.tables)
+        print(f"Scored against the subjects' {self.info.get('truth', 'images')}; {files} are in {self.output_dir}.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -60,53 +61,95 @@ def nmse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     return ((pred - target).square().sum() / target.square().sum()).item()
 
 
-def _smooth(x: Tensor, taps: list[float]) -> Tensor:
-    """Filters the last three axes of x [..., X, Y, Z] with the same odd-length taps, borders mirrored: d c b a|a b c d.
+@dataclass(frozen=True)
+class Window:
+    """What SSIM's local means and variances are taken over: the same weights along each of some axes.
 
-    Shifted sums instead of `conv3d`: on recent GPUs convolutions round to TF32 (10 bits), which ruins the variances.
+    Attributes:
+        weights: along one axis, an odd number of voxels, summing to 1.
+        axes: the volume's axes; without the last, every axial slice is an image of its own.
+        sample: divide variances by N - 1 instead of N, for N voxels of equal weight, as scikit-image does by default.
+
+    Raises:
+        ValueError: the window is even.
     """
-    radius = len(taps) // 2
-    for axis in (-3, -2, -1):
-        size = x.shape[axis]
-        index = torch.arange(-radius, size + radius, device=x.device) % (2 * size)
-        padded = x.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
-        x = torch.zeros_like(x)
-        for k, tap in enumerate(taps):
-            x.add_(padded.narrow(axis, k, size), alpha=tap)
-    return x
+
+    weights: tuple[float, ...]
+    axes: tuple[int, ...] = (-3, -2, -1)
+    sample: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.weights) % 2 == 0:
+            raise ValueError(f"The SSIM window must be odd, got {len(self.weights)} voxels")
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The local means of x [..., X, Y, Z], borders mirrored: d c b a|a b c d.
+
+        Shifted sums instead of `conv3d`: on recent GPUs convolutions round to TF32 (10 bits), which ruins variances.
+        """
+        radius = len(self.weights) // 2
+        for axis in self.axes:
+            size = x.shape[axis]
+            index = torch.arange(-radius, size + radius, device=x.device) % (2 * size)
+            padded = x.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
+            x = torch.zeros_like(x)
+            for k, weight in enumerate(self.weights):
+                x.add_(padded.narrow(axis, k, size), alpha=weight)
+        return x
+
+    def variance(self, x: Tensor, mean: Tensor) -> Tensor:
+        """The local variances of x, whose local means are known."""
+        count = len(self.weights) ** len(self.axes)
+        return (self.mean(x.square()) - mean.square()) * (count / (count - 1) if self.sample else 1)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """x [X, Y, Z] without the rim from which the window reaches over the border; empty if it always does."""
+        rim = len(self.weights) // 2
+        for axis in self.axes:
+            x = x.narrow(axis, min(rim, x.shape[axis]), max(x.shape[axis] - 2 * rim, 0))
+        return x
 
 
-def ssim_map(pred: Tensor, target: Tensor, *, sigma: float = 1.5, window: int = 11, data_range: float = 1.0) -> Tensor:
-    """Structural similarity of every voxel, 3D Gaussian window (Wang et al. 2004, doi:10.1109/TIP.2003.819861, Eq. 13).
+def gaussian(sigma: float, width: int) -> tuple[float, ...]:
+    """The weights of a Gaussian with this standard deviation and width in voxels."""
+    weights = [math.exp(-0.5 * ((k - width // 2) / sigma) ** 2) for k in range(width)]
+    return tuple(weight / sum(weights) for weight in weights)
 
-    Equals scikit-image's `structural_similarity(..., gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-    full=True)` on the whole map, mirrored borders included.
+
+GAUSSIAN = Window(gaussian(1.5, 11))  # Wang et al. 2004; torchmetrics' and MONAI's default
+GAUSSIAN_2D = Window(gaussian(1.5, 11), axes=(-3, -2))
+UNIFORM = Window((1 / 7,) * 7, sample=True)  # scikit-image's default
+
+
+def ssim_map(
+    pred: Tensor, target: Tensor, *, window: Window = GAUSSIAN, data_range: float = 1.0, low: float = 0.0
+) -> Tensor:
+    """Structural similarity of every voxel (Wang et al. 2004, doi:10.1109/TIP.2003.819861, Eq. 13).
+
+    Equals scikit-image's `structural_similarity(..., full=True)` on the whole map, mirrored borders included; there
+    `GAUSSIAN` is called `gaussian_weights=True, sigma=1.5, use_sample_covariance=False`, and `UNIFORM` the default.
 
     Args:
         pred: prediction, [X, Y, Z].
         target: truth, [X, Y, Z].
-        sigma: the Gaussian's standard deviation in voxels.
-        window: the Gaussian's width in voxels, odd.
+        window: what local means are taken over.
         data_range: the intensity range of both images.
+        low: where that range begins; the result is that of any other value, but for rounding.
 
     Returns:
         The map, [X, Y, Z], at most 1.
 
     Raises:
-        ValueError: the shapes differ, or the window is even.
+        ValueError: the shapes differ.
     """
     pred, target = _pair(pred, target, None)
-    if window % 2 == 0:
-        raise ValueError(f"The SSIM window must be odd, got {window}")
-    weights = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-(window // 2), window // 2 + 1)]
-    taps = [weight / sum(weights) for weight in weights]
     # Half sum s and half difference d: 2 cov(p, t) = 2 (var s - var d) and var p + var t = 2 (var s + var d). Four
-    # moments instead of five, exact where the images agree; shifting s by half the range, which leaves its variance,
-    # keeps the rest of the cancellation below 1e-4 in float32.
-    shift = data_range / 2
+    # moments instead of five, exact where the images agree; shifting s by the range's middle, which leaves its
+    # variance, keeps the rest of the cancellation below 1e-4 in float32.
+    shift = low + data_range / 2
     half = torch.stack([(pred + target) / 2 - shift, (pred - target) / 2])  # (2, X, Y, Z)
-    mean, square = _smooth(half, taps), _smooth(half.square(), taps)
-    var_s, var_d = square - mean.square()
+    mean = window.mean(half)
+    var_s, var_d = window.variance(half, mean)
     mean_s, mean_d = (mean[0] + shift).square(), mean[1].square()
     c1, c2 = (0.01 * data_range) ** 2 / 2, (0.03 * data_range) ** 2 / 2
     luminance = (mean_s - mean_d + c1) / (mean_s + mean_d + c1)

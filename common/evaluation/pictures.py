@@ -43,7 +43,7 @@ def _fullest(volumes: Sequence[np.ndarray], axis: int) -> int:
     return int(full[len(full) // 2])
 
 
-def _upright(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
+def upright(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
     """A slice of a RAS volume as rows x columns: patient's right (or front) on the left, front (or top) up."""
     return np.flip(volume.take(index, axis)).T
 
@@ -55,7 +55,7 @@ def _box(images: Sequence[np.ndarray], margin: int = 4) -> tuple[slice, slice]:
     return tuple(slice(max(k[0] - margin, 0), k[-1] + margin + 1) if k.size else slice(None) for k in spans)
 
 
-def _white(image: np.ndarray) -> float:
+def white_level(image: np.ndarray) -> float:
     """The intensity shown white: the foreground's p99.5."""
     foreground = image[image > 0]
     return float(np.percentile(foreground, 99.5)) if foreground.size else 1.0
@@ -63,7 +63,7 @@ def _white(image: np.ndarray) -> float:
 
 def _panels(made: np.ndarray, true: np.ndarray | None, name: str) -> list[Panel]:
     """A row's right half: the synthesised image and, with a truth, that and their difference."""
-    white = _white(made if true is None else true)
+    white = white_level(made if true is None else true)
     panels = [Panel(f"{name}, synthesised", made, white)]
     if true is not None:
         panels += [Panel(f"{name}, true", true, white)]
@@ -106,8 +106,8 @@ def _slices(groups: Sequence[Images], axis: int, index: int | None) -> list[Imag
     if len({volume.shape for volume in volumes}) != 1:
         raise ValueError(f"Expected images of one shape, got {[volume.shape for volume in volumes]}")
     index = _fullest(volumes, axis) if index is None else index
-    box = _box([_upright(volume, axis, index) for volume in volumes])
-    return [{name: _upright(v, axis, index)[box] for name, v in group.items()} for group in groups]
+    box = _box([upright(volume, axis, index) for volume in volumes])
+    return [{name: upright(v, axis, index)[box] for name, v in group.items()} for group in groups]
 
 
 def completion_picture(
@@ -141,7 +141,7 @@ def completion_picture(
     if not synthesised:
         raise ValueError("There is no synthesised image to show")
     given, made, true = _slices([sources, synthesised, truth or {}], axis, index)
-    left = [Panel(name, image, _white(image)) for name, image in given.items()]
+    left = [Panel(name, image, white_level(image)) for name, image in given.items()]
     rows = [left + _panels(image, true.get(name), name) for name, image in made.items()]
     across, up = (spacing[k] for k in range(3) if k != axis)
     figure = _draw(rows, aspect=up / across, side="A" if axis == 0 else "R", title=title)

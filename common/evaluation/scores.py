@@ -16,6 +16,11 @@ METHODS = ("network", "copy", "map")
 KEYS = ("method", "subject", "source", "target")
 
 
+def is_sequence(source: str) -> bool:
+    """Whether a row's source is one sequence, not "others" and not a path such as "T1>T1Gd"."""
+    return source != "others" and ">" not in source
+
+
 def _finite(values: Iterable[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
@@ -44,19 +49,59 @@ def _strict(value: Any) -> Any:
 class ScoreTable:
     """The scores of a test set under one convention.
 
+    A source is a sequence, "others" (all that the subject has but the target) or a path such as "T1>T1Gd".
+
     Args:
         convention: its name; it stands in everything that is written or printed.
+        region: where the main numbers are measured, in words that can follow "PSNR".
+
+    Attributes:
+        info: what `read` found beside the numbers: weights' sha256, versions, seed, subjects ...
 
     Example:
         >>> table = ScoreTable("declared")
         >>> table.add("sub-01", "network", "T1", "T2", score(pred, target, brain))
-        >>> table.write(folder, info={"seed": 0})
+        >>> table.write(folder, info={"seed": 0})  # scores_declared.csv and scores_declared.json
         >>> table.print_table()
+        >>> ScoreTable.read(folder, "declared").rows
     """
 
-    def __init__(self, convention: str = "declared") -> None:
+    def __init__(self, convention: str = "declared", region: str = "") -> None:
         self.convention = convention
+        self.region = region
+        self.info: dict[str, Any] = {}
         self._rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
+
+    @classmethod
+    def read(cls, folder: str | Path, convention: str = "declared") -> ScoreTable:
+        """What `write` wrote.
+
+        Raises:
+            FileNotFoundError: the folder has no scores under this convention; the message names those it has.
+            ValueError: the CSV is not of the JSON's subjects.
+        """
+        folder = Path(folder)
+        if not (folder / f"scores_{convention}.json").exists():
+            found = sorted(path.stem.removeprefix("scores_") for path in folder.glob("scores_*.json"))
+            raise FileNotFoundError(
+                f"{folder} has no scores under the convention '{convention}', only {', '.join(found) or 'none'}. "
+                f"Make them with `run evaluating --conventions \"['{convention}']\"`."
+            )
+        table = cls(convention)
+        table.info = json.loads((folder / f"scores_{convention}.json").read_text(encoding="utf-8"))
+        table.region = table.info.get("region", "")
+        with (folder / f"scores_{convention}.csv").open(encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                key = [line.pop(name) for name in ("subject", "method", "source", "target")]
+                table.add(*key, {name: float(value) for name, value in line.items() if value})
+        if table.subjects != table.info["subjects"]:
+            raise ValueError(f"scores_{convention}.csv and .json in {folder} name different subjects; evaluate again.")
+        return table
+
+    @property
+    def subjects(self) -> list[str]:
+        """In order of appearance."""
+        return list(dict.fromkeys(subject for _, subject, _, _ in self._rows))
 
     def add(self, subject: str, method: str, source: str, target: str, numbers: Mapping[str, float]) -> None:
         """Adds one row; `numbers` are those of `score`.
@@ -103,12 +148,11 @@ class ScoreTable:
             result.append(entry)
         return result
 
-    def write(self, folder: str | Path, name: str = "scores", info: Mapping[str, Any] | None = None) -> None:
-        """Writes `<name>.csv`, one line per subject, pair and method, and `<name>.json`, the information and summary.
+    def write(self, folder: str | Path, info: Mapping[str, Any] | None = None) -> None:
+        """Writes `scores_<convention>.csv`, a line per subject, pair and method, and `.json`, information and summary.
 
         Args:
             folder: made if it is not there.
-            name: the files' name without its ending.
             info: what a reader needs to trust the numbers: the weights' sha256, versions, seed, origin of the masks.
         """
         folder = Path(folder)
@@ -117,23 +161,26 @@ class ScoreTable:
         writer = csv.DictWriter(lines, ["subject", "method", "source", "target", *self.metrics], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        _replace(folder / f"{name}.csv", lines.getvalue())
-        subjects = list(dict.fromkeys(subject for _, subject, _, _ in self._rows))
-        content = {**(info or {}), "convention": self.convention, "subjects": subjects, "summary": self.summary()}
-        _replace(folder / f"{name}.json", json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
+        _replace(folder / f"scores_{self.convention}.csv", lines.getvalue())
+        head = {"convention": self.convention, "region": self.region, "subjects": self.subjects}
+        content = {**(info or {}), **head, "summary": self.summary()}
+        _replace(
+            folder / f"scores_{self.convention}.json", json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"
+        )
 
     def print_table(self) -> None:
         """Prints `table`."""
         print(self.table())
 
     def table(self) -> str:
-        """The in-brain means as text: a matrix source x target, then the reconstructions, then averages over pairs."""
+        """The means as text: a matrix source x target, then the reconstructions, then averages over pairs."""
         pairs = dict.fromkeys((s, t) for _, _, s, t in self._rows)
         sources, targets = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True)) if pairs else ([], [])
         subjects = len({subject for _, subject, _, _ in self._rows})
         head = max([len("source"), *map(len, sources)]) + 2
+        region = f", {self.region}" if self.region else ""
         lines = [
-            f"Convention {self.convention}, in the brain, mean over {subjects} subject{'s' * (subjects != 1)}.",
+            f"Convention {self.convention}{region}, mean over {subjects} subject{'s' * (subjects != 1)}.",
             "Network: PSNR (dB) / SSIM; below it the rivals' PSNR: copy | map. Rows: source, columns: target.",
             "",
             "source".ljust(head) + "".join(target.rjust(16) for target in targets),
@@ -145,26 +192,32 @@ class ScoreTable:
         same = [f"{s} {self._cell(s, t, True)[0]}" for s, t in pairs if s == t]
         if same:
             lines += ["", "Reconstruction (source = target): " + ", ".join(same)]
-        return "\n".join([*lines, "", self._verdict([pair for pair in pairs if pair[0] != pair[1]])])
+        plain = [(s, t) for s, t in pairs if is_sequence(s) and s != t]
+        lines += ["", self._verdict("pairs, source != target", plain)]
+        if fused := [pair for pair in pairs if pair[0] == "others"]:
+            lines += [self._verdict("sequences, each from all the others", fused)]
+        return "\n".join(lines)
 
     def _cell(self, source: str, target: str, diagonal: bool = False) -> tuple[str, str]:
         """A pair's two lines: the network's PSNR / SSIM, and the rivals' PSNR; the matrix leaves the diagonal open."""
         if source == target and not diagonal:
             return "--", ""
+        if not self._values("psnr", "network", source, target):
+            return "", ""
         psnr = [_mean(self._values("psnr", method, source, target)) for method in METHODS]
         ssim = _mean(self._values("ssim", "network", source, target))
         network, copy, intensity = ("-" if math.isnan(value) else f"{value:.2f}" for value in psnr)
         return f"{network} / {'-' if math.isnan(ssim) else f'{ssim:.3f}'}", f"{copy} | {intensity}"
 
-    def _verdict(self, pairs: list[tuple[str, str]]) -> str:
+    def _verdict(self, what: str, pairs: list[tuple[str, str]]) -> str:
         """Averages over the pairs that every method scored: only those compare."""
         means = {m: {pair: _mean(self._values("psnr", m, *pair)) for pair in pairs} for m in METHODS}
         means = {method: values for method, values in means.items() if _finite(values.values())}
         shared = [pair for pair in pairs if all(math.isfinite(values[pair]) for values in means.values())]
         if not means or not shared:
-            return "No pair with source != target that every method scored."
+            return f"None of the {what}, that every method scored."
         averages = ", ".join(f"{method} {_mean(values[p] for p in shared):.2f}" for method, values in means.items())
-        line = f"Mean over {len(shared)} of {len(pairs)} pairs, source != target: {averages} dB"
+        line = f"Mean over {len(shared)} of {len(pairs)} {what}: {averages} dB"
         if {"network", "map"} <= means.keys():
             wins = sum(means["network"][pair] > means["map"][pair] for pair in shared)
             line += f"; the network beats the map for {wins}"

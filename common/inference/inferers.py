@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..training.checkpoints import unwrapped
-from ..translation import is_available
+from ..translation import TranslationNetwork, is_available
 
 
 class SlabInferer(Inferer):
@@ -58,14 +59,23 @@ class CompletionInferer(Inferer):
         sequences: S names, in the network's order.
         targets: see `resolve_targets`.
         inferer: `SlabInferer`, `monai.inferers.SlidingWindowInferer`, or None for the whole volume at once.
+        uncertainty: add S channels with the standard deviations, see `TranslationNetwork.complete`. Where windows
+            overlap, theirs are averaged. "true" and "false" are what MONAI's command line makes of true and false.
     """
 
     def __init__(
-        self, sequences: Sequence[str], targets: str | Sequence[str] | None = None, inferer: Inferer | None = None
+        self,
+        sequences: Sequence[str],
+        targets: str | Sequence[str] | None = None,
+        inferer: Inferer | None = None,
+        uncertainty: bool | str = False,
     ) -> None:
+        if str(uncertainty).lower() not in ("true", "false"):
+            raise ValueError(f"uncertainty is {uncertainty!r}; it must be true or false.")
         self.sequences = sequences
         self.targets = targets
         self.inferer = inferer or SimpleInferer()
+        self.uncertainty = str(uncertainty).lower() == "true"
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         available = available_sequences(inputs)
@@ -73,26 +83,78 @@ class CompletionInferer(Inferer):
         if not targets:
             return with_meta(torch.zeros(inputs.shape), inputs)
         complete = partial(unwrapped(network).complete, sources=available, targets=targets)
+        if self.uncertainty:
+            complete = partial(complete, uncertainty=True)
         return with_meta(self.inferer(plain(inputs), complete), inputs)
 
 
-class MatrixInferer(Inferer):
-    """Every available source to every sequence, [1, S, X, Y, Z] to [1, S * S, X, Y, Z] (rows are sources).
+class Route(NamedTuple):
+    """One way to a sequence: from one `sources`, from several fused, or from one by way of others made in between."""
 
-    Each source is encoded once. Rows of sources that the subject lacks are 0.
+    sources: tuple[int, ...]
+    via: tuple[int, ...]
+    target: int
+
+
+class MatrixInferer(Inferer):
+    """Every available source to every sequence, [1, S, X, Y, Z] to [1, S * S + ..., X, Y, Z]: a channel per route.
+
+    First the S * S pairs, rows being sources; each source is encoded once for them. Then, if wanted, S channels of
+    each sequence as `complete` makes it from all the others, then one channel per path. Channels that the subject
+    lacks the sources for are 0.
+
+    Args:
+        sequences: S names, in the network's order.
+        inferer: see `CompletionInferer`.
+        multi_source: add the S channels made from several sources.
+        paths: multi-step translations, such as ["T1", "T1Gd", "T2"]: T2 from the T1Gd that was made from T1.
+
+    Attributes:
+        routes: what each channel is.
+
+    Raises:
+        ValueError: a path is shorter than three sequences, or names one that is not in `sequences`.
     """
 
-    def __init__(self, inferer: Inferer | None = None) -> None:
+    def __init__(
+        self,
+        sequences: Sequence[str],
+        inferer: Inferer | None = None,
+        multi_source: bool = False,
+        paths: Sequence[Sequence[str]] = (),
+    ) -> None:
         self.inferer = inferer or SimpleInferer()
+        every = range(len(sequences))
+        self.routes = [Route((i,), (), j) for i in every for j in every]
+        if multi_source:
+            self.routes += [Route(tuple(i for i in every if i != j), (), j) for j in every]
+        for path in paths:
+            if len(path) < 3:
+                raise ValueError(f"The path {' > '.join(path)} is no multi-step translation: name three or more.")
+            first, *via, last = resolve_targets(path, sequences, ())
+            self.routes.append(Route((first,), tuple(via), last))
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         network, image = unwrapped(network), plain(inputs)
-        every = range(network.sequences)
-        matrix = torch.zeros(1, network.sequences**2, *image.shape[2:])
-        for i in available_sequences(inputs):  # a row at a time bounds the memory
-            rows = slice(i * network.sequences, (i + 1) * network.sequences)
-            matrix[:, rows] = self.inferer(image, partial(network.translate, sources=[i], targets=every)).to(matrix)
-        return with_meta(matrix, inputs)
+        available, count = available_sequences(inputs), network.sequences
+        made = torch.zeros(1, len(self.routes), *image.shape[2:])
+        for i in available:  # a row at a time bounds the memory
+            row = slice(i * count, (i + 1) * count)
+            made[:, row] = self._translate(network, image, i, range(count)).to(made)
+        if any(len(route.sources) > 1 for route in self.routes):
+            whole = self.inferer(image, partial(network.complete, sources=available, targets=range(count)))
+            made[:, count**2 : count**2 + count] = whole.to(made)
+        for channel, route in enumerate(self.routes):
+            if route.via and route.sources[0] in available:
+                step = image.clone()
+                step[:, route.via[0]] = made[:, route.sources[0] * count + route.via[0]].to(step)
+                for i, j in pairwise((*route.via, route.target)):
+                    step[:, j] = self._translate(network, step, i, [j])[:, 0].to(step)
+                made[:, channel] = step[:, route.target].to(made)
+        return with_meta(made, inputs)
+
+    def _translate(self, network: TranslationNetwork, image: Tensor, source: int, targets: Sequence[int]) -> Tensor:
+        return self.inferer(image, partial(network.translate, sources=[source], targets=targets))
 
 
 def available_sequences(inputs: Tensor) -> list[int]:

@@ -6,8 +6,9 @@ import datetime
 import functools
 import json
 import logging
+import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from monai.transforms import Transform
 
 from ..data.normalisation import unscale
 from .inferers import resolve_targets
-from .weights import sha256
+from .weights import origin
 
 logger = logging.getLogger(__name__)
 SYNTHESISED = b"synthesised"  # in the header of what is written here, the only files that it replaces
@@ -46,25 +47,85 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path) -> None:
     path = Path(path)
     if path.exists() and path.samefile(like):
         raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(image, temporary)
+    _write(path, functools.partial(nib.save, image))
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """To another name first, so that no reader ever meets half a file."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    write(temporary)
     os.replace(temporary, path)
 
 
-class SaveCompleted(Transform):
-    """Writes `<output_dir>/<subject>/<subject>_<target>.nii.gz` and a JSON sidecar for each wanted target.
-
-    A missing target has no scale of its own to go back to: it is written in normalised units times the scale that
-    the training subjects had, which lies in the weights.
+class SaveVolumes(Transform):
+    """Base of what writes volumes `<output_dir>/<subject>/<subject>_<name>.nii.gz`, each with a JSON sidecar.
 
     Args:
         output_dir: made if need be.
         sequences: S names, in the network's order.
         targets: see `common.inference.inferers.resolve_targets`.
-        reference_scale: scale and offset [S, 2] of the training subjects, `network.reference_scale`.
         weights: file whose sha256 the sidecar names.
         metadata_file: the bundle's metadata.json, for its name and version.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        sequences: Sequence[str],
+        targets: str | Sequence[str] | None,
+        weights: str,
+        metadata_file: str,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.sequences = sequences
+        self.targets = targets
+        self.weights = weights
+        self.metadata_file = metadata_file
+
+    @functools.cached_property
+    def _origin(self) -> dict[str, Any]:
+        return origin(self.metadata_file, self.weights)
+
+    def _save(
+        self, volume: torch.Tensor, data: Mapping[Hashable, Any], name: str, target: int, sources: Sequence[int], **more
+    ) -> None:
+        """Volume [X, Y, Z], and a sidecar that says `more` besides subject, target, sources, grid and weights.
+
+        Raises:
+            ValueError: an acquired image would be overwritten; and what `save_like` raises.
+        """
+        path = self.output_dir / data["subject"] / f"{data['subject']}_{name}.nii.gz"
+        ours = path.exists() and nib.load(path).header["descrip"].item() == SYNTHESISED
+        if path.exists() and (not ours or any(path.samefile(file) for file in data["images"].values())):
+            raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
+        save_like(volume.numpy(), data["grid_file"], path)
+        sidecar = {
+            "subject": data["subject"],
+            "target": self.sequences[target],
+            "sources": {self.sequences[i]: data["images"][self.sequences[i]] for i in sources},
+            "grid": data["grid_file"],
+            **self._origin,
+            **more,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "note": "Made by a network, not acquired. Not for clinical use.",
+        }
+        _write(
+            path.with_name(f"{data['subject']}_{name}.json"),
+            lambda file: file.write_text(json.dumps(sidecar, indent=1)),
+        )
+
+
+class SaveCompleted(SaveVolumes):
+    """Writes `<subject>_<target>.nii.gz` for each wanted target and, where "pred" has 2 S channels, its uncertainty.
+
+    A missing target has no scale of its own to go back to: it is written in normalised units times the scale that
+    the training subjects had, which lies in the weights. So is the uncertainty, `<subject>_<target>_uncertainty.nii.gz`
+    (no file where it is nan: there is no spread).
+
+    Args:
+        reference_scale: scale and offset [S, 2] of the training subjects, `network.reference_scale`.
+        others: see `SaveVolumes`.
     """
 
     def __init__(
@@ -76,58 +137,49 @@ class SaveCompleted(Transform):
         weights: str,
         metadata_file: str,
     ) -> None:
-        self.output_dir = Path(output_dir)
-        self.sequences = sequences
-        self.targets = targets
+        super().__init__(output_dir, sequences, targets, weights, metadata_file)
         self.reference_scale = reference_scale.cpu()
-        self.weights = weights
-        self.metadata_file = metadata_file
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         available = data["available"].nonzero()[:, 0].tolist()
-        scale, offset = self.reference_scale.unbind(1)
-        known = torch.isfinite(scale)
-        images = unscale(torch.as_tensor(data["pred"]), torch.where(known, scale, 1), torch.where(known, offset, 0))
         targets = resolve_targets(self.targets, self.sequences, available)
         if not targets:
             logger.warning(f"{data['subject']} lacks nothing, so nothing is made; name what you want with --targets.")
+        pred = torch.as_tensor(data["pred"])
+        count = len(self.sequences)
         for j in targets:
-            name = self.sequences[j]
-            path = self.output_dir / data["subject"] / f"{data['subject']}_{name}.nii.gz"
-            ours = path.exists() and nib.load(path).header["descrip"].item() == SYNTHESISED
-            if path.exists() and (not ours or any(path.samefile(file) for file in data["images"].values())):
-                raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
-            save_like(images[j].numpy(), data["grid_file"], path)
-            sources = [self.sequences[i] for i in available if i != j or len(available) == 1]
-            self._save_sidecar(path, data, name, sources, self.reference_scale[j].tolist() if known[j] else None)
+            sources = [i for i in available if i != j or len(available) == 1]
+            self._save_image(data, pred[j], j, sources)
+            if len(pred) > count:
+                self._save_uncertainty(data, pred[count + j], j, sources)
         return data
 
-    @functools.cached_property
-    def _origin(self) -> dict[str, Any]:
-        metadata = json.loads(Path(self.metadata_file).read_text())
-        return {
-            "bundle": metadata["name"],
-            "bundle_version": metadata["version"],
-            "weights": Path(self.weights).name,
-            "weights_sha256": sha256(self.weights),
+    def _save_image(self, data: Mapping[Hashable, Any], image: torch.Tensor, j: int, sources: Sequence[int]) -> None:
+        scale, offset = self.reference_scale[j].tolist()
+        known = math.isfinite(scale)
+        if known:
+            image = unscale(image[None], *self.reference_scale[j])[0]
+        more = {
+            "units": "normalised * scale + offset of the training subjects" if known else "normalised, 0 to 1",
+            "scale": scale if known else None,
+            "offset": offset if known else None,
         }
+        self._save(image, data, self.sequences[j], j, sources, **more)
 
-    def _save_sidecar(
-        self, path: Path, data: Mapping[Hashable, Any], target: str, sources: list[str], scale: list[float] | None
+    def _save_uncertainty(
+        self, data: Mapping[Hashable, Any], spread: torch.Tensor, j: int, sources: Sequence[int]
     ) -> None:
-        content = {
-            "subject": data["subject"],
-            "target": target,
-            "sources": {name: data["images"][name] for name in sources},
-            "grid": data["grid_file"],
-            **self._origin,
-            "units": "normalised * scale + offset of the training subjects" if scale else "normalised, 0 to 1",
-            "scale": scale[0] if scale else None,
-            "offset": scale[1] if scale else None,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "note": "Synthesised by a network, not acquired. Not for clinical use.",
+        target, scale = self.sequences[j], self.reference_scale[j, 0].item()
+        if spread.isnan().any():
+            names = ", ".join(self.sequences[i] for i in sources)
+            logger.warning(
+                f"{data['subject']}: {target} is made from {names} alone; without a spread no uncertainty is written."
+            )
+            return
+        known = math.isfinite(scale)
+        more = {
+            "quantity": "unbiased standard deviation of the synthesised image over the ways to make it",
+            "units": "normalised * scale of the training subjects" if known else "normalised, 0 to 1",
+            "scale": scale if known else None,
         }
-        sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
-        temporary = sidecar.with_name(f".{os.getpid()}.{sidecar.name}")
-        temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, sidecar)
+        self._save(spread * scale if known else spread, data, f"{target}_uncertainty", j, sources, **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -37,6 +38,17 @@ def load_weights(network: nn.Module, path: str, device: torch.device | str = "cp
         )
     network.load_state_dict(found)
     return network.to(device).eval()
+
+
+def origin(metadata_file: str | Path, weights: str | Path) -> dict[str, str]:
+    """What everything that is written says about the network: bundle, version, the weights' file and its sha256."""
+    metadata = json.loads(Path(metadata_file).read_text())
+    return {
+        "bundle": metadata["name"],
+        "bundle_version": metadata["version"],
+        "weights": Path(weights).name,
+        "weights_sha256": sha256(weights),
+    }
 
 
 def sha256(path: str | Path) -> str:

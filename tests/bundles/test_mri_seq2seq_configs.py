@@ -28,6 +28,8 @@ RUNS = [
     ("train.json", "small.json", "evaluate.json"),
     ("inference.json",),
     ("inference.json", "small.json"),
+    ("inference.json", "differentiation.json"),
+    ("train.json", "evaluate.json", "robustness.json"),
 ]
 
 
@@ -84,6 +86,9 @@ def test_training_and_use_agree(name: str):
     used = other["preprocessing" if name == "inference.json" else "validate::preprocessing"]["transforms"]
     additions = {"masks": "@validate#masks", "label": "@truth"} if name == "evaluate.json" else {}
     assert used[0] == {**steps[0], **additions}
+    if name == "evaluate.json":
+        used.remove("@disturb")
+        assert other["disturbance"] == "none"
     for step, own in zip(steps[1:], used[1:], strict=True):
         if name == "evaluate.json" and step["_target_"].endswith("ScaleSequencesd"):
             step = {**step, "keys": ["image", "label"]}

@@ -68,6 +68,20 @@ def test_eq_1_of_an_offset(available: list, options: dict, offset: float):
     assert terms["l1_self"].item() == pytest.approx(20 * abs(offset) * itself, abs=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"spatial_dims": 3}])
+def test_the_gradient_term_sees_edges_only(options: dict):
+    terms, _ = Seq2SeqObjective(3, gradient_weight=10.0, **options)(Translator(0.2), batch(ALL))
+    assert terms["gradient"].item() == pytest.approx(0, abs=1e-4), "an offset has no edges"
+
+
+def test_the_gradient_term_of_a_ramp():
+    def add_ramp(*args) -> SimpleNamespace:
+        return SimpleNamespace(prediction=Translator()(*args).prediction + torch.arange(8.0).view(8, 1))
+
+    terms, _ = Seq2SeqObjective(3, gradient_weight=10.0)(add_ramp, batch(ALL))
+    assert terms["gradient"].item() == pytest.approx(10 * 2, rel=1e-5), "a step of 1 in [0, 1] along one axis, 0 else"
+
+
 def test_eq_1_of_a_wrong_sequence():
     # Whoever ignores the target and repeats the source is off by the difference of the images.
     image = batch([[1, 1, 0]])["image"]

@@ -78,14 +78,39 @@ def test_inference_fills_in_the_withheld_sequence(trained: Path, workflow, phant
     assert sidecar["scale"] == pytest.approx(mean_scale(phantom_dir)[3].item(), rel=1e-4)
 
 
+def test_uncertainty_lies_beside_the_image(workflow, tiny_weights: Path, phantom_dir: Path, tmp_path: Path, caplog):
+    """FLAIR of three sources has a spread, that of one source none."""
+    subjects = read_subjects(phantom_dir)
+    first, second = subjects["training"][:2]
+    del first["images"]["FLAIR"]
+    second["images"] = {"T2": second["images"]["T2"]}
+    (tmp_path / "few.json").write_text(json.dumps({**subjects, "training": [first, second]}))
+    settings = {"dataset_dir": phantom_dir, "subject_list": tmp_path / "few.json", "split": "training"}
+    output = {"ckpt_path": tiny_weights, "output_dir": tmp_path / "out", "targets": "FLAIR"}
+    workflow(BUNDLE, "inference.json", uncertainty="true", **settings, **output).run()
+    written = {path.name for path in (tmp_path / "out").rglob("*.nii.gz")}
+    names = [f"{first['subject']}_FLAIR", f"{second['subject']}_FLAIR", f"{first['subject']}_FLAIR_uncertainty"]
+    assert written == {f"{name}.nii.gz" for name in names}
+    assert f"{second['subject']}: FLAIR is made from T2 alone" in caplog.text
+    image, spread = (nib.load(tmp_path / "out" / first["subject"] / f"{names[k]}.nii.gz") for k in (0, 2))
+    assert np.array_equal(spread.affine, nib.load(first["images"]["T1"]).affine) and spread.shape == image.shape
+    made, deviation = image.get_fdata(), spread.get_fdata()
+    assert (deviation[made == 0] == 0).all() and deviation.max() > 0 and deviation.max() < made.max()
+    sidecar = json.loads((tmp_path / "out" / first["subject"] / f"{names[2]}.json").read_text())
+    assert list(sidecar["sources"]) == NAMES[:3] and sidecar["scale"] == 400
+    workflow(BUNDLE, "inference.json", **settings, **{**output, "output_dir": tmp_path / "plain"}).run()
+    plain = nib.load(tmp_path / "plain" / first["subject"] / f"{names[0]}.nii.gz")
+    np.testing.assert_allclose(made, plain.get_fdata(), rtol=1e-5)
+
+
 def test_evaluating_scores_the_test_subject(trained: Path, workflow, phantom_dir: Path, tmp_path: Path):
     settings = {"dataset_dir": phantom_dir, "ckpt_dir": trained, "output_dir": tmp_path, "truth": "reference"}
     workflow(BUNDLE, "train.json", "evaluate.json", **settings).run()
-    with open(tmp_path / "scores.csv", newline="") as file:
+    with open(tmp_path / "scores_declared.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and {row["subject"] for row in rows} == {"phantom_003"}
     assert all(np.isfinite(float(row[metric])) for row in rows for metric in ("ssim", "nmse"))
-    assert json.loads((tmp_path / "scores.json").read_text())["truth"] == "reference"
+    assert json.loads((tmp_path / "scores_declared.json").read_text())["truth"] == "reference"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +135,7 @@ def test_variants_train_complete_and_evaluate(workflow, phantom_dir: Path, tmp_p
     assert all(np.isfinite(image).all() and image.std() > 0 for image in images.values())
     workflow(BUNDLE, "train.json", "evaluate.json", output_dir=tmp_path / "eval", **use).run()
     count = len(names)
-    assert (tmp_path / "eval" / "scores.csv").read_text().count("\n") == 1 + 3 * count * (count - 1) + count
+    assert (tmp_path / "eval" / "scores_declared.csv").read_text().count("\n") == 1 + 3 * count * (count - 1) + count
 
 
 def test_a_training_too_short_to_be_validated_leaves_weights(workflow, phantom_dir: Path, tmp_path: Path):

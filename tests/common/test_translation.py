@@ -21,12 +21,14 @@ class Scaler(TranslationNetwork):
     def __init__(self, **options) -> None:
         super().__init__(3, **options)
         self.encoded: list[tuple[int, ...]] = []
+        self.decoded = 0
 
     def encode(self, image: Tensor, source: Tensor) -> Features:
         self.encoded.append(tuple(image.shape))
         return Features(image * (source @ OF_SOURCE).view(-1, *[1] * (image.ndim - 1)))
 
     def decode(self, representation: Features, target: Tensor) -> Tensor:
+        self.decoded += 1
         x = representation.features
         return x * (target @ OF_TARGET).view(-1, *[1] * (x.ndim - 1)) + BIAS
 
@@ -106,6 +108,47 @@ def test_every_source_is_encoded_once():
     network = Scaler()
     network(subjects(PATTERNS))
     assert network.encoded == [(4 * 5, 1, 4, 6)] * 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"slices": 3}, {"spatial_dims": 3}])
+def test_uncertainty_is_the_deviation_over_the_sources(options: dict):
+    network, image = Scaler(**options), subjects([[1, 1, 1]])
+    pred, spread = network.complete(image, [0, 1, 2], [2, 0], uncertainty=True).split(3, 1)
+    torch.testing.assert_close(pred, network.complete(image, [0, 1, 2], [2, 0]))
+    made = [0.3 * OF_SOURCE[i] * image[:, i] for i in (0, 1)]  # of two values, it is their distance over the root of 2
+    torch.testing.assert_close(spread[:, 2], (made[0] - made[1]).abs() / 2**0.5)
+    assert (spread[:, 1] == 0).all() and (spread[:, :, 0] == 0).all() and (spread[:, 0, 1:] > 0).any()
+
+
+def test_uncertainty_costs_no_more_than_the_image():
+    network, image = Scaler(), subjects([[1, 1, 1]])
+    network.complete(image, [0, 1, 2], [0, 1, 2], uncertainty=True)
+    assert (len(network.encoded), network.decoded) == (3, 6)
+
+
+@pytest.mark.parametrize(("available", "sources", "target"), [([1, 0, 1], [0, 2], 2), ([0, 1, 0], [1], 1)])
+def test_one_source_has_no_spread(available: list[int], sources: list[int], target: int):
+    network, image = Scaler(), subjects([available])
+    pred, spread = network.complete(image, sources, [target], uncertainty=True).split(3, 1)
+    assert spread[:, target].isnan().all() and torch.isfinite(pred).all()
+    torch.testing.assert_close(pred, network.complete(image, sources, [target]))
+
+
+def test_a_method_may_draw_its_variants():
+    class Drawing(Scaler):
+        def variants(self, representations):
+            return [Features(representations[0].features * share) for share in (0.5, 1.0, 1.5)]
+
+    image = subjects([[1, 0, 0]])
+    pred, spread = Drawing().complete(image, [0], [1], uncertainty=True).split(3, 1)
+    torch.testing.assert_close(pred, Scaler().complete(image, [0], [1]))
+    torch.testing.assert_close(spread[:, 1], 0.5 * OF_TARGET[1] * image[:, 0])
+
+
+def test_uncertainty_needs_known_sources():
+    with pytest.raises(ValueError, match="sources"):
+        Scaler().complete(subjects([[1, 1, 1]]), uncertainty=True)
 
 
 def test_translate_makes_every_pair():

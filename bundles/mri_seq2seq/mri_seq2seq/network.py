@@ -6,18 +6,17 @@ With its default values it is, layer by layer, the network that the authors rele
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .common.blocks.conditional import ConditionalConv, ConditionalResBlock
+from .common.blocks.conditional import freeze_target
 from .common.blocks.convlstm import ConvLSTM
+from .common.blocks.encoder import Encoder
 from .common.blocks.hyperconv import CodeLayer
+from .common.blocks.hyperdecoder import HyperDecoder
 from .common.translation import TranslationNetwork
 
 
@@ -27,68 +26,6 @@ class Representation(NamedTuple):
     features: Tensor
     compressed: Tensor
     source: Tensor
-
-
-class ConvBlock(nn.Sequential):
-    """Reflect-padded convolution, instance normalisation and, unless it ends a residual branch, leaky ReLU."""
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        act: bool = True,
-    ):
-        conv_type, norm_type = ((nn.Conv2d, nn.InstanceNorm2d), (nn.Conv3d, nn.InstanceNorm3d))[spatial_dims - 2]
-        conv = conv_type(in_channels, out_channels, kernel_size, stride, kernel_size // 2, padding_mode="reflect")
-        nn.init.kaiming_normal_(conv.weight, a=0.2)
-        nn.init.zeros_(conv.bias)
-        super().__init__(conv, norm_type(out_channels), *([nn.LeakyReLU(0.2)] if act else []))
-
-
-class ResBlock(nn.Module):
-    def __init__(self, spatial_dims: int, channels: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            ConvBlock(spatial_dims, channels, channels, 3), ConvBlock(spatial_dims, channels, channels, 3, act=False)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
-
-
-class Encoder(nn.Sequential):
-    """A 7-wide convolution, one stride-2 convolution per further width, residual blocks."""
-
-    def __init__(self, spatial_dims: int, in_channels: int, channels: Sequence[int], res_blocks: int) -> None:
-        super().__init__(
-            ConvBlock(spatial_dims, in_channels, channels[0], 7),
-            *[ConvBlock(spatial_dims, a, b, 3, stride=2) for a, b in pairwise(channels)],
-            *[ResBlock(spatial_dims, channels[-1]) for _ in range(res_blocks)],
-        )
-
-
-class HyperDecoder(nn.Module):
-    """Hyper-residual blocks, then per doubling of the size an upsampling and a HyperConv, then a 7-wide HyperConv."""
-
-    def __init__(
-        self, spatial_dims: int, out_channels: int, channels: Sequence[int], res_blocks: int, **options
-    ) -> None:
-        super().__init__()
-        widths = list(reversed(channels))
-        self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
-        self.res = nn.ModuleList(ConditionalResBlock(spatial_dims, widths[0], **options) for _ in range(res_blocks))
-        self.up = nn.ModuleList(ConditionalConv(spatial_dims, a, b, **options) for a, b in pairwise(widths))
-        self.last = ConditionalConv(spatial_dims, widths[-1], out_channels, 7, norm=False, **options)
-
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        for res in self.res:
-            x = res(x, code)
-        for up in self.up:
-            x = F.leaky_relu(up(F.interpolate(x, scale_factor=2.0, mode=self.mode), code), 0.2)
-        return torch.tanh(self.last(x, code))
 
 
 class Seq2Seq(TranslationNetwork):
@@ -150,13 +87,6 @@ class Seq2Seq(TranslationNetwork):
         """Fig. 2's copy to the target's time points and the second ConvLSTM: [B, frames, C, *s]."""
         return self.decoder_lstm(torch.stack([compressed] * frames, 1))
 
-    @torch.no_grad()
     def freeze(self, target: int) -> Seq2Seq:
         """A copy that makes one target only, its hyper-layers plain convolutions with the same output."""
-        frozen = copy.deepcopy(self)
-        code = self.code_layer(self.codes[target : target + 1])
-        for module in frozen.modules():
-            if isinstance(module, ConditionalConv):
-                module.freeze(code)
-        frozen.code_layer = nn.Identity()
-        return frozen
+        return freeze_target(self, target)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from common.data.mr_signal import Acquisition, brightest
 from common.data.normalisation import DARKEST_TISSUE, RULES, ScaleSequencesd, unscale
 
 # Air, and tissue of 1 to 100: the 99th percentile of all is 99, of the tissue 1 + 0.99 * 99, and so on.
 IMAGE = torch.arange(101.0).view(1, 101, 1, 1)
-BY_HAND = {"p99": (198.0, 0.0), "p99_foreground": (1.5 * 99.01, 0.0), "percentile": (99.505 - 1.495, 1.495)}
+BY_HAND = {
+    "p99": (198.0, 0.0),
+    "p99_foreground": (1.5 * 99.01, 0.0),
+    "percentile": (99.505 - 1.495, 1.495),
+    "minmax": (100.0, 0.0),
+}
 
 
 def scaled(image: torch.Tensor, rule: str, **more):
@@ -77,3 +83,32 @@ def test_an_image_without_scale_is_an_error_that_names_it(image: torch.Tensor, r
 def test_unknown_rule():
     with pytest.raises(ValueError, match=r"'zscore'.*p99, p99_foreground, percentile"):
         ScaleSequencesd("image", "zscore")
+
+
+def of_subject(images: torch.Tensor, available: list[bool], timings: list, rule: str = "p99_foreground") -> dict:
+    data = {"image": images, "available": torch.tensor(available), "parameters": torch.tensor(timings)}
+    return ScaleSequencesd("image", rule, per="subject")(data)
+
+
+def test_one_scale_per_subject_keeps_what_the_timing_does():
+    timings = [[2479.0, 9.62, 1055.0], [8000.0, 10.42, 0.0], [8142.0, 104.2, 0.0]]
+    factors = torch.tensor([brightest(Acquisition(*timing)) for timing in timings]).view(3, 1, 1, 1)
+    images = 900 * factors * torch.rand(3, 40, 40, 5, generator=torch.Generator().manual_seed(0))
+    whole = of_subject(images, [True] * 3, timings)
+    assert (whole["scale"] == whole["scale"][0]).all() and (whole["offset"] == 0).all()
+    assert whole["scale"][0].item() == pytest.approx(1.5 * 900, rel=0.03), "1 is 1.5 times the signal of water"
+    torch.testing.assert_close(whole["image"][2] / whole["image"][0], images[2] / images[0], rtol=0.3, atol=0.3)
+    dark = of_subject(images * torch.tensor([1.0, 0, 0]).view(3, 1, 1, 1), [True, False, False], timings)
+    assert dark["scale"][0].item() == pytest.approx(whole["scale"][0].item(), rel=0.05), "whatever there is"
+    assert (dark["image"][1:] == 0).all() and (dark["scale"] == dark["scale"][0]).all()
+
+
+def test_one_scale_per_subject_is_the_median_of_the_votes():
+    images, timing = IMAGE.repeat(3, 1, 1, 1) * torch.tensor([1.0, 2.0, 7.0]).view(3, 1, 1, 1), [8000.0, 10.0, 0.0]
+    found = of_subject(images, [True] * 3, [timing] * 3, "percentile")
+    assert found["scale"][0].item() == pytest.approx(2 * 99.505 / brightest(Acquisition(*timing)), rel=1e-5)
+
+
+def test_unknown_extent_of_a_scale():
+    with pytest.raises(ValueError, match="scale_per is 'study'"):
+        ScaleSequencesd("image", per="study")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from common.data.mr_signal import PRESETS, TISSUES, Acquisition
+from common.data.mr_signal import FSE9, PRESETS, TISSUES, Acquisition
 from common.data.phantom import GRID, INDEX, make_anatomy, make_phantom, random_deformation, simulate, tissue_maps
+from common.data.subjects import read_subjects
 
 SPACING = 4.0
 TUMOUR = 4  # a subject of seed 0 that has one
@@ -234,3 +235,16 @@ def test_bad_arguments(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_phantom(tmp_path / "data", **arguments)
     assert not (tmp_path / "data").exists()
+
+
+def test_nine_spin_echoes_of_one_gain(tmp_path):
+    make_phantom(tmp_path, subjects=1, sequences="fse9", spacing=10, validation=0, test=0, one_gain=True)
+    (entry,) = read_subjects(tmp_path)["training"]
+    assert list(entry["images"]) == list(FSE9)
+    assert entry["parameters"]["FSE9"] == {"TR": 8000, "TE": 98.78, "TI": 2025}
+    anatomy = make_anatomy(np.random.default_rng([0, 0]), spacing=10)
+    gains = []
+    for name, file in entry["reference"].items():
+        exact = simulate(anatomy, FSE9[name])
+        gains.append(np.median(nib.load(file).get_fdata()[exact > 0.01] / exact[exact > 0.01]))
+    assert np.allclose(gains, gains[0], rtol=1e-4) and 800 <= gains[0] <= 1200

@@ -77,6 +77,9 @@ def test_a_missing_split_is_an_empty_one(tmp_path):
             "parameters of 'T1' must be numbers in ms",
         ),
         (lambda s: s["training"][0].update(parameters={"T1": {"TR": -1}}), "parameters of 'T1' must be numbers in ms"),
+        (lambda s: s.update(acquisitions={"T9": [500, 10, 0]}), "'acquisitions' must map names of 'sequences'"),
+        (lambda s: s.update(acquisitions={"T1": [500, 10]}), r"'acquisitions' of 'T1' must be \[TR, TE, TI\] in ms"),
+        (lambda s: s.update(acquisitions={"T1": [500, "x", 0]}), "acquisitions of 'T1' must be numbers in ms"),
         (lambda s: s["test"].append(entry("A")), "subject 'A' stands twice, in training and in test"),
     ],
 )
@@ -213,3 +216,12 @@ def test_own_pairs_on_own_splits_and_incomplete_subjects():
 def test_unknown_drop_options(options, message):
     with pytest.raises(ValueError, match=message):
         drop_sequences(listing(), **options)
+
+
+def test_acquisitions_of_the_list_hold_where_a_subject_says_nothing(tmp_path):
+    own = {"TR": 600, "TE": 12, "TI": 0}
+    subjects = listing(training=[entry("A"), entry("B", parameters={"T1": own})])
+    write_subjects(tmp_path / "subjects.json", {**subjects, "acquisitions": {"T1": [500, 10, 0]}})
+    first, second = subject_items(tmp_path, "training", ["T1", "T2"])
+    assert first["parameters"] == {"T1": {"TR": 500, "TE": 10, "TI": 0}}
+    assert second["parameters"] == {"T1": own}

@@ -21,6 +21,9 @@ def test_truth_is_shown_at_its_own_scale(phantom_dir, tmp_path, monkeypatch):
     save_like(half, truth, folder / f"{name}_FLAIR.nii.gz")
     sidecar = {"subject": name, "target": "FLAIR", "grid": truth, "sources": {"T1": patient["images"]["T1"]}}
     (folder / f"{name}_FLAIR.json").write_text(json.dumps(sidecar))
+    (folder / f"{name}_FLAIR_uncertainty.json").write_text(json.dumps({**sidecar, "grid": "not drawn"}))
+    (tmp_path / "done" / "noise_1").mkdir()
+    (tmp_path / "done" / "noise_1" / "scores_declared.json").write_text("{}")
     shown = {}
     monkeypatch.setattr(completed, "completion_picture", lambda path, **images: shown.update(images, path=path))
     assert completed.draw_completed(str(tmp_path / "done"), str(tmp_path)) == [folder / f"{name}.png"]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
-from mri_seq2seq.common.evaluation.conventions import score
+from mri_seq2seq.common.evaluation.conventions import CONVENTIONS, score
 from mri_seq2seq.common.evaluation.matrix import ScoreMatrix
 
 from common.data.subjects import read_subjects
+from common.evaluation.scores import ScoreTable
+from common.inference.engine import root_cause
 from common.inference.weights import sha256
 
 NAMES = ["T1", "T1Gd", "T2", "FLAIR"]
@@ -68,9 +72,11 @@ def evaluated(phantom_dir: Path, workflow, tiny_weights: Path, tmp_path_factory)
             seed=5,
         )
         evaluation.run()
-    with open(folder / "scores" / "scores.csv", newline="") as file:
+    with open(folder / "scores" / "scores_declared.csv", newline="") as file:
         rows = {(r["subject"], r["method"], r["source"], r["target"]): r for r in csv.DictReader(file)}
-    return SimpleNamespace(rows=rows, seen=seen, info=json.loads((folder / "scores" / "scores.json").read_text()))
+    return SimpleNamespace(
+        rows=rows, seen=seen, info=json.loads((folder / "scores" / "scores_declared.json").read_text())
+    )
 
 
 def test_a_row_per_subject_pair_and_method(evaluated: SimpleNamespace):
@@ -87,7 +93,11 @@ def test_a_row_per_subject_pair_and_method(evaluated: SimpleNamespace):
 
 def test_what_a_reader_needs_to_trust_the_numbers(evaluated: SimpleNamespace, tiny_weights: Path):
     info = evaluated.info
-    assert info["weights"] == str(tiny_weights) and info["weights_sha256"] == sha256(tiny_weights)
+    assert (
+        info["weights"] == tiny_weights.name
+        and info["bundle"] == "mri_seq2seq"
+        and info["weights_sha256"] == sha256(tiny_weights)
+    )
     assert info["convention"] == "declared" and info["truth"] == "images" and info["seed"] == 5
     assert info["lpips"] == "missing" and info["torch"] == torch.__version__
     assert info["brain_mask"] == "the subject list's and the target's non-background"
@@ -122,6 +132,57 @@ def test_the_numbers_are_those_of_the_images(evaluated: SimpleNamespace, i: int,
         row = evaluated.rows["one", method, NAMES[i], NAMES[j]]
         for metric, value in score(image, seen["label"][j], brain, regions=regions).items():
             assert float(row[metric]) == pytest.approx(value, rel=1e-5), metric
+
+
+def test_all_conventions_several_sources_and_kept_volumes(
+    phantom_dir: Path, workflow, tiny_weights: Path, tmp_path: Path
+):
+    (tmp_path / "volumes").mkdir()
+    (tmp_path / "volumes" / "of_an_earlier_run.npz").touch()
+    evaluation = workflow(
+        "mri_seq2seq",
+        "train.json",
+        "evaluate.json",
+        dataset_dir=phantom_dir,
+        output_dir=tmp_path,
+        ckpt_path=tiny_weights,
+        conventions=list(CONVENTIONS),
+        split="training",
+        multi_source=True,
+        paths=[["T1", "T1Gd", "T2"]],
+        keep=1,
+    )
+    evaluation.run()
+    for name in CONVENTIONS:
+        table = ScoreTable.read(tmp_path, name)
+        assert table.info["convention"] == name and table.info["region"] and len(table.subjects) == 2
+        pairs = {(row["source"], row["target"]) for row in table.rows if row["method"] == "map"}
+        assert pairs == {(i, j) for i in [*NAMES, "others"] for j in NAMES if i != j} | {("T1>T1Gd", "T2")}
+    psnr = {
+        s: statistics.mean(
+            r["psnr"] for r in ScoreTable.read(tmp_path).rows if (r["subject"], r["method"]) == (s, "network")
+        )
+        for s in table.subjects
+    }
+    (kept,) = (tmp_path / "volumes").iterdir()
+    assert kept.stem == min(psnr, key=psnr.get), "the one that scored worse"
+    volumes = np.load(kept)
+    assert volumes["pred"].shape == (4, 4, *volumes["label"].shape[1:]) and volumes["spacing"].tolist() == [8, 8, 8]
+    assert volumes["brain"].shape == volumes["label"].shape[1:] and volumes["sequences"].tolist() == NAMES
+
+
+def test_an_unknown_convention_is_refused_at_once(workflow, phantom_dir: Path, tiny_weights: Path, tmp_path: Path):
+    with pytest.raises(Exception) as error:
+        workflow(
+            "mri_seq2seq",
+            "train.json",
+            "evaluate.json",
+            dataset_dir=phantom_dir,
+            output_dir=tmp_path,
+            ckpt_path=tiny_weights,
+            conventions=["psnr"],
+        ).run()
+    assert "declared" in str(root_cause(error.value))
 
 
 def test_the_map_is_fitted_on_training_subjects_and_beats_copying(evaluated: SimpleNamespace):

@@ -1,9 +1,10 @@
-"""The metrics against scikit-image, the lpips package and numbers worked out by hand."""
+"""The metrics against scikit-image, torchmetrics, the lpips package and numbers worked out by hand."""
 
 from __future__ import annotations
 
 import math
-import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,8 +14,10 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional import image as torchmetrics
 
-from common.evaluation.metrics import Lpips, load_lpips, nmse, psnr, ssim_map
+from common.evaluation.conventions import score
+from common.evaluation.metrics import GAUSSIAN, GAUSSIAN_2D, UNIFORM, Lpips, Window, load_lpips, nmse, psnr, ssim_map
 
 SHAPE = (44, 52, 36)
 
@@ -41,52 +44,78 @@ def bright_flat_pair() -> tuple[torch.Tensor, torch.Tensor]:
     return pred, target
 
 
-def real_pair() -> tuple[torch.Tensor, torch.Tensor]:
-    if not os.environ.get("MRI_DATA"):
-        pytest.skip("MRI_DATA is unset: no real scan to test on")
-    paths = sorted(Path(os.environ["MRI_DATA"]).glob("*/T1.nii.gz"))
-    if not paths:
-        pytest.skip("MRI_DATA holds no */T1.nii.gz")
-    scan = nib.load(paths[0])
+def phantom_pair(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """A subject's T2 and the same without noise and bias field."""
+    target, pred = (nib.load(next(folder.glob(f"*/*_T2{end}.nii.gz"))).get_fdata() for end in ("", "_reference"))
+    return tuple(torch.from_numpy(x / target.max()).float() for x in (pred, target))
+
+
+def real_pair(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The middle of a T1 scan and the same, blurred."""
+    scan = nib.load(min(folder.glob("*/T1.nii.gz")))
     size = tuple(slice(max(n // 2 - 32, 0), n // 2 + 32) for n in scan.shape)
     target = np.asarray(scan.dataobj[size], dtype=np.float32)
     target = np.clip(target / np.percentile(target, 99.5), 0, 1)
     return torch.from_numpy(gaussian_filter(target, 0.7)), torch.from_numpy(target)
 
 
-PAIRS = pytest.mark.parametrize("make", [random_pair, smooth_pair, bright_flat_pair, real_pair])
+@pytest.fixture(params=["random", "smooth", "bright flat", "phantom", "real"])
+def pair(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]:
+    if request.param == "phantom":
+        return phantom_pair(request.getfixturevalue("phantom_dir"))
+    if request.param == "real":
+        return real_pair(request.getfixturevalue("mri_data"))
+    return {"random": random_pair, "smooth": smooth_pair, "bright flat": bright_flat_pair}[request.param]()
 
 
-def skimage_map(pred: torch.Tensor, target: torch.Tensor, data_range: float = 1.0) -> np.ndarray:
-    return structural_similarity(
-        pred.double().numpy(),
-        target.double().numpy(),
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        data_range=data_range,
-        full=True,
-    )[1]
+IN_SCIKIT_IMAGE = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
-@PAIRS
-def test_ssim_map_equals_scikit_image(make):
-    pred, target = make()
-    np.testing.assert_allclose(ssim_map(pred, target).numpy(), skimage_map(pred, target), atol=1e-4)
+def skimage_map(pred: torch.Tensor, target: torch.Tensor, data_range: float = 1.0, **options: object) -> np.ndarray:
+    pred, target = pred.double().numpy(), target.double().numpy()
+    return structural_similarity(pred, target, data_range=data_range, full=True, **options)[1]
 
 
-def test_ssim_map_on_another_range():
-    pred, target = (200 * image for image in smooth_pair())
-    np.testing.assert_allclose(
-        ssim_map(pred, target, data_range=200).numpy(), skimage_map(pred, target, 200), atol=1e-4
-    )
+def test_gaussian_ssim_equals_scikit_image(pair):
+    np.testing.assert_allclose(ssim_map(*pair).numpy(), skimage_map(*pair, **IN_SCIKIT_IMAGE), atol=1e-4)
 
 
-@PAIRS
-def test_psnr_equals_scikit_image(make):
-    pred, target = make()
-    expected = peak_signal_noise_ratio(target.double().numpy(), pred.double().numpy(), data_range=1)
-    assert psnr(pred, target) == pytest.approx(expected, abs=1e-3)
+def test_uniform_ssim_equals_scikit_image(pair):
+    np.testing.assert_allclose(ssim_map(*pair, window=UNIFORM).numpy(), skimage_map(*pair, win_size=7), atol=1e-4)
+
+
+def test_ssim_of_slices_equals_scikit_image(pair):
+    pred, target = pair
+    slices = [skimage_map(pred[..., z], target[..., z], **IN_SCIKIT_IMAGE) for z in range(pred.shape[-1])]
+    np.testing.assert_allclose(ssim_map(pred, target, window=GAUSSIAN_2D).numpy(), np.stack(slices, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("low, data_range", [(0, 200), (-1, 2)])
+def test_ssim_on_another_range(low, data_range):
+    pred, target = (low + data_range * image for image in smooth_pair())
+    ours = ssim_map(pred, target, data_range=data_range, low=low)
+    np.testing.assert_allclose(ours.numpy(), skimage_map(pred, target, data_range, **IN_SCIKIT_IMAGE), atol=1e-4)
+
+
+def test_ssim_equals_torchmetrics(pair):
+    middle = tuple(slice(n // 2 - 11, n // 2 + 11) for n in pair[0].shape)  # its 3D convolution is slow
+    pred, target = (image[middle].double()[None, None] for image in pair)
+    ssim = torchmetrics.structural_similarity_index_measure
+    for options, window in (
+        ({"gaussian_kernel": True}, GAUSSIAN),
+        ({"gaussian_kernel": False, "kernel_size": 7}, Window(UNIFORM.weights)),
+    ):
+        theirs = ssim(pred, target, data_range=1.0, return_full_image=True, **options)[1][0, 0]
+        ours = ssim_map(pred[0, 0].float(), target[0, 0].float(), window=window)
+        torch.testing.assert_close(window.inside(ours).double(), window.inside(theirs), atol=1e-4, rtol=0)
+
+
+def test_psnr_equals_scikit_image_and_torchmetrics(pair):
+    pred, target = (image.double() for image in pair)
+    expected = peak_signal_noise_ratio(target.numpy(), pred.numpy(), data_range=2)
+    assert psnr(*pair, peak=2) == pytest.approx(expected, abs=1e-4)
+    expected = torchmetrics.peak_signal_noise_ratio(pred, target, data_range=2.0).item()
+    assert psnr(*pair, peak=2) == pytest.approx(expected, abs=1e-4)
 
 
 def test_hand_computed_numbers():
@@ -115,14 +144,15 @@ def test_edge_cases():
     assert math.isnan(psnr(pred, target, empty)) and math.isnan(nmse(pred, target, empty))
     assert nmse(pred, torch.zeros(SHAPE)) == math.inf
     assert math.isnan(psnr(pred * math.nan, target))
-    assert ssim_map(torch.rand(3, 1, 20), torch.rand(3, 1, 20)).shape == (3, 1, 20)  # thinner than the window
+    thin = ssim_map(torch.rand(3, 1, 20), torch.rand(3, 1, 20))
+    assert thin.shape == (3, 1, 20) and GAUSSIAN.inside(thin).numel() == 0  # thinner than the window
 
 
 def test_wrong_input_raises():
     with pytest.raises(ValueError, match=r"shapes.*\(2, 2, 2\).*\(2, 2, 3\)"):
         psnr(torch.zeros(2, 2, 2), torch.zeros(2, 2, 3))
     with pytest.raises(ValueError, match="odd"):
-        ssim_map(*random_pair(), window=10)
+        Window((0.5, 0.5))
 
 
 def test_wrong_measuring_gives_other_numbers():
@@ -149,39 +179,62 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
-def test_lpips_equals_the_package(backbone: Path):
+@pytest.fixture(scope="module")
+def package(backbone: Path) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The lpips package's own network with these weights: slices [n, 1, X, Y] in [-1, 1] to distances."""
     import lpips
     from torchvision.models import alexnet
 
+    state = torch.load(backbone, weights_only=True)
     features = alexnet().features
-    features.load_state_dict(
-        {k.removeprefix("features."): v for k, v in torch.load(backbone, weights_only=True).items()}
-    )
-    package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    layers = [m for part in range(1, 6) for m in getattr(package.net, f"slice{part}")]
+    features.load_state_dict({name.removeprefix("features."): value for name, value in state.items()})
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of torchvision, about lpips' arguments
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    layers = [layer for part in range(1, 6) for layer in getattr(network.net, f"slice{part}")]
     for mine, theirs in zip(layers, features, strict=False):
         mine.load_state_dict(theirs.state_dict())
+    return torch.no_grad()(network)
 
+
+def test_lpips_equals_the_package(backbone: Path, package):
     pred, target = (torch.rand(64, 72, 5, generator=torch.Generator().manual_seed(k)) for k in range(2))
     mask = torch.zeros(64, 72, 5, dtype=torch.bool)
     mask[30, 30, [0, 1, 3]] = True
-    one_by_one = [
-        package(
-            pred[None, None, ..., z].repeat(1, 3, 1, 1), target[None, None, ..., z].repeat(1, 3, 1, 1), normalize=True
-        )
-        for z in (0, 1, 3)
-    ]
+    slices = [image[..., [0, 1, 3]].movedim(-1, 0)[:, None] * 2 - 1 for image in (pred, target)]
     metric = Lpips(backbone, batch=2)
-    assert metric(pred, target, mask) == pytest.approx(torch.stack(one_by_one).mean().item(), rel=1e-4)
+    assert metric(pred, target, mask) == pytest.approx(package(*slices).mean().item(), rel=1e-4)
     assert metric(pred, target, mask) != pytest.approx(metric(pred, target), rel=1e-4)
     assert metric(target, target, mask) == 0
     assert len(metric.sha256) == 64
 
 
+def test_conventions_with_lpips(backbone: Path, package):
+    """`declared` takes the mean over the slices with brain, `seq2seq` the sum over all; the others have none."""
+    pred, target = (torch.rand(64, 72, 5, generator=torch.Generator().manual_seed(k)) for k in range(2))
+    target[..., 2] = 0
+    brain = target > 0
+    metric = Lpips(backbone)
+
+    low, high = np.percentile(target[brain], (0.5, 99.5))
+    slices = [((x - low) / (high - low)).clamp(0, 1).movedim(-1, 0)[[0, 1, 3, 4], None] * 2 - 1 for x in (pred, target)]
+    expected = package(*slices).mean().item()
+    assert score(pred, target, brain, lpips=metric)["lpips"] == pytest.approx(expected, rel=1e-4)
+
+    top = 2 * np.percentile(target, 99)
+    slices = [(x.clamp(0, top) / top).movedim(-1, 0)[:, None] * 2 - 1 for x in (pred, target)]
+    expected = package(*slices).sum().item()
+    assert score(pred, target, brain, convention="seq2seq", lpips=metric)["lpips"] == pytest.approx(expected, rel=1e-4)
+
+    for convention in ("aldm", "crl", "brasyn"):
+        assert "lpips" not in score(pred, target, brain, convention=convention, lpips=metric)
+
+
 def test_lpips_without_slices_is_nan(backbone: Path):
     image = torch.rand(64, 64, 3)
     assert math.isnan(Lpips(backbone)(image, image, image > 1))
+    for convention in ("declared", "seq2seq"):
+        numbers = score(image, torch.zeros_like(image), image > 1, convention=convention, lpips=Lpips(backbone))
+        assert math.isnan(numbers["lpips"])
 
 
 def test_lpips_never_has_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

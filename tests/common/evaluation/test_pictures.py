@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from common.evaluation.pictures import _fullest, _upright, completion_picture
+from common.evaluation.pictures import _fullest, completion_picture, upright
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_right_is_left_and_front_is_up():
     ras = np.zeros((4, 6, 3), dtype=np.float32)
     ras[3, 5, 2] = 1  # right, anterior, superior
     for axis in range(3):
-        shown = _upright(ras, axis, ras.shape[axis] - 1)
+        shown = upright(ras, axis, ras.shape[axis] - 1)
         assert shown[0, 0] == 1
-    assert _upright(ras, 2, 2).shape == (6, 4)
+    assert upright(ras, 2, 2).shape == (6, 4)
 
 
 def test_the_fullest_slice_is_shown():

@@ -37,9 +37,9 @@ def test_summary(table: ScoreTable):
 
 
 def test_files_round_trip(table: ScoreTable, tmp_path: Path):
-    table.write(tmp_path / "new", "scores", {"seed": 7, "weights_sha256": "ab", "versions": {"torch": "2"}})
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["scores.csv", "scores.json"]
-    with open(tmp_path / "new" / "scores.csv", newline="") as file:
+    table.write(tmp_path / "new", {"seed": 7, "weights_sha256": "ab", "versions": {"torch": "2"}})
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["scores_declared.csv", "scores_declared.json"]
+    with open(tmp_path / "new" / "scores_declared.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["subject", "method", "source", "target", "psnr", "ssim", "lpips"]
     assert len(rows) == len(table.rows) == 14
@@ -47,10 +47,28 @@ def test_files_round_trip(table: ScoreTable, tmp_path: Path):
         assert all(read[key] == row[key] for key in ("subject", "method", "source", "target"))
         assert float(read["psnr"]) == row["psnr"] and math.isnan(float(read["lpips"]))
 
-    content = json.loads((tmp_path / "new" / "scores.json").read_text(), parse_constant=pytest.fail)
+    content = json.loads((tmp_path / "new" / "scores_declared.json").read_text(), parse_constant=pytest.fail)
     assert content["convention"] == "declared" and content["seed"] == 7 and content["subjects"] == ["sub-1", "sub-2"]
     assert content["summary"][0]["psnr"]["mean"] == 25
     assert content["summary"][0]["lpips"] == {"mean": None, "std": None, "n": 0, "left_out": 2}
+
+
+def test_what_was_written_can_be_read(table: ScoreTable, tmp_path: Path):
+    table.write(tmp_path, {"seed": 7})
+    read = ScoreTable.read(tmp_path, "declared")
+    assert read.info["seed"] == 7 and read.subjects == ["sub-1", "sub-2"] and read.metrics == table.metrics
+    for row, twin in zip(read.rows, table.rows, strict=True):
+        assert row == pytest.approx(twin, nan_ok=True)
+
+
+def test_unreadable_results(table: ScoreTable, tmp_path: Path):
+    table.write(tmp_path, {})
+    with pytest.raises(FileNotFoundError, match=r"convention 'aldm', only declared"):
+        ScoreTable.read(tmp_path, "aldm")
+    lines = (tmp_path / "scores_declared.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "scores_declared.csv").write_text("".join(line for line in lines if not line.startswith("sub-2")))
+    with pytest.raises(ValueError, match="different subjects"):
+        ScoreTable.read(tmp_path, "declared")
 
 
 def test_printed_table(table: ScoreTable, capsys: pytest.CaptureFixture[str]):
@@ -73,9 +91,20 @@ def test_a_pair_without_map_is_left_out_of_the_averages(table: ScoreTable):
     assert "2 of 3 pairs" in text and "network 23.00," in text
 
 
+def test_fused_sources_and_paths_stand_apart(table: ScoreTable):
+    for method, value in {"network": 30.0, "copy": 10.0, "map": 20.0}.items():
+        table.add("sub-1", method, "others", "T1", {"psnr": value})
+        table.add("sub-1", method, "T1>T1Gd", "T2", {"psnr": value})
+    lines = table.table().splitlines()
+    assert any(line.startswith("others") and "30.00 / -" in line for line in lines)
+    assert any(line.startswith("T1>T1Gd") for line in lines)
+    assert "2 of 2 pairs" in lines[-2] and "network 23.00" in lines[-2]
+    assert lines[-1].startswith("Mean over 1 of 1 sequences, each from all the others: network 30.00, copy 10.00")
+
+
 def test_a_table_without_rivals_or_rows():
     table = ScoreTable()
-    assert "No pair" in table.table()
+    assert "None of the pairs" in table.table()
     table.add("sub-1", "network", "T1", "T2", {"psnr": 20.0})
     assert "network 20.00 dB." in table.table()
 

@@ -7,8 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
+from monai.handlers import IgniteMetricHandler, from_engine
 
-from common.evaluation.validation import SynthesisPSNR
+from common.evaluation import conventions
+from common.evaluation.conventions import CONVENTIONS, brain_mask, score
+from common.evaluation.validation import SynthesisMetric
 
 SHAPE = (6, 5, 4)
 
@@ -31,8 +35,8 @@ def draw(seed: int, missing: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     return pred, truth
 
 
-def aggregate(*subjects: tuple[torch.Tensor, torch.Tensor]) -> float:
-    metric = SynthesisPSNR()
+def aggregate(*subjects: tuple[torch.Tensor, torch.Tensor], **options: object) -> float:
+    metric = SynthesisMetric(**options)
     for pred, truth in subjects:
         metric(pred, truth)
     return metric.aggregate()
@@ -72,3 +76,43 @@ def test_what_was_made_of_a_missing_sequence_and_of_air_does_not_count():
     assert aggregate((other, truth)) == pytest.approx(aggregate((pred, truth)))
     other[:, 0, 1] += 0.05
     assert aggregate((other, truth)) != pytest.approx(aggregate((pred, truth)))
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_any_number_of_any_convention(convention):
+    """The mean of what `score` gives, in the brain that is found in the truth."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 2, 16, 15, 14, generator=generator)
+    truth[..., :3] = 0
+    pred = 0.9 * truth + 0.1 * torch.rand(truth.shape, generator=generator)
+    rows = [score(p, t, brain_mask(t), convention=convention) for p, t in zip(pred[0], truth[0], strict=True)]
+    for number in rows[0]:
+        value = aggregate((pred, truth), convention=convention, number=number)
+        assert value == pytest.approx(np.mean([row[number] for row in rows]))
+
+
+def test_lpips_in_validation():
+    value = aggregate(draw(1, []), number="lpips", lpips=lambda pred, target, brain: brain.float().mean().item())
+    assert value == pytest.approx(1 - 1 / SHAPE[0])
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_psnr_costs_no_ssim(monkeypatch, convention):
+    monkeypatch.delattr(conventions, "ssim_map")
+    assert math.isfinite(aggregate(draw(1, []), convention=convention))
+
+
+def test_in_an_ignite_engine():
+    metric = SynthesisMetric("aldm", "nmse")
+    one, two = draw(1, []), draw(2, [1])
+    engine = Engine(lambda engine, batch: [{"pred": pred, "label": truth} for pred, truth in zip(*batch, strict=True)])
+    IgniteMetricHandler(metric, output_transform=from_engine(["pred", "label"])).attach(engine, "nmse")
+    engine.run([one, two])
+    assert engine.state.metrics["nmse"] == pytest.approx(aggregate(one, two, convention="aldm", number="nmse"))
+
+
+def test_unknown_numbers_are_refused_before_training():
+    with pytest.raises(ValueError, match="'nobody'"):
+        SynthesisMetric("nobody")
+    with pytest.raises(ValueError, match=r"'crl' has no number 'nmse', only psnr, ssim$"):
+        SynthesisMetric("crl", "nmse")

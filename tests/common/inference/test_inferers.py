@@ -95,6 +95,26 @@ def test_an_available_target_is_made_from_the_others():
     torch.testing.assert_close(made[:, 0], network.translate(subject(0, 1), [1], [0])[:, 0])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("slab", [1, 3, 100])
+def test_uncertainty_comes_as_further_channels(slab: int):
+    network, image = make(), MetaTensor(subject(0, 2), affine=np.diag([2.0, 3, 4, 1]))
+    inferer = window_inferer(2, (), 3, slab)
+    made = CompletionInferer(NAMES, ["T2", "FLAIR"], inferer, uncertainty="true")(image, network)
+    assert made.shape == (1, 6, *image.shape[2:]) and torch.equal(made.affine, image.affine)
+    pairs = network.translate(image.as_tensor(), [0, 2], [1])
+    both = (image[:, [0, 2]] > 0).all(1).as_tensor()
+    torch.testing.assert_close(made[:, 4].as_tensor()[both], pairs.std(1)[both], rtol=0, atol=1e-5)
+    assert made[:, 5].isnan().all(), "T1 alone is left to make FLAIR from"
+    image_alone = CompletionInferer(NAMES, ["T2", "FLAIR"], inferer, uncertainty="False")(image, network)
+    torch.testing.assert_close(made[:, :3], image_alone)
+
+
+def test_uncertainty_is_a_switch():
+    with pytest.raises(ValueError, match="uncertainty is 'yes'"):
+        CompletionInferer(NAMES, uncertainty="yes")
+
+
 def test_nothing_missing_calls_no_network(calls: Counter):
     image = MetaTensor(subject(0, 1, 2), affine=np.diag([2.0, 3, 4, 1]))
     made = CompletionInferer(NAMES)(image, make())
@@ -114,12 +134,34 @@ def test_availability_is_decided_on_the_whole_image():
 @torch.no_grad()
 def test_matrix_rows_are_sources(calls: Counter):
     network, image = make(), subject(0, 2)
-    matrix = MatrixInferer(SlabInferer(3))(image, network).unflatten(1, (3, 3))
+    matrix = MatrixInferer(NAMES, SlabInferer(3))(image, network).unflatten(1, (3, 3))
     assert calls == {("encode", i): 3 for i in (0, 2)} | {("decode", j): 6 for j in range(3)}, "three slabs"
     for i in (0, 2):
         torch.testing.assert_close(matrix[:, i], network.translate(image, [i], range(3)), rtol=0, atol=1e-5)
         assert matrix[:, i].std() > 0 and (matrix[:, i].amax(1)[image[:, i] == 0] == 0).all()
     assert (matrix[:, 1] == 0).all()
+
+
+@torch.no_grad()
+def test_matrix_with_several_sources_and_several_steps():
+    network, image = make(), subject(0, 1, 2)
+    inferer = MatrixInferer(NAMES, SlabInferer(3), multi_source=True, paths=[["T1", "T2", "FLAIR"], ["T2", "T1", "T2"]])
+    assert inferer.routes[9:] == [((1, 2), (), 0), ((0, 2), (), 1), ((0, 1), (), 2), ((0,), (1,), 2), ((1,), (0,), 1)]
+    made = inferer(image, network)
+    torch.testing.assert_close(made[:, 9:12], network.complete(image), rtol=0, atol=1e-5)
+    for channel, i, via, j in ((12, 0, 1, 2), (13, 1, 0, 1)):
+        between = network.translate(image, [i], [via]).repeat(1, 3, 1, 1, 1)
+        twice = network.translate(between, [via], [j])
+        torch.testing.assert_close(made[:, channel], twice[:, 0], rtol=0, atol=1e-5)
+    fewer = inferer(subject(1, 2), network)
+    assert (fewer[:, 12] == 0).all() and fewer[:, 13].std() > 0, "a path needs its first sequence only"
+
+
+def test_bad_paths():
+    with pytest.raises(ValueError, match="T1 > T2 is no multi-step"):
+        MatrixInferer(NAMES, paths=[["T1", "T2"]])
+    with pytest.raises(ValueError, match="DWI"):
+        MatrixInferer(NAMES, paths=[["T1", "DWI", "T2"]])
 
 
 @torch.no_grad()

@@ -149,3 +149,29 @@ def test_an_acquired_image_that_the_list_withholds_is_not_overwritten(subject: d
     with pytest.raises(ValueError, match=r"sub-7_T1.nii.gz.*--output_dir"):
         saver(None, "data")(subject)
     assert nib.load(withheld).get_fdata().max() == 9
+
+
+def test_the_uncertainty_is_scaled_without_the_offset(subject: dict[str, Any], saver, tmp_path: Path):
+    subject["pred"] = torch.cat([subject["pred"], subject["pred"] / 10])
+    saver(["T1", "T2"])(subject)
+    ends = (".json", ".nii.gz")
+    assert files(tmp_path / "out") == sorted(
+        f"sub-7/sub-7_T{k}{of}{end}" for k in "12" for of in ("", "_uncertainty") for end in ends
+    )
+    voxels = nib.load(tmp_path / "out/sub-7/sub-7_T1_uncertainty.nii.gz").get_fdata()
+    assert (voxels[0] == 0).all() and np.allclose(voxels[1:], 0.05 * 400)
+    assert np.allclose(nib.load(tmp_path / "out/sub-7/sub-7_T2_uncertainty.nii.gz").get_fdata().max(), 0.025)
+    image, spread = (
+        json.loads((tmp_path / f"out/sub-7/sub-7_T1{end}.json").read_text()) for end in ("", "_uncertainty")
+    )
+    assert "quantity" not in image and "standard deviation" in spread["quantity"]
+    assert spread["units"] == "normalised * scale of the training subjects" and spread["scale"] == 400
+    for name in ("subject", "target", "sources", "grid", "bundle", "bundle_version", "weights_sha256", "note"):
+        assert spread[name] == image[name]
+
+
+def test_no_file_without_a_spread(subject: dict[str, Any], saver, tmp_path: Path, caplog):
+    subject["pred"] = torch.cat([subject["pred"], torch.full_like(subject["pred"], torch.nan)])
+    saver("T1")({**subject, "available": torch.tensor([False, True, False])})
+    assert files(tmp_path / "out") == ["sub-7/sub-7_T1.json", "sub-7/sub-7_T1.nii.gz"]
+    assert "sub-7: T1 is made from T2 alone; without a spread" in caplog.text

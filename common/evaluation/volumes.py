@@ -1,0 +1,60 @@
+"""The volumes of the subjects that scored worst, for the report to show."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class WorstVolumes:
+    """Keeps `<folder>/<subject>.npz` of the subjects with the lowest scores, in training units.
+
+    Each file: "sequences" [S], "available" [S], "spacing" [3] in mm, "label" [S, X, Y, Z], "pred" [S, S, X, Y, Z]
+    (rows are sources), both float16, and "brain" bool [X, Y, Z].
+
+    Args:
+        folder: emptied first, since its volumes belong to the scores beside it.
+        sequences: S names.
+        keep: how many subjects; 0 keeps none.
+    """
+
+    def __init__(self, folder: Path, sequences: Sequence[str], keep: int) -> None:
+        self.folder, self.sequences, self.keep = folder, list(sequences), keep
+        self.kept: list[tuple[float, str]] = []
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def offer(
+        self, subject: str, score: float, pred: Tensor, label: Tensor, available: list[bool], brains: Sequence[Tensor]
+    ) -> None:
+        """Keeps the subject if fewer than `keep` scored worse so far; drops the one that it displaces."""
+        self.kept = sorted([*self.kept, (score, subject)])
+        dropped = {name for _, name in self.kept[self.keep :]}
+        self.kept = self.kept[: self.keep]
+        for name in dropped - {subject}:
+            self._path(name).unlink()
+        if subject in dropped:
+            return
+        count = len(self.sequences)
+        path = self._path(subject)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{os.getpid()}.{path.name}")
+        np.savez_compressed(
+            part,
+            sequences=np.array(self.sequences),
+            available=np.array(available),
+            spacing=nib.affines.voxel_sizes(np.asarray(label.affine)),
+            label=label.numpy().astype(np.float16),
+            pred=pred[: count**2].unflatten(0, (count, count)).numpy().astype(np.float16),
+            brain=torch.stack([torch.as_tensor(b) for b in brains]).any(0).numpy(),
+        )
+        os.replace(part, path)
+
+    def _path(self, subject: str) -> Path:
+        return self.folder / f"{subject}.npz"

@@ -1,0 +1,88 @@
+"""Imaging-differentiation maps: what of a sequence cannot be deduced from the subject's others (Seq2Seq, Eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from .inferers import MatrixInferer, available_sequences, plain, resolve_targets, with_meta
+from .saving import SaveVolumes
+
+
+def differentiation_maps(pairs: Tensor, image: Tensor, available: Sequence[int]) -> Tensor:
+    """How far each available sequence is from what the others make of it, on average, 0 where it is air.
+
+    Eq. 5's sum without the target itself, which the authors' script counts among the sources: how well a sequence is
+    made from itself says nothing of the others.
+
+    Args:
+        pairs: every source to every target [S, S, X, Y, Z], rows being sources, in [0, 1].
+        image: the sequences themselves [S, X, Y, Z], in [0, 1].
+        available: indices of the S' sequences that the subject has.
+
+    Returns:
+        M_d(X_t) = 1 / (S' - 1) sum over i != t of |X'_(i->t) - X_t|, [S, X, Y, Z] in [0, 1]; 0 for a missing sequence.
+
+    Raises:
+        ValueError: there is one sequence only, and nothing to make it from.
+    """
+    if len(available) < 2:
+        raise ValueError("The subject has one sequence only, and no other to make it from: it has no differentiation.")
+    maps = torch.zeros_like(image)
+    for t in available:
+        differences = sum((pairs[i, t] - image[t]).abs() for i in available if i != t)
+        maps[t] = torch.where(image[t] > 0, differences / (len(available) - 1), 0)
+    return maps
+
+
+class DifferentiationInferer(Inferer):
+    """One subject [1, S, X, Y, Z] to its `differentiation_maps` [1, S, X, Y, Z]. Each sequence is encoded once.
+
+    Args:
+        sequences: S names, in the network's order.
+        inferer: see `common.inference.inferers.CompletionInferer`.
+    """
+
+    def __init__(self, sequences: Sequence[str], inferer: Inferer | None = None) -> None:
+        self.pairs = MatrixInferer(sequences, inferer)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        count = inputs.shape[1]
+        pairs = plain(self.pairs(inputs, network))[0].unflatten(0, (count, count))
+        maps = differentiation_maps(pairs, plain(inputs)[0].to(pairs), available_sequences(inputs))
+        return with_meta(maps[None], inputs)
+
+
+class SaveDifferentiation(SaveVolumes):
+    """Writes `<subject>_<target>_differentiation.nii.gz` for each wanted target that the subject has.
+
+    The map is in its target's own units, by the scale that brought the target to [0, 1]: it can stand beside the
+    acquired image as a further channel. Above the scale's upper end the target is clipped, and so is the map's view.
+
+    Raises:
+        ValueError: the subject has none of the wanted targets.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        available = data["available"].nonzero()[:, 0].tolist()
+        wanted = resolve_targets("all" if self.targets is None else self.targets, self.sequences, available)
+        targets = [t for t in wanted if t in available]
+        if not targets:
+            names = ", ".join(self.sequences[t] for t in wanted)
+            raise ValueError(f"The subject has no {names}: a map is made of an acquired sequence.")
+        maps = torch.as_tensor(data["pred"])
+        for t in targets:
+            scale = data["scale"][t].item()
+            more = {
+                "quantity": "imaging-differentiation map: mean over the sources of |image made from it - target|, "
+                "the target itself not being a source (Seq2Seq, Eq. 5)",
+                "units": "the target's own: normalised * scale",
+                "scale": scale,
+            }
+            sources = [i for i in available if i != t]
+            self._save(maps[t] * scale, data, f"{self.sequences[t]}_differentiation", t, sources, **more)
+        return data
