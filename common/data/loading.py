@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, ResampleToMatch, Transform
 
 from ..translation import MISSING
+from .acquisition import image_parameters
 from .check import same_grid
 
 
@@ -27,6 +28,8 @@ class LoadSubject(Transform):
         masks: names of masks to load.
         label: what to add as "label" [S, X, Y, Z]: "" nothing, "images" a copy of the image, "reference" the noise-free
             truth, which only a phantom has.
+        settings: (TR, TE, TI) [S, 3] in ms that the sequences have by default. If given, "parameters" [S, 3] is added:
+            what the subject list or an image's own sidecar says, else these.
 
     Raises:
         ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, or a voxel is not finite.
@@ -38,11 +41,13 @@ class LoadSubject(Transform):
         grid: str = "",
         masks: Sequence[str] = (),
         label: str = "",
+        settings: Sequence[Sequence[float]] = (),
     ) -> None:
         self.sequences = list(sequences)
         self.grid = grid
         self.masks = list(masks)
         self.label = label
+        self.settings = dict(zip(self.sequences, settings, strict=True)) if settings else {}
         self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)
         if grid and grid not in self.sequences:
             raise ValueError(f"grid is '{grid}', which is none of the sequences {', '.join(self.sequences)}.")
@@ -64,6 +69,8 @@ class LoadSubject(Transform):
         images = {name: self._match(subject, name, file, like, grid_name) for name, file in files.items()}
         d = {"subject": subject, "images": files, "grid_file": files[grid_name], "image": self._stack(images, like)}
         d["available"] = torch.tensor([name in files for name in self.sequences])
+        if self.settings:
+            d["parameters"] = torch.tensor([self._parameters(name, data) for name in self.sequences])
         for name in self.masks:
             if name in data.get("masks", {}):
                 d[name] = self._match(subject, name, data["masks"][name], like, grid_name, mode="nearest")
@@ -81,6 +88,14 @@ class LoadSubject(Transform):
             }
             d["label"] = self._stack(truth, like)
         return d
+
+    def _parameters(self, name: str, data: Mapping[Hashable, Any]) -> tuple[float, float, float]:
+        if name not in data["images"]:
+            return self.settings[name]
+        listed = data.get("parameters", {}).get(name)
+        return image_parameters(
+            data["images"][name], listed, self.settings[name], f"Subject {data['subject']}, sequence {name}"
+        )
 
     def _load(self, subject: str, file: str) -> MetaTensor:
         try:

@@ -83,6 +83,19 @@ PRESETS: dict[str, Acquisition] = {
     "PD": Acquisition(tr=3000.0, te=15.0),
 }
 
+# The nine fast spin echoes of Xiong et al., "Contrast Representation Learning" (MICCAI 2024), Table 1.
+FSE9: dict[str, Acquisition] = {
+    "FSE1": Acquisition(tr=2479.0, te=9.62, ti=1055.0),  # T1-FLAIR
+    "FSE2": Acquisition(tr=2479.0, te=10.42),
+    "FSE3": Acquisition(tr=6777.0, te=10.42),
+    "FSE4": Acquisition(tr=6777.0, te=62.52),
+    "FSE5": Acquisition(tr=8000.0, te=10.42),  # PD
+    "FSE6": Acquisition(tr=8000.0, te=39.92),
+    "FSE7": Acquisition(tr=8142.0, te=104.2),  # T2
+    "FSE8": Acquisition(tr=8000.0, te=99.98, ti=1030.0),
+    "FSE9": Acquisition(tr=8000.0, te=98.78, ti=2025.0),  # T2-FLAIR
+}
+
 
 def resolve(
     acquisition: str | Acquisition, acquisitions: Mapping[str, Sequence[float] | Acquisition] | None = None
@@ -99,7 +112,7 @@ def resolve(
     """
     if isinstance(acquisition, Acquisition):
         return acquisition
-    known = {**PRESETS, **(acquisitions or {})}
+    known = {**PRESETS, **FSE9, **(acquisitions or {})}
     if acquisition not in known:
         raise ValueError(f"Unknown sequence {acquisition!r}: give its (TR, TE, TI), or use {', '.join(known)}")
     values = known[acquisition]
@@ -130,6 +143,13 @@ def spin_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, acquisition: str | Ac
     if timing.ti > 0:
         recovery = np.abs(1 - 2 * np.exp(-timing.ti / t1) + np.exp(-timing.tr / t1))
     return pd * recovery * np.exp(-timing.te / t2)
+
+
+def brightest(acquisition: str | Acquisition) -> float:
+    """Signal, in units of PD, of the brightest among liquor, grey and white matter."""
+    tissues = np.array([TISSUES[name][:3] for name in ("csf", "grey_matter", "white_matter")])
+    t1, t2, pd = tissues.T
+    return float(spin_echo(pd, t1, t2, acquisition).max())
 
 
 def enhanced_t1(t1: ArrayLike, concentration: ArrayLike) -> NDArray:

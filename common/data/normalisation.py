@@ -11,6 +11,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from .mr_signal import Acquisition, brightest
+
 
 def p99(values: np.ndarray) -> tuple[float, float]:
     """The Seq2Seq authors' rule: 0 to twice the 99th percentile of the whole volume."""
@@ -28,10 +30,17 @@ def percentile(values: np.ndarray) -> tuple[float, float]:
     return float(high - low), float(low)
 
 
+def minmax(values: np.ndarray) -> tuple[float, float]:
+    """The smallest to the largest voxel, as the CRL authors scale each image."""
+    low = max(float(values.min()), 0.0)
+    return float(values.max()) - low, low
+
+
 RULES: dict[str, Callable[[np.ndarray], tuple[float, float]]] = {
     "p99": p99,
     "p99_foreground": p99_foreground,
     "percentile": percentile,
+    "minmax": minmax,
 }
 
 
@@ -51,15 +60,25 @@ class ScaleSequencesd(MapTransform):
     Reads "available" [S]; adds "scale" and "offset" [S], 1 and 0 for a missing sequence. Further keys (a noise-free
     reference) are brought to the first key's scale.
 
+    A scale of its own for each image erases what TR, TE and TI do to its brightness. With `per="subject"` all images
+    have one, without offset, and sequences that are missing have it too. So that it hardly depends on which images
+    there are, each of them votes with the upper end that the rule gives it, divided by the signal that the spin-echo
+    equation predicts for its "parameters" [S, 3] (TR, TE, TI in ms) and the brightest tissue; the median is taken.
+
     Raises:
         ValueError: an available image has no voxel above 0, or no spread, so that the rule gives no scale.
     """
 
-    def __init__(self, keys: KeysCollection, rule: str = "p99_foreground", allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, rule: str = "p99_foreground", per: str = "image", allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         if rule not in RULES:
             raise ValueError(f"normalisation is '{rule}'; choose one of {', '.join(RULES)}.")
+        if per not in ("image", "subject"):
+            raise ValueError(f"scale_per is '{per}'; it must be 'image' or 'subject'.")
         self.rule = rule
+        self.per = per
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -75,9 +94,21 @@ class ScaleSequencesd(MapTransform):
                     f"which the rule '{self.rule}' gives no scale. Check the file, or drop it from the subject list."
                 )
             scale[i], offset[i] = found
+        if self.per == "subject":
+            scale, offset = _of_subject(scale + offset, d["parameters"], available), torch.zeros_like(offset)
         shape = (-1,) + (1,) * (image.ndim - 1)
         for key in self.key_iterator(d):
             scaled = ((d[key] - offset.view(shape)) / scale.view(shape)).clamp(DARKEST_TISSUE, 1)
             d[key] = torch.where(d[key] > 0, scaled, 0)
         d["scale"], d["offset"] = scale, offset
         return d
+
+
+def _of_subject(highest: Tensor, parameters: Tensor, available: Tensor) -> Tensor:
+    """One scale for all S sequences, from the intensity [S] that would become 1 in each image by itself."""
+    votes = [
+        high / brightest(Acquisition(*timing))
+        for high, timing, there in zip(highest.tolist(), parameters.tolist(), available.tolist(), strict=True)
+        if there
+    ]
+    return torch.full_like(highest, float(np.median(votes)))

@@ -9,6 +9,7 @@
      "validation": [], "test": []}
 
 A sequence that was not acquired is simply absent. Only `subject` and `images` are required; TR, TE and TI are in ms.
+`"acquisitions": {"T1": [500, 10, 0]}` beside `sequences` says them once for all subjects; `parameters` has precedence.
 Paths are relative to the JSON's folder, so that the folder can be moved, with POSIX slashes; absolute ones are allowed.
 """
 
@@ -114,7 +115,7 @@ def subject_items(
     file = list_file(Path(dataset_dir or ".").expanduser() / subject_list if subject_list else dataset_dir)
     subjects = read_subjects(file)
     entries = [entry for name in (SPLITS if split == "all" else (split,)) for entry in subjects[name]]
-    items = [_item(entry, sequences) for entry in entries]
+    items = [_item(entry, sequences, subjects.get("acquisitions", {})) for entry in entries]
     left_out = [item["subject"] for item in items if not item["images"]]
     if len(left_out) == len(items):
         reason = f"none of its subjects has any of {', '.join(sequences)}" if items else "it lists no subject"
@@ -181,6 +182,7 @@ def validate_subjects(subjects: dict, *, where: str, unique: bool = True) -> Non
     for key, value in subjects.items():
         if key not in ("sequences", *SPLITS) and isinstance(value, list):
             raise ValueError(f"{where}: unknown field '{key}'; the splits are called {', '.join(SPLITS)}")
+    _validate_acquisitions(subjects.get("acquisitions", {}), sequences, where)
     seen: dict[str, str] = {}
     for split in SPLITS:
         entries = subjects.get(split, [])
@@ -212,8 +214,10 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(map(str, names[:most])) + rest
 
 
-def _item(entry: dict, sequences: Sequence[str]) -> dict:
+def _item(entry: dict, sequences: Sequence[str], acquisitions: dict) -> dict:
     item = {"subject": entry["subject"], "masks": dict(entry.get("masks", {}))}
+    common = {name: dict(zip(("TR", "TE", "TI"), times, strict=True)) for name, times in acquisitions.items()}
+    entry = {**entry, "parameters": {**common, **entry.get("parameters", {})}}
     for field in ("images", "reference", "withheld", "parameters"):
         values = entry.get(field, {})
         item[field] = {name: values[name] for name in sequences if name in values}
@@ -280,6 +284,15 @@ def _validate_parameters(values: dict, where: str) -> None:
     numbers = values.values() if isinstance(values, dict) else [None]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf for v in numbers):
         raise ValueError(f'{where} must be numbers in ms such as {{"TR": 500, "TE": 10, "TI": 0}}, not {values!r}')
+
+
+def _validate_acquisitions(acquisitions: dict, sequences: list[str], where: str) -> None:
+    if not isinstance(acquisitions, dict) or set(acquisitions) - set(sequences):
+        raise ValueError(f"{where}: 'acquisitions' must map names of 'sequences' to [TR, TE, TI], not {acquisitions!r}")
+    for name, times in acquisitions.items():
+        if not isinstance(times, list) or len(times) != 3:
+            raise ValueError(f"{where}: 'acquisitions' of '{name}' must be [TR, TE, TI] in ms, not {times!r}")
+        _validate_parameters(dict(zip(("TR", "TE", "TI"), times, strict=True)), f"{where}: acquisitions of '{name}'")
 
 
 def _is_names(value: object) -> bool:

@@ -12,6 +12,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..options import switch
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,13 +59,13 @@ class Checkpoints:
         network: nn.Module,
         objects: dict[str, Any],
         evaluator: Engine | None = None,
-        resume: bool = True,
+        resume: bool | str = True,
     ) -> None:
         self.last, self.best = Path(folder) / "last.pt", Path(folder) / "model.pt"
         self.network = network
         self.objects = {name: thing for name, thing in objects.items() if thing is not None}
         self.evaluator = evaluator
-        self.resume = resume
+        self.resume = switch(resume, "resume")
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)

@@ -13,12 +13,13 @@ from ..translation import is_available
 class Pairs(NamedTuple):
     """N available images, each to be encoded once, and P pairs of one of them with a wanted sequence.
 
-    Images [N, 1, X, Y, Z] and their sequences `source` [N]; per pair, sorted by target, the image's `row` [P], the
-    wanted sequence `target` [P], and the row of the true image, `truth` [P], -1 where the subject does not have it.
-    The indices are on the CPU, so that grouping them does not wait for the device.
+    Images [N, 1, X, Y, Z], whose `subject` [N] of the batch they are and which sequence, `source` [N]; per pair, sorted
+    by target, the image's `row` [P], the wanted sequence `target` [P], and the row of the true image, `truth` [P], -1
+    where the subject does not have it. The indices are on the CPU, so that grouping them does not wait for the device.
     """
 
     images: Tensor
+    subject: Tensor
     source: Tensor
     row: Tensor
     target: Tensor
@@ -54,7 +55,12 @@ def draw_pairs(
         row, target = row[kept], target[kept]
     if not len(row):
         raise ValueError("No pair to train on: every subject of this batch has one sequence only and self_weight is 0.")
-    return Pairs(image[subject, source][:, None], source, row, target, row_of[subject[row], target])
+    return Pairs(image[subject, source][:, None], subject, source, row, target, row_of[subject[row], target])
+
+
+def network_input(images: Tensor, spatial_dims: int, slice_axis: int = -1) -> Tensor:
+    """Images [N, 1, X, Y, Z] as the network takes them: 2D and 2.5D have the few slices of a sample as channels."""
+    return images if spatial_dims == 3 else images.squeeze(1).movedim(slice_axis, 1)
 
 
 def rows_by_target(row: Tensor, target: Tensor, sequences: int) -> tuple[Tensor, ...]:

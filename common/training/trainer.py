@@ -9,6 +9,8 @@ from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
+from ..options import switch
+
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -23,18 +25,25 @@ class TranslationTrainer(SupervisedTrainer):
         adversary: discriminators with an optimiser of their own (`common.training.adversary`); None is without.
         amp: mixed precision on CUDA: "bf16", "fp16" or "" for none. On the CPU it is ignored.
         clip_grad: largest norm of the gradient; 0 does not clip.
-        kwargs: as for `SupervisedTrainer`.
+        compile, kwargs: as for `SupervisedTrainer`.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite. Nothing is updated, so the last checkpoint stays good.
     """
 
     def __init__(
-        self, *, objective: Any, adversary: Any = None, amp: str = "", clip_grad: float = 0.0, **kwargs: Any
+        self,
+        *,
+        objective: Any,
+        adversary: Any = None,
+        amp: str = "",
+        clip_grad: float = 0.0,
+        compile: bool | str = False,
+        **kwargs: Any,
     ) -> None:
         if amp and amp not in AMP_TYPES:
             raise ValueError(f"amp is '{amp}'; choose one of {', '.join(AMP_TYPES)}, or '' for full precision.")
-        super().__init__(loss_function=objective, **kwargs)
+        super().__init__(loss_function=objective, compile=switch(compile, "compile"), **kwargs)
         self.objective = objective
         self.adversary = adversary
         self.clip_grad = clip_grad
@@ -48,6 +57,7 @@ class TranslationTrainer(SupervisedTrainer):
             k: v.to(device, non_blocking=engine.non_blocking) for k, v in batchdata.items() if isinstance(v, Tensor)
         }
         engine.network.train()
+        self.objective.epoch = engine.state.epoch  # for those that change as training goes on
         engine.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=self.amp_type, enabled=self.amp_type is not None):
             terms, samples = self.objective(engine.network, batch)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.training.schedule import polynomial_decay
+from common.training.schedule import polynomial_decay, step_decay
 
 
 def scheduler(steps: int, **options) -> LambdaLR:
@@ -50,3 +50,11 @@ def test_a_longer_run_goes_on_along_its_own_decay():
     longer.load_state_dict(finished.state_dict())
     longer.optimizer.load_state_dict(finished.optimizer.state_dict())
     assert rates(longer, 4)[1:] == pytest.approx(rates(scheduler(8), 8)[5:])
+
+
+def test_a_step_decay_halves_and_a_resumed_one_keeps_its_own_length():
+    schedule = step_decay(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), every=2)
+    assert rates(schedule, 5) == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+    longer = step_decay(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), every=5)
+    longer.load_state_dict(schedule.state_dict())
+    assert rates(longer, 1)[-1] == pytest.approx(0.05), "epoch 6 of 5 per step"

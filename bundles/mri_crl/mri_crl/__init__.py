@@ -1,0 +1,1 @@
+"""CRL: MRI contrasts made from acquisition parameters (Xiong et al., MICCAI 2024)."""

@@ -1,0 +1,133 @@
+"""A subject's images at any wanted parameters, each source at the parameters that it was acquired with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.engines import default_prepare_batch
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor, nn
+
+from .common.data.acquisition import BIDS
+from .common.data.normalisation import unscale
+from .common.inference.inferers import available_sequences, plain, with_meta
+from .common.inference.saving import SaveVolumes
+from .common.training.checkpoints import unwrapped
+from .targets import Targets, warn_outside
+
+logger = logging.getLogger(__name__)
+
+
+def with_parameters(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, Any, tuple, dict]:
+    """MONAI's `prepare_batch` that hands the inferer the "parameters" [B, S, 3] of the images, too."""
+    prepared = default_prepare_batch(batch, *args, **kwargs)
+    image, label = prepared if isinstance(prepared, tuple) else (prepared, None)
+    return image, label, (), {"parameters": batch["parameters"]}
+
+
+class AtParameters(Inferer):
+    """Another inferer, with the network's slots at the parameters of this subject's images.
+
+    Needs `prepare_batch=with_parameters`.
+    """
+
+    def __init__(self, inferer: Inferer) -> None:
+        self.inferer = inferer
+
+    def __call__(self, inputs: Tensor, network: nn.Module, parameters: Tensor) -> Tensor:  # type: ignore[override]
+        return self.inferer(inputs, unwrapped(network).at(parameters[0]))
+
+
+class ParameterInferer(Inferer):
+    """One subject [1, S, X, Y, Z] to the wanted images [1, T, X, Y, Z], each source encoded once for all of them.
+
+    Needs `prepare_batch=with_parameters`. Logs a warning where wanted parameters lie outside the trained range.
+
+    Args:
+        sequences: S names, in the network's order.
+        targets: see `Targets`.
+        inferer: of windows; None is the whole volume at once.
+    """
+
+    def __init__(self, sequences: Sequence[str], targets: Any = None, inferer: Inferer | None = None) -> None:
+        self.targets = Targets(targets, sequences)
+        self.inferer = inferer or SimpleInferer()
+
+    def __call__(self, inputs: Tensor, network: nn.Module, parameters: Tensor) -> Tensor:  # type: ignore[override]
+        available, network = available_sequences(inputs), unwrapped(network)
+        slots = self.targets.slots(available)
+        if not slots:
+            return with_meta(torch.zeros_like(plain(inputs)[:, :1], device="cpu"), inputs)
+        settings = self.targets.settings(parameters[0].cpu())
+        warn_outside(settings[slots], network.trained_range)
+        network = network.at(settings)
+
+        def complete(window: Tensor) -> Tensor:
+            return network.complete(window, sources=available, targets=slots)[:, slots]
+
+        return with_meta(self.inferer(plain(inputs), complete), inputs)
+
+
+class SaveTargets(SaveVolumes):
+    """Writes `<subject>_<target>.nii.gz` for each image of "pred" [T, X, Y, Z], with a sidecar (times in s, as BIDS).
+
+    Where the subject's images have one scale, what is made has it too. Where each has its own, a named setting is
+    written at the scale that it had in training, and other parameters in normalised units.
+
+    Args:
+        scale_per: "subject" or "image", as in `ScaleSequencesd`.
+        reference_scale: scale and offset [S, 2] of the training subjects, `network.reference_scale`.
+        others: see `SaveVolumes`.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        sequences: Sequence[str],
+        targets: Any,
+        scale_per: str,
+        reference_scale: Tensor,
+        weights: str,
+        metadata_file: str,
+    ) -> None:
+        self.wanted = Targets(targets, sequences)
+        super().__init__(output_dir, self.wanted.names, targets, weights, metadata_file)
+        self.scale_per = scale_per
+        self.reference_scale = reference_scale.cpu()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        available = data["available"].nonzero()[:, 0].tolist()
+        slots = self.wanted.slots(available)
+        if not slots:
+            logger.warning(f"{data['subject']} lacks nothing, so nothing is made; name what you want with --targets.")
+        settings = self.wanted.settings(data["parameters"].cpu()).tolist()
+        for image, j in zip(torch.as_tensor(data["pred"]), slots, strict=bool(slots)):
+            sources = [i for i in available if i != j or len(available) == 1]
+            units, scale, offset = self.scale(data, j)
+            more = {
+                **bids(settings[j]),
+                "source_parameters": {self.sequences[i]: bids(settings[i]) for i in sources},
+                "units": units,
+                "scale": scale,
+                "offset": offset,
+            }
+            volume = unscale(image[None], torch.tensor(scale), torch.tensor(offset))[0]
+            self._save(volume, data, self.sequences[j], j, sources, **more)
+        return data
+
+    def scale(self, data: Mapping[Hashable, Any], j: int) -> tuple[str, float, float]:
+        """What the units of image j are, and scale and offset that lead to them."""
+        if self.scale_per == "subject":
+            return "those of the subject's acquired images", float(data["scale"][0]), 0.0
+        if j < len(self.reference_scale) and torch.isfinite(self.reference_scale[j]).all():
+            scale, offset = self.reference_scale[j].tolist()
+            return "normalised * scale + offset of the training subjects", scale, offset
+        return "normalised, 0 to 1", 1.0, 0.0
+
+
+def bids(parameters: Sequence[float]) -> dict[str, float]:
+    """(TR, TE, TI) in ms to the fields of a BIDS sidecar, in s."""
+    return {field: round(time / 1000, 8) for field, time in zip(BIDS.values(), parameters, strict=True)}

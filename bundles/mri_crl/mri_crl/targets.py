@@ -1,0 +1,86 @@
+"""Which images are wanted: by the name of a setting, by (TR, TE, TI) in ms, or as a BIDS sidecar says it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .common.data.acquisition import PLAUSIBLE, Parameters, check_parameters, read_sidecar
+from .common.inference.inferers import resolve_targets
+
+logger = logging.getLogger(__name__)
+Wanted = str | Sequence[float]
+
+
+class Targets:
+    """The S named settings of a network, and behind them further ones that were asked for by their parameters.
+
+    Args:
+        targets: None (what a subject lacks), "all" (every named setting), or one or several of: a name, (TR, TE, TI) in
+            ms, a sidecar's path that ends in .json.
+        sequences: the S names, in the network's order.
+
+    Attributes:
+        names: [S + F], the F further ones called like `TR8000_TE100_TI2000`.
+        further: their (TR, TE, TI) in ms.
+
+    Raises:
+        ValueError: an unknown name, or parameters that no scanner could play or whose unit is wrong.
+    """
+
+    def __init__(self, targets: Wanted | Sequence[Wanted] | None, sequences: Sequence[str]) -> None:
+        self.names, self.further = list(sequences), []
+        single = isinstance(targets, str) or (bool(targets) and not isinstance(targets[0], str | Sequence))
+        several = [targets] if single else targets
+        self._wanted = targets if targets in (None, "all") else [self._name(each) for each in several]
+        resolve_targets(self._wanted, self.names, ())  # unknown names are known before any work is done
+
+    def _name(self, wanted: Wanted) -> str:
+        if isinstance(wanted, str) and not wanted.endswith(".json"):
+            return wanted
+        parameters = _parameters(wanted)
+        name = parameters_name(parameters)
+        if name not in self.names:
+            self.names.append(name)
+            self.further.append(parameters)
+        return name
+
+    def slots(self, available: Sequence[int]) -> list[int]:
+        """What is wanted of a subject, as indices into `names`."""
+        return resolve_targets(self._wanted, self.names, available)
+
+    def settings(self, parameters: Tensor) -> Tensor:
+        """Parameters [S, 3] of a subject's sequences to those of all `names`, [S + F, 3]."""
+        return torch.cat([parameters, torch.tensor(self.further).view(-1, 3).to(parameters)])
+
+
+def parameters_name(parameters: Parameters) -> str:
+    """(8000, 100, 2000) to `TR8000_TE100_TI2000`, for file names."""
+    return "_".join(f"{name}{value:g}" for name, value in zip(PLAUSIBLE, parameters, strict=True))
+
+
+def warn_outside(parameters: Tensor, trained_range: Tensor) -> list[str]:
+    """Logs and returns a sentence for each parameter of [T, 3] that lies outside the trained range [2, 3]."""
+    texts = []
+    for k, (name, low, high) in enumerate(zip(PLAUSIBLE, *trained_range.tolist(), strict=True)):
+        times = {round(time, 3) for time in parameters[:, k].tolist()}
+        beyond = sorted(time for time in times if not low - 1e-3 <= time <= high + 1e-3)
+        if beyond:
+            values = ", ".join(f"{time:g}" for time in beyond)
+            texts.append(f"{name} {values} ms lies outside {low:g} to {high:g} ms, on which the network was trained.")
+    for text in texts:
+        logger.warning(f"{text} The image is an extrapolation.")
+    return texts
+
+
+def _parameters(wanted: Wanted) -> Parameters:
+    if isinstance(wanted, str):
+        if (found := read_sidecar(wanted)) is None:
+            raise ValueError(f"{wanted}: has no RepetitionTime and EchoTime.")
+        return found
+    if len(wanted) != 3:
+        raise ValueError(f"targets has {wanted!r}; give (TR, TE, TI) in ms, a name, or a sidecar's path.")
+    return check_parameters(*wanted, where=f"targets {list(wanted)}")

@@ -1,0 +1,100 @@
+"""TR, TE and TI of an image, from where users have them, in ms and never in the wrong unit.
+
+An image's parameters are, in this order: what the subject list says of it (`parameters` of the subject, `acquisitions`
+of the list), what the BIDS sidecar beside it says, in seconds, and the setting that its sequence has by default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+
+from .mr_signal import Acquisition
+
+Parameters = tuple[float, float, float]  # TR, TE, TI in ms
+
+# ms between which a time is believed, wide enough for any spin echo. TI may also be 0: no inversion.
+PLAUSIBLE = {"TR": (20.0, 30_000.0), "TE": (0.5, 1000.0), "TI": (5.0, 10_000.0)}
+BIDS = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime"}
+
+
+def check_parameters(tr: float, te: float, ti: float = 0.0, *, where: str, seconds: bool = False) -> Parameters:
+    """(TR, TE, TI) in ms, checked; `where` begins the message of an error.
+
+    Args:
+        tr, te, ti: in ms, or with `seconds` in s as in a BIDS sidecar, whose names the message then uses.
+
+    Raises:
+        ValueError: a time that is no positive number, that is in the other unit by its size, or that does not go with
+            the others (TE and TI are shorter than TR).
+    """
+    unit, factor = ("s", 1000.0) if seconds else ("ms", 1.0)
+    times = []
+    for (name, (low, high)), value in zip(PLAUSIBLE.items(), (tr, te, ti), strict=True):
+        field = f"{where}: {BIDS[name] if seconds else name}"
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise ValueError(f"{field} must be a number in {unit}, not {value!r}.")
+        if name == "TI" and value == 0:
+            times.append(0.0)
+            continue
+        if value <= 0:
+            raise ValueError(f"{field} is {value:g} {unit}; it must be positive{' or 0' * (name == 'TI')}.")
+        time = round(value * factor, 6)
+        if not low <= time <= high:
+            thousand = next((k for k in (1000.0, 0.001) if low <= time * k <= high), None)
+            # Too large by 1000 is ms where s belong; in a list of ms that comes from a sidecar that had ms.
+            wrong = {1000.0: "seconds", 0.001: "milliseconds taken for seconds", None: None}[thousand]
+            hint = f"it looks like {wrong}" if wrong else "check it"
+            raise ValueError(
+                f"{field} is {value:g} {unit}, outside {low / factor:g} to {high / factor:g} {unit}: {hint}."
+            )
+        times.append(time)
+    try:
+        Acquisition(*times)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}.") from None
+    return times[0], times[1], times[2]
+
+
+def read_sidecar(file: str | Path) -> Parameters | None:
+    """What a BIDS sidecar says; None if it has neither RepetitionTime nor EchoTime. Without InversionTime TI is 0.
+
+    Raises:
+        ValueError: it is no JSON object, has only one of the two, or `check_parameters` refuses them.
+    """
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not a readable JSON file ({error}).") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must hold a JSON object, not {type(content).__name__}.")
+    return _of_mapping({name: content.get(field) for name, field in BIDS.items()}, str(file), seconds=True)
+
+
+def image_parameters(
+    image: str | Path, listed: Mapping[str, float] | None, setting: Sequence[float], where: str
+) -> Parameters:
+    """The parameters of one image; see the module.
+
+    Args:
+        image: its file; the sidecar is the JSON of the same name beside it.
+        listed: {"TR": ..., "TE": ..., "TI": ...} in ms from the subject list, if it says anything.
+        setting: (TR, TE, TI) in ms where nothing else is known.
+        where: names subject and sequence in messages.
+    """
+    if (found := _of_mapping(listed or {}, where)) is not None:
+        return found
+    sidecar = Path(image).with_name(Path(image).name.split(".nii")[0] + ".json")
+    found = read_sidecar(sidecar) if sidecar.is_file() else None
+    return found or check_parameters(*setting, where=where)
+
+
+def _of_mapping(values: Mapping[str, float | None], where: str, seconds: bool = False) -> Parameters | None:
+    tr, te, ti = (values.get(name) for name in PLAUSIBLE)
+    if tr is None and te is None:
+        return None
+    if tr is None or te is None:
+        raise ValueError(f"{where}: TR is {tr} and TE is {te}; give both, or neither for the sequence's own setting.")
+    return check_parameters(tr, te, 0.0 if ti is None else ti, where=where, seconds=seconds)

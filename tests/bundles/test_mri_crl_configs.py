@@ -1,0 +1,180 @@
+"""The configs say the same thing, MONAI's own tools accept them, and a wrong run says what to pass."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from monai.bundle import ckpt_export, verify_net_in_out
+from monai.bundle.config_item import ComponentLocator
+from mri_crl.common.data.mr_signal import FSE9
+
+from mri_crl.network import CRL
+
+ROOT = Path(__file__).parents[2] / "bundles" / "mri_crl"
+SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
+FILES = [path.name for path in sorted((ROOT / "configs").glob("*.json"))]
+RUNS = [
+    ("train.json",),
+    ("train.json", "small.json"),
+    ("train.json", "evaluate.json"),
+    ("inference.json",),
+    ("inference.json", "small.json"),
+    ("inference.json", "sweep.json"),
+    ("inference.json", "grid.json"),
+]
+TINY = {"network_def#features": 8, "network_def#res_blocks": 1, "network_def#heads": 2}
+
+
+def config(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "configs" / name).read_text())
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if items is None:
+        yield path, node
+    else:
+        for name, child in items:
+            yield from leaves(child, f"{path}#{name}")
+
+
+@pytest.mark.parametrize("files", RUNS, ids=" ".join)
+def test_monai_finds_every_property(crl, fse_dir: Path, crl_weights: Path, tmp_path: Path, files):
+    folders = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": crl_weights}
+    assert crl(*files, **folders).check_properties() == []
+
+
+@pytest.mark.parametrize("files", RUNS, ids=" ".join)
+def test_a_run_without_data_says_what_to_pass(crl, crl_weights: Path, tmp_path: Path, files):
+    folders = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": crl_weights}
+    with pytest.raises(RuntimeError) as error:
+        crl(*files, **folders).run()
+    cause: BaseException | None = error.value
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    assert isinstance(cause, ValueError) and "pass --dataset_dir FOLDER" in str(cause)
+    assert not list(tmp_path.iterdir()), "and leaves nothing behind"
+
+
+def test_inference_without_weights_is_an_error(crl, fse_dir: Path, tmp_path: Path):
+    settings = {"dataset_dir": fse_dir, "output_dir": tmp_path / "out", "ckpt_path": tmp_path / "none.pt"}
+    with pytest.raises(RuntimeError) as error:
+        crl("inference.json", **settings).run()
+    assert "No weights at" in str(error.value.__cause__.__cause__ or error.value.__cause__)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["inference.json", "evaluate.json"])
+def test_training_and_use_agree(name: str):
+    """`evaluate.json` is laid over `train.json`: it must not change what the network is fed."""
+    train, other = config("train.json"), config(name)
+    shared = ["acquisitions", "sequences", "settings", "normalisation", "scale_per", "slice_axis", "roi_size", "slab"]
+    for key in [*shared, "divisible", "variant", "downsampling", "grid", "network_def", "window"]:
+        if name == "inference.json" or key in other:
+            assert other[key] == train[key], key
+    *steps, select = train["train"]["deterministic_transforms"]
+    assert select["_target_"] == "SelectItemsd"
+    steps += train["validate"]["padding"] + train["train"]["final_transforms"][:1]
+    used = other["preprocessing" if name == "inference.json" else "validate::preprocessing"]["transforms"]
+    additions = {"masks": "@validate#masks", "label": "@truth"} if name == "evaluate.json" else {}
+    assert used[0] == {**steps[0], **additions}
+    if name == "evaluate.json":
+        used.remove("@disturb")
+    for step, own in zip(steps[1:], used[1:], strict=True):
+        if name == "evaluate.json" and step["_target_"].endswith("ScaleSequencesd"):
+            step = {**step, "keys": ["image", "label"]}
+        assert own == step
+
+
+def test_settings_are_those_of_the_paper():
+    train = config("train.json")
+    assert train["acquisitions"] == {name: [each.tr, each.te, each.ti] for name, each in FSE9.items()}
+    assert train["held_out"] == ["FSE4", "FSE6"]
+    for split in ("subjects", "dataset"):
+        items = train["train"][split] if split == "subjects" else train["validate"][split]["data"]
+        assert items["sequences"] == "@seen", "neither trains nor chooses an epoch with what is held out"
+
+
+def test_metadata_agrees_with_the_network():
+    metadata, names = config("metadata.json"), config("train.json")["acquisitions"]
+    for side in metadata["network_data_format"].values():
+        (tensor,) = side.values()
+        assert tensor["num_channels"] == len(names)
+        assert tensor["channel_def"] == {str(k): name for k, name in enumerate(names)}
+    assert metadata["name"] == ROOT.name and metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "base"),
+    [("small.json", "train.json"), ("sweep.json", "inference.json"), ("grid.json", "inference.json")],
+)
+def test_overlays_change_nothing_that_is_not_there(overlay: str, base: str):
+    """A misspelt key of an overlay would be ignored in silence."""
+    own = {"parameter", "start", "stop", "steps", "at", "sweep", "seed", "tr", "te", "ti", "grid_error"}
+    for key in config(overlay):
+        name, *rest = key.split("::")
+        assert (name in config(base) or name in own) and (not rest or rest[0] in config(base)[name]), key
+
+
+def test_metadata_validates():
+    jsonschema.validate(config("metadata.json"), json.loads(SCHEMA.read_text()))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_targets_are_importable_and_named_in_full(name: str):
+    builtin = ComponentLocator()
+    targets = {value for path, value in leaves(config(name)) if path.endswith("#_target_")}
+    for target in targets:
+        if "." in target:
+            assert callable(locate(target)), target
+        else:
+            assert isinstance(builtin.get_component_module_name(target), str), f"{target}: none of MONAI's, or several"
+    assert targets or name in ("metadata.json", "small.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_absolute_path(name: str):
+    absolute = re.compile(r"^(/|~|\\|[A-Za-z]:[\\/])|(?<!\+ )['\"](/|~|[A-Za-z]:[\\/])")
+    assert not {path: x for path, x in leaves(config(name)) if isinstance(x, str) and absolute.search(x)}
+
+
+@pytest.mark.parametrize("variant", ["attention", "gain"])
+def test_network_in_and_out(variant: str):
+    files = {"meta_file": str(ROOT / "configs/metadata.json"), "config_file": str(ROOT / "configs/inference.json")}
+    verify_net_in_out("network_def", **files, device="cpu", n=1, variant=variant, **TINY)
+
+
+def test_exported_network_equals_its_source(crl_weights: Path, tmp_path: Path):
+    """Traced with everything available, it must still see at run time what is missing."""
+    ckpt_export(
+        "network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(crl_weights),
+        meta_file=str(ROOT / "configs/metadata.json"),
+        config_file=str(ROOT / "configs/inference.json"),
+        use_trace=True,
+        input_shape=[1, 9, 16, 20, 2],
+        **TINY,
+    )
+    settings = list(config("train.json")["acquisitions"].values())
+    network = CRL(settings, **{key.removeprefix("network_def#"): value for key, value in TINY.items()})
+    network.load_state_dict(torch.load(crl_weights, weights_only=True))
+    exported = torch.jit.load(tmp_path / "model.ts")
+    image = torch.rand(1, 9, 16, 20, 2, generator=torch.Generator().manual_seed(0))
+    results = []
+    for missing in ([], [3, 8], [0, 1, 2, 4, 5, 6, 7, 8]):
+        subject = image.clone()
+        subject[:, missing] = -1
+        with torch.no_grad():
+            results.append(network.eval()(subject))
+            torch.testing.assert_close(exported(subject), results[-1], rtol=0, atol=1e-4)
+    assert all((a - b).abs().max() > 1e-2 for a, b in pairwise(results)), "they differ"

@@ -1,0 +1,158 @@
+"""Train, make images at wanted parameters, sweep, evaluate: the bundle's runs on the phantom's nine settings."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.data.loading import LoadSubject
+from common.data.mr_signal import FSE9
+from common.data.normalisation import ScaleSequencesd
+from common.data.subjects import read_subjects, subject_items
+
+SETTINGS = [(each.tr, each.te, each.ti) for each in FSE9.values()]
+SUBJECT = "phantom_003"
+
+
+@pytest.fixture(scope="module")
+def trained(crl, fse_dir: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("crl_trained")
+    crl("train.json", dataset_dir=fse_dir, ckpt_dir=folder, output_dir=folder / "eval").run()
+    return folder
+
+
+def made(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: nib.load(path).get_fdata() for path in folder.rglob("*.nii.gz")}
+
+
+def test_training_sees_neither_the_held_out_settings_nor_their_range(trained: Path, fse_dir: Path):
+    state = torch.load(trained / "last.pt", weights_only=True)
+    weights = torch.load(trained / "model.pt", weights_only=True)
+    assert state["progress"] == {"epoch": 2, "iteration": 2}
+    assert all(torch.isfinite(value).all() for name, value in weights.items() if name != "reference_scale")
+    known = torch.isfinite(weights["reference_scale"]).all(1)
+    assert known.tolist() == [name not in ("FSE4", "FSE6") for name in FSE9]
+    expected = torch.tensor(SETTINGS)[known]
+    torch.testing.assert_close(weights["trained_range"], torch.stack([expected.amin(0), expected.amax(0)]))
+
+
+def test_inference_at_names_parameters_and_a_sidecar(trained: Path, crl, fse_dir: Path, tmp_path: Path, caplog):
+    (tmp_path / "wanted.json").write_text(json.dumps({"RepetitionTime": 5, "EchoTime": 0.05, "InversionTime": 1.2}))
+    targets = ["FSE4", [8000, 100, 2000], [9000, 50, 0], str(tmp_path / "wanted.json")]
+    settings = {"dataset_dir": fse_dir, "split": "test", "ckpt_path": trained / "model.pt"}
+    crl("inference.json", output_dir=tmp_path / "out", targets=targets, **settings).run()
+    names = ["FSE4", "TR8000_TE100_TI2000", "TR9000_TE50_TI0", "TR5000_TE50_TI1200"]
+    images = made(tmp_path / "out")
+    assert images.keys() == {f"{SUBJECT}_{name}.nii.gz" for name in names}
+    acquired = nib.load(fse_dir / SUBJECT / f"{SUBJECT}_FSE1.nii.gz")
+    for image in images.values():
+        assert image.shape == acquired.shape and (image[acquired.get_fdata() == 0] == 0).all() and image.std() > 0
+    sidecar = json.loads((tmp_path / "out" / SUBJECT / f"{SUBJECT}_TR5000_TE50_TI1200.json").read_text())
+    assert [sidecar[field] for field in ("RepetitionTime", "EchoTime", "InversionTime")] == [5, 0.05, 1.2]
+    assert sidecar["source_parameters"]["FSE9"]["EchoTime"] == 0.09878 and sidecar["target"] == "TR5000_TE50_TI1200"
+    assert "FSE4" not in json.loads((tmp_path / "out" / SUBJECT / f"{SUBJECT}_FSE4.json").read_text())["sources"]
+    (item,) = subject_items(fse_dir, "test", list(FSE9))
+    scaled = ScaleSequencesd("image", per="subject")(LoadSubject(list(FSE9), settings=SETTINGS)(item))
+    assert sidecar["scale"] == pytest.approx(scaled["scale"][0].item(), rel=1e-5), "the subject's own"
+    assert [text.split(" lies")[0] for text in caplog.messages if "lies outside" in text] == ["TR 9000 ms"]
+
+
+def test_a_subject_s_own_parameters_are_used(trained: Path, crl, fse_dir: Path, tmp_path: Path):
+    subjects = read_subjects(fse_dir)
+    entry = subjects["test"][0]
+    entry["images"] = {"FSE7": entry["images"]["FSE7"]}
+    results = []
+    for te in (104.2, 60.0):
+        entry["parameters"] = {"FSE7": {"TR": 8142, "TE": te, "TI": 0}}
+        (tmp_path / "one.json").write_text(json.dumps(subjects))
+        settings = {"dataset_dir": fse_dir, "subject_list": tmp_path / "one.json", "split": "test"}
+        output = {"ckpt_path": trained / "model.pt", "output_dir": tmp_path / str(te), "scale_per": "image"}
+        crl("inference.json", targets=[8000, 20, 0], **settings, **output).run()
+        results.append(made(tmp_path / str(te))[f"{SUBJECT}_TR8000_TE20_TI0.nii.gz"])
+    assert not np.allclose(*results, atol=1e-6)
+
+
+def test_inference_fills_in_what_is_missing(trained: Path, crl, fse_dir: Path, tmp_path: Path):
+    subjects = read_subjects(fse_dir)
+    for name in ("FSE4", "FSE9"):
+        subjects["test"][0]["images"].pop(name)
+    (tmp_path / "some.json").write_text(json.dumps(subjects))
+    settings = {"dataset_dir": fse_dir, "subject_list": tmp_path / "some.json", "split": "test"}
+    crl("inference.json", ckpt_path=trained / "model.pt", output_dir=tmp_path / "out", **settings).run()
+    assert made(tmp_path / "out").keys() == {f"{SUBJECT}_{name}.nii.gz" for name in ("FSE4", "FSE9")}
+
+
+def test_sweep_writes_a_series_and_a_picture(trained: Path, crl, fse_dir: Path, tmp_path: Path):
+    settings = {"dataset_dir": fse_dir, "split": "test", "ckpt_path": trained / "model.pt"}
+    wanted = {"parameter": "TE", "start": 20, "stop": 100, "steps": 5, "at": "FSE5"}
+    for _ in range(2):  # what it wrote itself, it replaces
+        crl("inference.json", "sweep.json", output_dir=tmp_path / "out", **wanted, **settings).run()
+    stem = tmp_path / "out" / SUBJECT / f"{SUBJECT}_sweep_TE"
+    image = nib.load(f"{stem}.nii.gz")
+    acquired = nib.load(fse_dir / SUBJECT / f"{SUBJECT}_FSE1.nii.gz")
+    assert image.shape == (*acquired.shape, 5) and np.array_equal(image.affine, acquired.affine)
+    assert image.header.get_zooms()[3] == 20 and image.header["sform_code"] == acquired.header["sform_code"]
+    volumes = image.get_fdata()
+    assert (volumes[acquired.get_fdata() == 0] == 0).all()
+    assert all(np.abs(volumes[..., t] - volumes[..., t + 1]).max() > 0 for t in range(4))
+    times = [each["EchoTime"] for each in json.loads(stem.with_suffix(".json").read_text())["volumes"]]
+    assert times == [0.02, 0.04, 0.06, 0.08, 0.1]
+    with Image.open(f"{stem}.gif") as picture:
+        assert picture.n_frames == 5
+    one = [8000, 40, 0]
+    crl("inference.json", output_dir=tmp_path / "one", targets=one, **settings).run()
+    np.testing.assert_allclose(made(tmp_path / "one")[f"{SUBJECT}_TR8000_TE40_TI0.nii.gz"], volumes[..., 1], rtol=1e-5)
+
+
+def test_error_over_a_grid_of_parameters(trained: Path, crl, fse_dir: Path, tmp_path: Path):
+    settings = {"dataset_dir": fse_dir, "ckpt_path": trained / "model.pt", "output_dir": tmp_path}
+    grid = {"tr": [1500, 6000], "te": [10, 50], "ti": [0, 2000]}
+    crl("inference.json", "grid.json", **grid, **settings).run()
+    with open(tmp_path / "grid.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["tr"], row["te"], row["ti"]) for row in rows][:3] == [
+        ("1500.0", "10.0", "0.0"),
+        ("1500.0", "50.0", "0.0"),
+        ("6000.0", "10.0", "0.0"),
+    ]
+    assert len(rows) == 6 and {row["subject"] for row in rows} == {SUBJECT}
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+    with pytest.raises(SystemExit, match="not of the phantom with seed 3"):
+        crl("inference.json", "grid.json", seed=3, **grid, **settings).run()
+
+
+def test_evaluating_scores_seen_and_unseen_settings(trained: Path, crl, fse_dir: Path, tmp_path: Path):
+    settings = {"dataset_dir": fse_dir, "ckpt_dir": trained, "output_dir": tmp_path, "truth": "reference"}
+    crl("train.json", "evaluate.json", **settings).run()
+    with open(tmp_path / "scores_declared.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    ours = {(row["source"], row["target"]) for row in rows}
+    assert {(a, b) for a in FSE9 for b in FSE9 if a != b} <= ours
+    assert json.loads((tmp_path / "scores_declared.json").read_text())["held_out"] == ["FSE4", "FSE6"]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"variant": "gain", "normalisation": "minmax", "scale_per": "image"},
+        {"downsampling": 2, "roi_size": [32, 32, 1], "divisible": [2, 2, 1], "ema_decay": 0.5},
+        {"slice_axis": -3, "roi_size": [1, 16, 16], "pairs_per_subject": 2, "self_weight": 0.5},
+        {"acquisitions": {"FSE7": [8142, 104.2, 0], "FSE1": [2479, 9.62, 1055]}, "held_out": []},
+    ],
+    ids=["gain, min-max", "downsampling", "sagittal", "two settings"],
+)
+def test_variants_train_and_complete(crl, fse_dir: Path, tmp_path: Path, variant: dict):
+    settings = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "max_epochs": 1, **variant}
+    crl("train.json", output_dir=tmp_path / "eval", **settings).run()
+    use = {**settings, "ckpt_path": tmp_path / "model.pt", "split": "test", "output_dir": tmp_path / "out"}
+    crl("inference.json", targets=["FSE7", [5000, 50, 0]], **use).run()
+    images = made(tmp_path / "out")
+    assert images.keys() == {f"{SUBJECT}_{name}.nii.gz" for name in ("FSE7", "TR5000_TE50_TI0")}
+    assert all(np.isfinite(image).all() for image in images.values())
