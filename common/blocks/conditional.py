@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,6 +13,7 @@ from .adain import AdaIN, FrozenAdaIN
 from .hyperconv import DynamicConv, HyperConv
 
 CONDITIONING = ("hyperconv", "adain", "dynamic")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class ConditionalConv(nn.Module):
@@ -73,3 +78,18 @@ class ConditionalResBlock(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         return x + self.conv2(F.leaky_relu(self.conv1(x, code), 0.2), code)
+
+
+@torch.no_grad()
+def freeze_target(network: Network, target: int) -> Network:
+    """A copy that makes one target only, its conditional layers plain ones with the same output.
+
+    The network has the one-hot `codes` [S, C] of its sequences and a `code_layer` that makes features of them.
+    """
+    frozen = copy.deepcopy(network)
+    code = network.code_layer(network.codes[target : target + 1])
+    for module in frozen.modules():
+        if isinstance(module, ConditionalConv):
+            module.freeze(code)
+    frozen.code_layer = nn.Identity()
+    return frozen

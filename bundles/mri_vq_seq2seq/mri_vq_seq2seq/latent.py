@@ -1,0 +1,119 @@
+"""`run encode`: a subject's common latent and its codes as NIfTI, for segmentation and other work downstream."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.inferers import Inferer, SimpleInferer
+from monai.transforms import Transform
+from torch import Tensor
+
+from .common.inference.inferers import available_sequences, plain
+from .common.inference.weights import origin
+from .common.training.checkpoints import unwrapped
+from .network import VQSeq2Seq
+
+
+class LatentInferer(Inferer):
+    """The mean latent (Eq. 4) of all that one subject has: image [1, S, X, Y, Z] to [1, D, x, y, z].
+
+    Args:
+        inferer: see `CompletionInferer`; where windows overlap, theirs are averaged.
+    """
+
+    def __init__(self, inferer: Inferer | None = None) -> None:
+        self.inferer = inferer or SimpleInferer()
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        encode = partial(unwrapped(network).encode_subject, sources=available_sequences(inputs))
+        return self.inferer(plain(inputs), encode)
+
+
+class SaveLatent(Transform):
+    """Writes `<output_dir>/<subject>/<subject>_latent.nii.gz`, `_codes.nii.gz` and `_latent.json`.
+
+    The latent is float32 [x, y, z, D] on a grid of its own: that of the preprocessed image (RAS, cropped to the
+    foreground, padded), coarser by the network's downsampling and with the same corners, so that it lies on the image
+    in world coordinates. The codes [x, y, z] are the nearest ones of the codebook.
+
+    Args:
+        output_dir: made if need be.
+        sequences: S names, in the network's order.
+        network: whose quantiser gives the codes; without one none are written.
+        weights: file whose sha256 the sidecar names.
+        metadata_file: the bundle's metadata.json, for its name and version.
+    """
+
+    def __init__(
+        self, output_dir: str, sequences: Sequence[str], network: VQSeq2Seq, weights: str, metadata_file: str
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.sequences = sequences
+        self.quantiser = network.quantiser
+        self.weights = weights
+        self.metadata_file = metadata_file
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        latent, image = torch.as_tensor(data["pred"]), data["image"]
+        coarser = [a // b for a, b in zip(image.shape[1:], latent.shape[1:], strict=True)]
+        affine = coarser_affine(image.affine.numpy(), coarser)
+        stem = self.output_dir / data["subject"] / f"{data['subject']}_"
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        _save(nib.Nifti1Image(latent.movedim(0, -1).numpy(), affine), f"{stem}latent.nii.gz")
+        content = {
+            "subject": data["subject"],
+            "sources": {name: data["images"][name] for name in self.sequences if name in data["images"]},
+            "grid": data["grid_file"],
+            **origin(self.metadata_file, self.weights),
+            "coarser": coarser,
+            **self._sizes(latent, image[0].numel() * int(data["available"].sum())),
+            "note": "A network's representation of the sources, not an image. Not for clinical use.",
+        }
+        if self.quantiser is not None:
+            codes = self._codes(latent)
+            _save(nib.Nifti1Image(codes, affine), f"{stem}codes.nii.gz")
+        temporary = stem.with_name(f".{os.getpid()}.{stem.name}latent.json")
+        temporary.write_text(json.dumps(content, indent=1))
+        os.replace(temporary, f"{stem}latent.json")
+        return data
+
+    @torch.no_grad()
+    def _codes(self, latent: Tensor) -> np.ndarray:
+        device = self.quantiser.codebook.device
+        return self.quantiser(latent[None].to(device)).indices[0].cpu().numpy().astype(np.int32)
+
+    def _sizes(self, latent: Tensor, voxels: int) -> dict[str, Any]:
+        """Bytes uncompressed: the voxels of all sources here and the latent as float32, the codes packed."""
+        whole = 4 * voxels
+        sizes = {"images_bytes": whole, "latent_bytes": 4 * latent.numel(), "latent_share": 4 * latent.numel() / whole}
+        if self.quantiser is not None:
+            packed = math.ceil(latent[0].numel() * math.ceil(math.log2(len(self.quantiser.codebook))) / 8)
+            sizes |= {"codes_bytes": packed, "codes_share": packed / whole}
+        return sizes
+
+
+def coarser_affine(affine: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """The affine [4, 4] of a grid whose voxels are `factors` times as large, with the same outer corner.
+
+    The centre of its first voxel is that of the first block, not of the first voxel.
+    """
+    step = np.diag([*factors, 1.0])
+    step[:3, 3] = [(factor - 1) / 2 for factor in factors]
+    return affine @ step
+
+
+def _save(image: nib.Nifti1Image, path: str) -> None:
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = b"latent"
+    temporary = Path(path).with_name(f".{os.getpid()}.{Path(path).name}")
+    nib.save(image, temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,187 @@
+"""The VQ-Seq2Seq generator, Fig. 1 of Han et al., "Non-adversarial learning: vector-quantized common latent space for
+multi-sequence MRI" (MICCAI 2024): Seq2Seq's encoder and HyperConv decoder around a vector-quantised latent space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .common.blocks.conditional import freeze_target
+from .common.blocks.encoder import Encoder
+from .common.blocks.hyperconv import CodeLayer
+from .common.blocks.hyperdecoder import HyperDecoder
+from .common.blocks.vq import MODES, VectorQuantiser
+from .common.translation import Translation, TranslationNetwork, select
+
+SPREADS = ("variance", "deviation")
+
+
+class Representation(NamedTuple):
+    """`latent` [B, D, *s] is z_q, or what Eq. 4 and 5 make of several; `features` [B, C, *s] is that, ready to be
+    decoded to any target; `loss` [B] is the quantiser's.
+    """
+
+    features: Tensor
+    latent: Tensor
+    loss: Tensor
+    source: Tensor
+
+
+def common_latent(latents: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 4: mean and unbiased variance over the sequences that are available, per position and channel.
+
+    Args:
+        latents: [B * n, S, D, *s], n slices of each of B subjects.
+        available: [B, S], 1 or 0. With one sequence the variance is 0, with none the mean too.
+
+    Returns:
+        Two tensors [B * n, D, *s].
+    """
+    latents = latents.unflatten(0, (available.shape[0], -1))
+    weight = available[(slice(None), None, slice(None)) + (None,) * (latents.ndim - 3)]
+    count = weight.sum(2)
+    mean = (weight * latents).sum(2) / count.clamp(min=1)
+    variance = (weight * (latents - mean[:, :, None]).square()).sum(2) / (count - 1).clamp(min=1)
+    return mean.flatten(0, 1), variance.flatten(0, 1)
+
+
+class VQSeq2Seq(TranslationNetwork):
+    """Any of S sequences to any other; see `TranslationNetwork` for how a subject is completed with it.
+
+    Several sources meet in the latent space: the mean of Eq. 4 is decoded, once per target.
+
+    Args:
+        sequences: S.
+        spatial_dims: 2 or 3.
+        slices: adjacent slices in and out of a 2D network (the paper's is pure 2D, 1).
+        channels: widths from full resolution down; each further one halves the size.
+        res_blocks: residual blocks of the encoder and of the decoder.
+        quantiser: "gradient" (the paper's), "ema", or "none": Seq2Seq without ConvLSTMs, whose latent space is that of
+            its features.
+        codes, dimensions: K and D.
+        revive_after: see `VectorQuantiser`.
+        spread: Eq. 5's sample is mu + eps * sigma^2 ("variance", as in the paper), or mu + eps * sigma ("deviation").
+        samples: so many samples make an uncertainty map.
+        code_channels, bank_channels: of HyperConv.
+        slice_axis: spatial axis that is sliced.
+        norm: instance normalisation, the paper's. It forgets how bright a slice is; a shallow network learns more
+            without it.
+    """
+
+    def __init__(
+        self,
+        sequences: int = 4,
+        spatial_dims: int = 2,
+        slices: int = 1,
+        channels: Sequence[int] = (64, 128, 256),
+        res_blocks: int = 6,
+        quantiser: str = "gradient",
+        codes: int = 256,
+        dimensions: int = 3,
+        revive_after: int = 0,
+        spread: str = "variance",
+        samples: int = 8,
+        code_channels: int = 64,
+        bank_channels: int = 16,
+        slice_axis: int = -1,
+        norm: bool = True,
+    ) -> None:
+        super().__init__(sequences, spatial_dims, slices, slice_axis, downsampling=2 ** (len(channels) - 1))
+        if quantiser not in (*MODES, "none"):
+            raise ValueError(f"quantiser is '{quantiser}'; choose one of {', '.join(MODES)}, none.")
+        if spread not in SPREADS:
+            raise ValueError(f"spread is '{spread}'; choose one of {', '.join(SPREADS)}.")
+        self.spread = spread
+        self.samples = samples
+        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks, norm)
+        self.quantiser = None
+        self.to_latent: nn.Module = nn.Identity()
+        self.from_latent: nn.Module = nn.Identity()
+        if quantiser != "none":
+            conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+            self.to_latent = conv(channels[-1], dimensions, 1)
+            self.quantiser = VectorQuantiser(codes, dimensions, quantiser, revive_after=revive_after)
+            self.from_latent = conv(dimensions, channels[-1], 1)
+        options = {"code_channels": code_channels, "bank_channels": bank_channels}
+        self.decoder = HyperDecoder(spatial_dims, self.slices, channels, res_blocks, norm, **options)
+        self.code_layer: nn.Module = CodeLayer(code_channels)
+
+    def encode(self, image: Tensor, source: Tensor) -> Representation:
+        encoded = self.to_latent(self.encoder(2 * image - 1))
+        if self.quantiser is None:
+            latent, loss = encoded, encoded.new_zeros(len(encoded))
+        else:
+            latent, _, loss = self.quantiser(encoded)
+        # The 1x1 convolution does not depend on the target: once here, not once per target.
+        return Representation(self.from_latent(latent), latent, loss, source.expand(len(image), -1))
+
+    def decode(self, representation: Representation, target: Tensor) -> Tensor:
+        return (self.decoder(representation.features, self.code_layer(target)) + 1) / 2
+
+    def fuse(self, representations: Sequence[Representation], available: Tensor) -> list[tuple[Representation, Tensor]]:
+        """Eq. 4: the mean latent of the available sources, which is that source's own where there is one."""
+        mean, _ = common_latent(torch.stack([r.latent for r in representations], 1), available)
+        return [(self._of_latent(mean, representations[0]), available.amax(1))]
+
+    def sample(self, mean: Tensor, variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Eq. 5: z_s, through which gradients flow to mean and variance."""
+        # The deviation's gradient would be infinite where the sequences agree.
+        spread = variance if self.spread == "variance" else variance.clamp(min=1e-12).sqrt()
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + noise * spread
+
+    def variants(self, representations: Sequence[Representation]) -> list[Representation]:
+        """Samples of Eq. 5, the same in every call; none of a single source, whose variance is 0."""
+        if len(representations) < 2:
+            return []
+        latents = torch.stack([r.latent for r in representations], 1)
+        mean, variance = common_latent(latents, latents.new_ones(len(latents), len(representations)))
+        generator = torch.Generator(latents.device).manual_seed(0)
+        drawn = [self.sample(mean, variance, generator) for _ in range(self.samples)]
+        return [self._of_latent(latent, representations[0]) for latent in drawn]
+
+    def forward(
+        self,
+        image: Tensor,
+        source: Tensor | None = None,
+        rows: Sequence[Tensor] | None = None,
+        target: Tensor | None = None,
+        subject: Tensor | None = None,
+    ) -> Tensor | Translation:
+        """As in `TranslationNetwork`; with `subject` [N] in 0 to G - 1, whose the N images are, also from z_s.
+
+        Rows N to N + G - 1 then are the samples of Eq. 5, one per subject. The representation returned is the images'.
+        """
+        if subject is None:
+            return super().forward(image, source, rows, target)
+        encoded = self.encode(image, source)
+        everything = Representation(*map(torch.cat, zip(encoded, self._samples(encoded, subject), strict=True)))
+        made = [self.decode(select(everything, r), target[t : t + 1]) for t, r in enumerate(rows) if len(r)]
+        return Translation(torch.cat(made), encoded)
+
+    def _samples(self, encoded: Representation, subject: Tensor) -> Representation:
+        where = subject.to(encoded.source.device), encoded.source.argmax(1)
+        available = encoded.source.new_zeros(int(subject.max()) + 1, self.sequences)
+        available[where] = 1
+        latents = encoded.latent.new_zeros(*available.shape, *encoded.latent.shape[1:])
+        latents[where] = encoded.latent
+        like = select(encoded, torch.zeros(len(available), dtype=torch.long))
+        return self._of_latent(self.sample(*common_latent(latents, available)), like)
+
+    def encode_subject(self, image: Tensor, sources: Sequence[int]) -> Tensor:
+        """The mean latent of a subject's sequences: [B, S, X, Y, Z] to [B, D, x, y, z], coarser by `downsampling`."""
+        self._check_size(image)
+        latents = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]).latent for i in sources]
+        mean = torch.stack(latents).mean(0)
+        return mean if self.spatial_dims == 3 else mean.unflatten(0, (len(image), -1)).movedim(1, self.slice_axis)
+
+    def _of_latent(self, latent: Tensor, like: Representation) -> Representation:
+        return like._replace(features=self.from_latent(latent), latent=latent)
+
+    def freeze(self, target: int) -> VQSeq2Seq:
+        """A copy that makes one target only, its hyper-layers plain convolutions with the same output."""
+        return freeze_target(self, target)
