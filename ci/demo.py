@@ -16,6 +16,7 @@ from common.data.layouts import make_list
 from common.data.phantom import make_phantom
 from common.data.subjects import read_subjects, write_subjects
 from common.evaluation.completed import draw_completed
+from common.evaluation.report import report
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "mri_seq2seq"
@@ -65,8 +66,9 @@ def complete_held_out() -> None:
     subjects = {**subjects, "training": [], "validation": [], "test": [patient]}
     write_subjects(DEMO / "phantom" / "incomplete.json", subjects)
     complete(DEMO / "phantom", DEMO / "completed", "incomplete.json")
-    options = {"ckpt_dir": MODELS, "output_dir": DEMO / "scores", "truth": "reference"}
+    options = {"ckpt_dir": MODELS, "output_dir": DEMO / "scores", "truth": "reference", "multi_source": True, "keep": 1}
     run_bundle("evaluating", ["train", "small", "evaluate"], dataset_dir=DEMO / "phantom", **options)
+    report(str(DEMO / "scores"))
 
 
 def complete_own(folder: Path) -> None:
@@ -81,7 +83,7 @@ def complete_own(folder: Path) -> None:
     complete(own, own / "completed")
 
 
-def demo(input: str = "", epochs: int = 80) -> None:
+def demo(input: str = "", epochs: int = 250) -> None:
     """Trains on a phantom and completes a subject; then, with --input DIR, completes your own scans.
 
     Args:
@@ -96,6 +98,8 @@ def demo(input: str = "", epochs: int = 80) -> None:
         complete_held_out()
     shown = DEMO / ("own" if input else "")
     print(f"\nThe completed subjects and their pictures are in {shown / 'completed'}.")
+    if not input:
+        print(f"The scores as a page to look at: {DEMO / 'scores' / 'report.html'}")
     print("Simulated data, a small network and minutes of training: this shows the way, not the quality to expect.")
 
 

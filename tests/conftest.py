@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import pytest
@@ -44,47 +47,76 @@ def mri_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> dict[str, Any]:
-    """Config overrides that make Seq2Seq small enough for a test; a config ignores those that it does not use."""
-    network = {"channels": [4, 8], "res_blocks": 1, "lstm_layers": 0, "code_channels": 4, "bank_channels": 2}
-    return {
-        **{f"network_def#{name}": value for name, value in network.items()},
-        "roi_size": [16, 16, 3],
+def tiny() -> dict[str, dict[str, Any]]:
+    """By bundle, config overrides that make its network small enough for a test; unknown ones are ignored."""
+    sizes = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2}
+    networks = {"mri_seq2seq": {**sizes, "lstm_layers": 0}, "mri_vq_seq2seq": {**sizes, "codes": 16}}
+    others = {
         "divisible": [2, 2, 1],
         "num_workers": 0,
         "max_epochs": 2,
         "val_interval": 1,
+        "repeats": 1,
         "perceptual_weights": "none",
+    }
+    return {
+        bundle: {
+            **{f"network_def#{name}": value for name, value in network.items()},
+            "roi_size": [16, 16, 3 if bundle == "mri_seq2seq" else 1],
+            **others,
+        }
+        for bundle, network in networks.items()
     }
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
-    """Random weights of the tiny network; FLAIR and T2 have a reference scale, T1 and T1Gd have none."""
-    from mri_seq2seq.network import Seq2Seq
+def tiny_network(tiny: dict[str, dict[str, Any]]) -> Callable[[str], Any]:
+    """`tiny_network("mri_seq2seq")`: the network of a bundle's train.json, tiny, as it starts."""
 
-    torch.manual_seed(0)
-    options = {name.removeprefix("network_def#"): value for name, value in tiny.items() if "network_def#" in name}
-    network = Seq2Seq(**options)
-    network.reference_scale[2:] = torch.tensor([[300.0, 10.0], [400.0, 20.0]])
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    torch.save(network.state_dict(), path)
-    return path
+    def create(bundle: str) -> Any:
+        definition = json.loads((REPOSITORY / "bundles" / bundle / "configs" / "train.json").read_text())["network_def"]
+        options = {name.removeprefix("network_def#"): v for name, v in tiny[bundle].items() if "network_def#" in name}
+        torch.manual_seed(0)
+        return locate(definition["_target_"])(**options)
+
+    return create
 
 
 @pytest.fixture(scope="session")
-def workflow(tiny: dict[str, Any]) -> Callable[..., Any]:
+def weights_of(tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], Any]) -> Callable[[str], Path]:
+    """Random weights of a bundle's tiny network; FLAIR and T2 have a reference scale, T1 and T1Gd have none."""
+
+    @functools.cache
+    def create(bundle: str) -> Path:
+        network = tiny_network(bundle)
+        network.reference_scale[2:] = torch.tensor([[300.0, 10.0], [400.0, 20.0]])
+        path = tmp_path_factory.mktemp(bundle) / "model.pt"
+        torch.save(network.state_dict(), path)
+        return path
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(weights_of: Callable[[str], Path]) -> Path:
+    """Those of mri_seq2seq, where it does not matter which bundle's."""
+    return weights_of("mri_seq2seq")
+
+
+@pytest.fixture(scope="session")
+def workflow(tiny: dict[str, dict[str, Any]]) -> Callable[..., Any]:
     """`workflow("mri_seq2seq", "train.json", "small.json", **overrides)`: the initialised workflow, tiny."""
     from monai.bundle import create_workflow
 
     def create(bundle: str, *files: str, **overrides: Any) -> Any:
         root = REPOSITORY / "bundles" / bundle
+        settings = {**tiny[bundle], **{name: _plain(value) for name, value in overrides.items()}}
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a config can run any code
             return create_workflow(
                 config_file=[str(root / "configs" / file) for file in files],
                 workflow_type="inference" if files[0].startswith("inference") else "train",
                 logging_file=False,
-                **{"bundle_root": str(root), **tiny, **{name: _plain(value) for name, value in overrides.items()}},
+                **{"bundle_root": str(root), **settings},
             )
 
     return create

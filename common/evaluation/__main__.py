@@ -1,6 +1,7 @@
 """Command line of the evaluation tools.
 
 python -m common.evaluation picture COMPLETED_DIR DATASET_DIR      a picture of every completed subject
+python -m common.evaluation report RESULTS_DIR                     an HTML page of an evaluated run
 python -m common.evaluation contribution RESULTS_DIR               which sequence makes the others best
 python -m common.evaluation compare RESULTS_DIR RESULTS_DIR ...    a leaderboard of runs, with paired tests
 python -m common.evaluation compare --help                         the options of one command
@@ -16,6 +17,7 @@ import fire
 
 COMMANDS = {  # name: module and function; a module is imported when its command is called, so that help is quick
     "picture": ("completed", "draw_completed"),
+    "report": ("report", "report"),
     "contribution": ("contribution", "contribution"),
     "compare": ("compare", "compare"),
 }

@@ -77,7 +77,7 @@ def _hover(pair: Pair, values: dict[str, float], metric: Metric) -> str:
 
 
 def matrix_figure(means: Means, metric: Metric) -> go.Figure:
-    """Sources down, targets across: the darker, the better the network; its reconstructions are grey."""
+    """Sources down, targets across: the bluer, the better the network; its reconstructions are grey."""
     pairs = {pair: values for pair, values in means.items() if "network" in values}
     sources, targets = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
 
@@ -112,9 +112,8 @@ def matrix_figure(means: Means, metric: Metric) -> go.Figure:
 def subjects_figure(table: ScoreTable, name: str, means: Means, metric: Metric) -> go.Figure:
     """A row per pair: every subject's score and their box, and the trivial rivals' means as lines across it."""
     pairs = [pair for pair, values in means.items() if "network" in values and pair[0] != pair[1]]
-    pairs.sort(
-        key=lambda pair: list(dict.fromkeys(t for _, t in means)).index(pair[1])
-    )  # stable: sources stay in order
+    targets = list(dict.fromkeys(target for _, target in means))
+    pairs.sort(key=lambda pair: targets.index(pair[1]))  # within a target the sources keep their order
     rows = [
         row
         for row in table.rows

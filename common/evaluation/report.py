@@ -30,7 +30,7 @@ TRUTHS = {
     "reference": "simulated: the phantom's noise-free images",
     "images": "the data set's own images, acquired unless the data set is a simulation",
 }
-MATRIX_NOTE = """<p class="note">The network's mean over subjects; the darker, the better. Below it, its difference to
+MATRIX_NOTE = """<p class="note">The network's mean over subjects; the bluer, the better. Below it, its difference to
 the intensity map, ▼ where the map is better. Grey: a sequence made from itself. Point at a cell for the rivals.</p>"""
 SUBJECTS_NOTE = """<p class="note">The lines are the means of the trivial rivals: copying the source, and the intensity
 map. Values that are not finite, such as the PSNR of identical images, are left out of charts and means.</p>"""
@@ -144,22 +144,21 @@ def _failures(scores: ScoreTable, kept: Sequence[str]) -> str:
 
     rows = cases(scores)
     behind = sum(row.gain < 0 for row in rows)
-    header = ["subject", "source → target", "network", "map", "copy", "network − map (dB)"]
+    header = ["subject", "source → target", "vs map", *ORDER]
     cells = [
-        [escape(r.subject), link(r), *map(_number, (r.network, r.map, r.copy)), _number(r.gain, signed=True)]
+        [escape(r.subject), link(r), _number(r.gain, signed=True), *(_number(getattr(r, m)) for m in ORDER)]
         for r in rows[:SHOWN]
     ]
     subjects = []
     for name, own in list(by_subject(rows).items())[:SHOWN]:
-        network, intensity, copy = (statistics.fmean(getattr(r, m) for r in own) for m in ORDER)
-        late = f"{sum(r.gain < 0 for r in own)} of {len(own)}"
-        subjects.append([escape(name), *map(_number, (network, intensity, copy)), late, link(own[0])])
+        psnr = [_number(statistics.fmean(getattr(r, m) for r in own)) for m in ORDER]
+        subjects.append([escape(name), *psnr, f"{sum(r.gain < 0 for r in own)} of {len(own)}", link(own[0])])
     return (
         f"<p>In {behind} of {len(rows)} rows, a subject and a pair each, the network is behind the intensity map."
         f"{' These come closest.' * (not behind)} PSNR in dB, convention {escape(scores.convention)}; a link opens the "
         "images.</p>"
         f'<div class="failures">{table(header, cells)}</div><h3>The worst subjects</h3>'
-        + table(["subject", "network", "map", "copy", "behind the map", "worst pair"], subjects)
+        + table(["subject", *ORDER, "behind the map", "worst pair"], subjects)
     )
 
 
@@ -250,7 +249,7 @@ def _regions(scores: ScoreTable, means: dict[str, Means]) -> str:
         f'<p class="note">Mean PSNR in dB, convention {escape(scores.convention)}, over the pairs that every method '
         "scored; the charts above have each pair.</p>"
     )
-    return note + table(["measured", "network", "map", "copy", "network − map", "subjects"], rows) if rows else ""
+    return note + table(["measured", *ORDER, "vs map", "subjects"], rows) if rows else ""
 
 
 def _facts(info: dict[str, Any]) -> str:
@@ -293,7 +292,7 @@ def _sections(tables: Sequence[ScoreTable], subjects: Sequence[dict[str, Any]]) 
     """Headings and HTML, all but the charts and the viewer's images."""
     scores = tables[0]
     means = pair_means(scores)
-    charts = {t.convention: _figures(t) for t in tables}
+    charts = {t.convention: figures for t in tables if (figures := _figures(t))}
     data = {"charts": charts, "subjects": subjects, "colours": COLOURS, "errorShare": ERROR_SHARE}
     psnr = charts[scores.convention]["psnr"]
     sections = [
@@ -315,9 +314,15 @@ def report(results_dir: str, output: str = "") -> None:
     Args:
         results_dir: the output folder of `run evaluating`; with its `--keep 2` the report shows images.
         output: the file to write, by default report.html in that folder.
+
+    Raises:
+        FileNotFoundError: the folder has no scores.
+        ValueError: the network has no finite PSNR.
     """
     folder = Path(str(results_dir))
     tables = read_scores(folder)
+    if "psnr" not in pair_means(tables[0]):
+        raise ValueError(f"The network has no finite PSNR in {folder}: there is nothing to report.")
     subjects = _subjects(folder, tables[0], by_subject(cases(tables[0])))
     info = tables[0].info
     title = f"{info.get('bundle', 'A run')} {info.get('bundle_version', '')}".strip() + ", evaluated"

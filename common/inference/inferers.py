@@ -13,6 +13,7 @@ from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from torch import Tensor
 from tqdm import tqdm
 
+from ..options import switch
 from ..training.checkpoints import unwrapped
 from ..translation import TranslationNetwork, is_available
 
@@ -60,7 +61,7 @@ class CompletionInferer(Inferer):
         targets: see `resolve_targets`.
         inferer: `SlabInferer`, `monai.inferers.SlidingWindowInferer`, or None for the whole volume at once.
         uncertainty: add S channels with the standard deviations, see `TranslationNetwork.complete`. Where windows
-            overlap, theirs are averaged. "true" and "false" are what MONAI's command line makes of true and false.
+            overlap, theirs are averaged.
     """
 
     def __init__(
@@ -70,12 +71,10 @@ class CompletionInferer(Inferer):
         inferer: Inferer | None = None,
         uncertainty: bool | str = False,
     ) -> None:
-        if str(uncertainty).lower() not in ("true", "false"):
-            raise ValueError(f"uncertainty is {uncertainty!r}; it must be true or false.")
         self.sequences = sequences
         self.targets = targets
         self.inferer = inferer or SimpleInferer()
-        self.uncertainty = str(uncertainty).lower() == "true"
+        self.uncertainty = switch(uncertainty, "uncertainty")
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         available = available_sequences(inputs)
@@ -120,13 +119,13 @@ class MatrixInferer(Inferer):
         self,
         sequences: Sequence[str],
         inferer: Inferer | None = None,
-        multi_source: bool = False,
+        multi_source: bool | str = False,
         paths: Sequence[Sequence[str]] = (),
     ) -> None:
         self.inferer = inferer or SimpleInferer()
         every = range(len(sequences))
         self.routes = [Route((i,), (), j) for i in every for j in every]
-        if multi_source:
+        if switch(multi_source, "multi_source"):
             self.routes += [Route(tuple(i for i in every if i != j), (), j) for j in every]
         for path in paths:
             if len(path) < 3:

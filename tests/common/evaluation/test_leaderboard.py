@@ -18,7 +18,7 @@ def runs(results: Callable[..., Path]) -> list[Run]:
     return read_runs([results("one", [20, 22, 27]), results("two", [24, 25, 26])])
 
 
-def tests_of(runs: list[Run]) -> list:
+def compared(runs: list[Run]) -> list:
     lines = {line.name: line for line in leaderboard(runs) if line.target == "all"}
     return paired_tests({"psnr": {run.name: lines[run.name].values["psnr"] for run in runs}})
 
@@ -39,7 +39,7 @@ def test_the_best_of_each_metric(runs: list[Run]):
     lines = [line for line in leaderboard(runs) if line.target == "all"]
     assert best(lines, "psnr") == 25
     assert best(lines, "nmse") == pytest.approx(0.1 - 0.025), "the lowest"
-    text = leaderboard_text(runs, leaderboard(runs), tests_of(runs)).splitlines()
+    text = leaderboard_text(runs, leaderboard(runs), compared(runs)).splitlines()
     assert "Convention declared (in the brain)" in text[0] and "3 subjects" in text[0] and "2 pairs" in text[0]
     assert text[3].startswith("two") and text[3].count("*") == 3
     assert all("*" not in line for line in text[4:7])
@@ -60,7 +60,7 @@ def test_what_is_not_finite_in_one_run_is_left_out_of_all(runs: list[Run]):
     assert lines["all", "one"].values["psnr"]["a"] == 19 and lines["all", "two"].values["psnr"]["a"] == 23
     assert lines["T2", "two"].values["psnr"].keys() == {"b", "c"}
     assert "PSNR (dB): 1 of 6 values are not finite in every run; left out." in notes(
-        runs, [*lines.values()], tests_of(runs)
+        runs, [*lines.values()], compared(runs)
     )
 
 
@@ -71,7 +71,7 @@ def test_a_rival_that_lacks_a_pair_has_no_mean(runs: list[Run]):
     assert lines["all", "map"].text("psnr") == lines["T2", "map"].text("psnr") == "-"
     assert lines["T1", "map"].text("psnr") == "19.00 ± 0.00"
     assert [name for target, name in lines if target == "all"][-1] == "map", "after those with a number"
-    assert any(note.startswith("-: some of the pairs") for note in notes(runs, [*lines.values()], tests_of(runs)))
+    assert any(note.startswith("-: some of the pairs") for note in notes(runs, [*lines.values()], compared(runs)))
 
 
 def test_lpips_only_where_all_runs_have_it(results: Callable[..., Path]):
@@ -98,5 +98,5 @@ def test_runs_without_a_shared_metric(runs: list[Run]):
 )
 def test_what_so_few_subjects_can_show(results: Callable[..., Path], subjects: int, names: str, note: str | None):
     runs = read_runs([results(name, [20 + k for k in range(subjects)]) for name in names])
-    found = notes(runs, leaderboard(runs), tests_of(runs))
+    found = notes(runs, leaderboard(runs), compared(runs))
     assert note in found[0] if note else found == []

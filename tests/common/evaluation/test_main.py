@@ -51,7 +51,7 @@ def test_errors_are_one_line_and_status_2(
         (["compare", *folders], "one and two do not compare: truth is 'images' in one"),
         (["compare", folders[0]], "two or more folders"),
         (["contribution", tmp_path], "has no scores under the convention 'declared'"),
-        (["rank", tmp_path], "Unknown command 'rank'; there are: picture, contribution, compare"),
+        (["rank", tmp_path], "Unknown command 'rank'; there are: picture, report, contribution, compare"),
     ):
         with pytest.raises(SystemExit) as end:
             call(*words)

@@ -230,10 +230,10 @@ def test_conventions_with_lpips(backbone: Path, package):
 
 
 def test_lpips_without_slices_is_nan(backbone: Path):
-    image = torch.rand(64, 64, 3)
-    assert math.isnan(Lpips(backbone)(image, image, image > 1))
+    image, metric = torch.rand(64, 64, 3), Lpips(backbone)
+    assert math.isnan(metric(image, image, image > 1))
     for convention in ("declared", "seq2seq"):
-        numbers = score(image, torch.zeros_like(image), image > 1, convention=convention, lpips=Lpips(backbone))
+        numbers = score(image, torch.zeros_like(image), image > 1, convention=convention, lpips=metric)
         assert math.isnan(numbers["lpips"])
 
 

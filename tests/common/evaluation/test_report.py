@@ -317,3 +317,11 @@ def test_regions_and_configuration_are_there(made_once: tuple[str, dict]):
 def test_no_scores_are_an_error(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no scores"):
         report(str(tmp_path))
+
+
+def test_a_network_that_made_nothing_finite_is_an_error(tmp_path: Path):
+    table = ScoreTable()
+    table.add("a", "network", "T1", "T2", {"psnr": float("nan")})
+    table.write(tmp_path)
+    with pytest.raises(ValueError, match="no finite PSNR"):
+        report(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Train, complete a subject, evaluate: the bundle's three runs on the phantom."""
+"""Train, complete a subject, evaluate: a bundle's three runs on the phantom."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from common.data.loading import LoadSubject
 from common.data.normalisation import ScaleSequencesd
 from common.data.subjects import read_subjects, subject_items
 
-BUNDLE = "mri_seq2seq"
-ROOT = Path(__file__).parents[2] / "bundles" / BUNDLE
+BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ["T1", "T1Gd", "T2", "FLAIR"]
 
 
+@pytest.fixture(scope="module", params=["mri_seq2seq", "mri_vq_seq2seq"])
+def bundle(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def trained(workflow, phantom_dir: Path, tmp_path_factory) -> Path:
+def trained(workflow, bundle: str, phantom_dir: Path, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    workflow(BUNDLE, "train.json", dataset_dir=phantom_dir, ckpt_dir=folder, output_dir=folder / "eval").run()
+    workflow(bundle, "train.json", dataset_dir=phantom_dir, ckpt_dir=folder, output_dir=folder / "eval").run()
     return folder
 
 
@@ -56,14 +60,16 @@ def test_training_writes_weights_state_and_curves(trained: Path, phantom_dir: Pa
     assert any("synthesised" in tag for tag in tags)
 
 
-def test_inference_fills_in_the_withheld_sequence(trained: Path, workflow, phantom_dir: Path, tmp_path: Path):
+def test_inference_fills_in_the_withheld_sequence(
+    trained: Path, workflow, bundle: str, phantom_dir: Path, tmp_path: Path
+):
     subjects = read_subjects(phantom_dir)
     entry = subjects["test"][0]
     entry["withheld"] = {"FLAIR": entry["images"].pop("FLAIR")}
     (tmp_path / "withheld.json").write_text(json.dumps(subjects))
     settings = {"dataset_dir": phantom_dir, "subject_list": tmp_path / "withheld.json", "split": "test"}
     output = {"ckpt_path": trained / "model.pt", "output_dir": tmp_path / "out"}
-    workflow(BUNDLE, "inference.json", **settings, **output).run()
+    workflow(bundle, "inference.json", **settings, **output).run()
     subject = entry["subject"]
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert written == {f"{subject}/{subject}_FLAIR{end}" for end in (".nii.gz", ".json")}
@@ -74,11 +80,13 @@ def test_inference_fills_in_the_withheld_sequence(trained: Path, workflow, phant
     air = np.max([nib.load(file).get_fdata() for file in entry["images"].values()], axis=0) <= 0
     assert (voxels[air] == 0).all() and (voxels[~air] > 0).all()
     sidecar = json.loads((tmp_path / "out" / subject / f"{subject}_FLAIR.json").read_text())
-    assert list(sidecar["sources"]) == NAMES[:3] and sidecar["bundle"] == BUNDLE
+    assert list(sidecar["sources"]) == NAMES[:3] and sidecar["bundle"] == bundle
     assert sidecar["scale"] == pytest.approx(mean_scale(phantom_dir)[3].item(), rel=1e-4)
 
 
-def test_uncertainty_lies_beside_the_image(workflow, tiny_weights: Path, phantom_dir: Path, tmp_path: Path, caplog):
+def test_uncertainty_lies_beside_the_image(
+    workflow, bundle: str, weights_of, phantom_dir: Path, tmp_path: Path, caplog
+):
     """FLAIR of three sources has a spread, that of one source none."""
     subjects = read_subjects(phantom_dir)
     first, second = subjects["training"][:2]
@@ -86,8 +94,8 @@ def test_uncertainty_lies_beside_the_image(workflow, tiny_weights: Path, phantom
     second["images"] = {"T2": second["images"]["T2"]}
     (tmp_path / "few.json").write_text(json.dumps({**subjects, "training": [first, second]}))
     settings = {"dataset_dir": phantom_dir, "subject_list": tmp_path / "few.json", "split": "training"}
-    output = {"ckpt_path": tiny_weights, "output_dir": tmp_path / "out", "targets": "FLAIR"}
-    workflow(BUNDLE, "inference.json", uncertainty="true", **settings, **output).run()
+    output = {"ckpt_path": weights_of(bundle), "output_dir": tmp_path / "out", "targets": "FLAIR"}
+    workflow(bundle, "inference.json", uncertainty="true", **settings, **output).run()
     written = {path.name for path in (tmp_path / "out").rglob("*.nii.gz")}
     names = [f"{first['subject']}_FLAIR", f"{second['subject']}_FLAIR", f"{first['subject']}_FLAIR_uncertainty"]
     assert written == {f"{name}.nii.gz" for name in names}
@@ -98,14 +106,14 @@ def test_uncertainty_lies_beside_the_image(workflow, tiny_weights: Path, phantom
     assert (deviation[made == 0] == 0).all() and deviation.max() > 0 and deviation.max() < made.max()
     sidecar = json.loads((tmp_path / "out" / first["subject"] / f"{names[2]}.json").read_text())
     assert list(sidecar["sources"]) == NAMES[:3] and sidecar["scale"] == 400
-    workflow(BUNDLE, "inference.json", **settings, **{**output, "output_dir": tmp_path / "plain"}).run()
+    workflow(bundle, "inference.json", **settings, **{**output, "output_dir": tmp_path / "plain"}).run()
     plain = nib.load(tmp_path / "plain" / first["subject"] / f"{names[0]}.nii.gz")
     np.testing.assert_allclose(made, plain.get_fdata(), rtol=1e-5)
 
 
-def test_evaluating_scores_the_test_subject(trained: Path, workflow, phantom_dir: Path, tmp_path: Path):
+def test_evaluating_scores_the_test_subject(trained: Path, workflow, bundle: str, phantom_dir: Path, tmp_path: Path):
     settings = {"dataset_dir": phantom_dir, "ckpt_dir": trained, "output_dir": tmp_path, "truth": "reference"}
-    workflow(BUNDLE, "train.json", "evaluate.json", **settings).run()
+    workflow(bundle, "train.json", "evaluate.json", **settings).run()
     with open(tmp_path / "scores_declared.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and {row["subject"] for row in rows} == {"phantom_003"}
@@ -113,38 +121,55 @@ def test_evaluating_scores_the_test_subject(trained: Path, workflow, phantom_dir
     assert json.loads((tmp_path / "scores_declared.json").read_text())["truth"] == "reference"
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        {"spatial_dims": 3, "roi_size": [16, 16, 16], "divisible": [2, 2, 2]},
-        {"slices": 1, "roi_size": [16, 16, 1]},
-        {"slice_axis": -3, "roi_size": [3, 16, 16], "divisible": [1, 2, 2], "ema_decay": 0.5, "clip_grad": 1.0},
-        {"unpaired": True, "roi_size": [32, 32, 3], "batch_size": 2, "samples_per_subject": 2, "self_weight": 0.0},
-        {"sequences": ["T2", "T1"], "normalisation": "percentile", "pairs_per_subject": 2, "cache_rate": 0.0},
-    ],
-    ids=["3D", "2D", "sagittal", "unpaired", "two sequences"],
-)
-def test_variants_train_complete_and_evaluate(workflow, phantom_dir: Path, tmp_path: Path, variant: dict):
+SAGITTAL = {"slice_axis": -3, "ema_decay": 0.5, "clip_grad": 1.0, "divisible": [1, 2, 2]}
+VARIANTS = {
+    "mri_seq2seq": {
+        "3D": {"spatial_dims": 3, "roi_size": [16, 16, 16], "divisible": [2, 2, 2]},
+        "2D": {"slices": 1, "roi_size": [16, 16, 1]},
+        "sagittal": {**SAGITTAL, "roi_size": [3, 16, 16]},
+        "unpaired": {
+            **{"unpaired": True, "roi_size": [32, 32, 3], "batch_size": 2, "samples_per_subject": 2},
+            "self_weight": 0.0,
+        },
+        "two sequences": {
+            **{"sequences": ["T2", "T1"], "normalisation": "percentile", "pairs_per_subject": 2, "cache_rate": 0.0}
+        },
+    },
+    "mri_vq_seq2seq": {
+        "3D": {"spatial_dims": 3, "roi_size": [16, 16, 16], "divisible": [2, 2, 2], "sampling_start": 0},
+        "2.5D": {"slices": 3, "roi_size": [16, 16, 3], "quantiser": "ema", "contrastive_start": 0},
+        "sagittal": {**SAGITTAL, "roi_size": [1, 16, 16], "translation_start": 0, "network_def#revive_after": 1},
+        "Seq2Seq": {"quantiser": "none", "consistency_weight": 0.0, "intensity_probability": 0.0, "cache_rate": 0.0},
+        "two sequences": {"sequences": ["T2", "T1"], "batch_size": 2, "repeats": 2, "pairs_per_subject": 2},
+    },
+}
+
+
+@pytest.mark.parametrize(("bundle", "name"), [(bundle, name) for bundle in VARIANTS for name in VARIANTS[bundle]])
+def test_variants_train_complete_and_evaluate(workflow, phantom_dir: Path, tmp_path: Path, bundle: str, name: str):
+    variant = VARIANTS[bundle][name]
     settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "max_epochs": 1, **variant}
-    workflow(BUNDLE, "train.json", output_dir=tmp_path / "eval", **settings).run()
+    workflow(bundle, "train.json", output_dir=tmp_path / "eval", **settings).run()
     use = {**settings, "ckpt_path": tmp_path / "model.pt", "split": "test"}
-    workflow(BUNDLE, "inference.json", output_dir=tmp_path / "out", targets="all", **use).run()
+    workflow(bundle, "inference.json", output_dir=tmp_path / "out", targets="all", **use).run()
     images = {path.name: nib.load(path).get_fdata() for path in (tmp_path / "out").rglob("*.nii.gz")}
     names = variant.get("sequences", NAMES)
     assert images.keys() == {f"phantom_003_{name}.nii.gz" for name in names}
     assert all(np.isfinite(image).all() and image.std() > 0 for image in images.values())
-    workflow(BUNDLE, "train.json", "evaluate.json", output_dir=tmp_path / "eval", **use).run()
+    workflow(bundle, "train.json", "evaluate.json", output_dir=tmp_path / "eval", **use).run()
     count = len(names)
     assert (tmp_path / "eval" / "scores_declared.csv").read_text().count("\n") == 1 + 3 * count * (count - 1) + count
 
 
-def test_a_training_too_short_to_be_validated_leaves_weights(workflow, phantom_dir: Path, tmp_path: Path):
+def test_a_training_too_short_to_be_validated_leaves_weights(workflow, bundle: str, phantom_dir: Path, tmp_path: Path):
     settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
-    workflow(BUNDLE, "train.json", val_interval=5, **settings).run()
+    workflow(bundle, "train.json", val_interval=5, **settings).run()
     assert (tmp_path / "model.pt").exists()
 
 
-def run(phantom_dir: Path, folder: Path, *files: str, launcher: tuple[str, ...] = (), **overrides: object) -> None:
+def run(
+    bundle: str, phantom_dir: Path, folder: Path, *files: str, launcher: tuple[str, ...] = (), **overrides: object
+) -> None:
     """A training by MONAI's command line, in a process of its own and in the bundle's folder."""
     settings = {"dataset_dir": phantom_dir, "ckpt_dir": folder, "output_dir": folder / "eval", **overrides}
     options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
@@ -152,7 +177,7 @@ def run(phantom_dir: Path, folder: Path, *files: str, launcher: tuple[str, ...] 
     configs = str([f"configs/{file}" for file in files])
     done = subprocess.run(
         [*command, "--config_file", configs, *options],
-        cwd=ROOT,
+        cwd=BUNDLES / bundle,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -161,25 +186,24 @@ def run(phantom_dir: Path, folder: Path, *files: str, launcher: tuple[str, ...] 
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_command_line(phantom_dir: Path, tmp_path: Path):
-    small = {"max_epochs": 1, "val_interval": 1, "roi_size": [32, 32, 3]}
-    run(phantom_dir, tmp_path, "train.json", "small.json", **small)
+def test_command_line(bundle: str, phantom_dir: Path, tmp_path: Path):
+    small = {"max_epochs": 1, "val_interval": 1, "roi_size": [32, 32, 3 if bundle == "mri_seq2seq" else 1]}
+    run(bundle, phantom_dir, tmp_path, "train.json", "small.json", **small)
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     assert weights["encoder.0.0.weight"].shape[0] == 16, "small.json's width"
     torch.testing.assert_close(weights["reference_scale"][:, 0], mean_scale(phantom_dir), rtol=1e-4, atol=0)
 
 
 @pytest.mark.full
-def test_two_processes(phantom_dir: Path, tmp_path: Path):
+def test_two_processes(bundle: str, phantom_dir: Path, tmp_path: Path):
     """Each sees one of the two training subjects and one of two for validation, and the weights know all."""
-    if not (ROOT / "configs" / "multi_gpu_train.json").exists():
-        pytest.skip("the bundle has no multi_gpu_train.json")
     subjects = read_subjects(phantom_dir)
     subjects["validation"] += subjects.pop("test")
     (tmp_path / "two.json").write_text(json.dumps(subjects))
-    small = {"max_epochs": 1, "val_interval": 1, "roi_size": [32, 32, 3], "subject_list": tmp_path / "two.json"}
+    roi_size = [32, 32, 3 if bundle == "mri_seq2seq" else 1]
+    small = {"max_epochs": 1, "val_interval": 1, "roi_size": roi_size, "subject_list": tmp_path / "two.json"}
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    run(phantom_dir, tmp_path, "train.json", "small.json", "multi_gpu_train.json", launcher=launcher, **small)
+    run(bundle, phantom_dir, tmp_path, "train.json", "small.json", "multi_gpu_train.json", launcher=launcher, **small)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     assert state["progress"] == {"epoch": 1, "iteration": 1}, "a step each"

@@ -16,11 +16,10 @@ import torch
 from monai.bundle import ckpt_export, verify_net_in_out
 from monai.bundle.config_item import ComponentLocator
 
-from mri_seq2seq.network import Seq2Seq
-
-ROOT = Path(__file__).parents[2] / "bundles" / "mri_seq2seq"
+BUNDLES = Path(__file__).parents[2] / "bundles"
+NAMES = ["mri_seq2seq", "mri_vq_seq2seq"]
 SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
-FILES = [path.name for path in sorted((ROOT / "configs").glob("*.json"))]
+FILES = [(name, path.name) for name in NAMES for path in sorted((BUNDLES / name / "configs").glob("*.json"))]
 RUNS = [
     ("train.json",),
     ("train.json", "small.json"),
@@ -31,10 +30,16 @@ RUNS = [
     ("inference.json", "differentiation.json"),
     ("train.json", "evaluate.json", "robustness.json"),
 ]
+EACH_RUN = [(bundle, *files) for bundle in NAMES for files in RUNS]
+EACH_RUN.append(("mri_vq_seq2seq", "inference.json", "encode.json"))
+
+every_bundle = pytest.mark.parametrize("bundle", NAMES)
+every_file = pytest.mark.parametrize(("bundle", "name"), FILES)
+every_run = pytest.mark.parametrize("run", EACH_RUN, ids=" ".join)
 
 
-def config(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "configs" / name).read_text())
+def config(bundle: str, name: str) -> dict[str, Any]:
+    return json.loads((BUNDLES / bundle / "configs" / name).read_text())
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -46,17 +51,17 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(child, f"{path}#{name}")
 
 
-@pytest.mark.parametrize("files", RUNS, ids=" ".join)
-def test_monai_finds_every_property(workflow, phantom_dir: Path, tiny_weights: Path, tmp_path: Path, files):
-    folders = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": tiny_weights}
-    assert workflow("mri_seq2seq", *files, **folders).check_properties() == []
+@every_run
+def test_monai_finds_every_property(workflow, phantom_dir: Path, weights_of, tmp_path: Path, run: tuple[str, ...]):
+    output = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": weights_of(run[0])}
+    assert workflow(*run, dataset_dir=phantom_dir, **output).check_properties() == []
 
 
-@pytest.mark.parametrize("files", RUNS, ids=" ".join)
-def test_a_run_without_data_says_what_to_pass(workflow, tiny_weights: Path, tmp_path: Path, files):
-    folders = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": tiny_weights}
+@every_run
+def test_a_run_without_data_says_what_to_pass(workflow, weights_of, tmp_path: Path, run: tuple[str, ...]):
+    output = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": weights_of(run[0])}
     with pytest.raises(RuntimeError) as error:
-        workflow("mri_seq2seq", *files, **folders).run()
+        workflow(*run, **output).run()
     cause: BaseException | None = error.value
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -64,18 +69,20 @@ def test_a_run_without_data_says_what_to_pass(workflow, tiny_weights: Path, tmp_
     assert not list(tmp_path.iterdir()), "and leaves nothing behind"
 
 
-def test_inference_without_weights_is_an_error(workflow, phantom_dir: Path, tmp_path: Path):
+@every_bundle
+def test_inference_without_weights_is_an_error(workflow, phantom_dir: Path, tmp_path: Path, bundle: str):
     settings = {"dataset_dir": phantom_dir, "output_dir": tmp_path / "out", "ckpt_path": tmp_path / "none.pt"}
     with pytest.raises(RuntimeError) as error:
-        workflow("mri_seq2seq", "inference.json", **settings).run()
+        workflow(bundle, "inference.json", **settings).run()
     assert "No weights at" in str(error.value.__cause__.__cause__ or error.value.__cause__)
     assert not (tmp_path / "out").exists()
 
 
+@every_bundle
 @pytest.mark.parametrize("name", ["inference.json", "evaluate.json"])
-def test_training_and_use_agree(name: str):
+def test_training_and_use_agree(bundle: str, name: str):
     """`evaluate.json` is laid over `train.json`: it must not change what the network is fed."""
-    train, other = config("train.json"), config(name)
+    train, other = config(bundle, "train.json"), config(bundle, name)
     shared = ["sequences", "normalisation", "spatial_dims", "slices", "slice_axis", "roi_size", "divisible", "slab"]
     for key in [*shared, "grid", "network_def", "window"]:
         if name == "inference.json" or key in other:
@@ -95,8 +102,9 @@ def test_training_and_use_agree(name: str):
         assert own == step
 
 
-def test_metadata_agrees_with_the_network():
-    train, metadata = config("train.json"), config("metadata.json")
+@every_bundle
+def test_metadata_agrees_with_the_network(bundle: str):
+    train, metadata = config(bundle, "train.json"), config(bundle, "metadata.json")
     network = train["network_def"]
     factor = 2 ** (len(network["channels"]) - 1)
     for side in (
@@ -109,28 +117,29 @@ def test_metadata_agrees_with_the_network():
         assert all(size % factor == 0 for size in sizes[:2])
     assert all(k % factor == 0 for k in train["divisible"][:2]) and all(k % factor == 0 for k in train["roi_size"][:2])
     assert train["roi_size"][train["slice_axis"]] == train["slices"]
-    assert metadata["name"] == ROOT.name and metadata["version"] in metadata["changelog"]
+    assert metadata["name"] == bundle and metadata["version"] in metadata["changelog"]
 
 
-def test_small_changes_nothing_that_is_not_there():
+@every_bundle
+def test_small_changes_nothing_that_is_not_there(bundle: str):
     """A misspelt key of an overlay would be ignored in silence."""
-    train, small = dict(leaves(config("train.json"))), config("small.json")
-    known = {path.removeprefix("#").split("#")[0] for path in train}
+    train, small = config(bundle, "train.json"), config(bundle, "small.json")
     for key in small:
         name, *rest = key.split("::")
-        assert name in known and (not rest or rest[0] in config("train.json")[name]), key
+        assert name in train and (not rest or rest[0] in train[name]), key
     factor = 2 ** (len(small["network_def::channels"]) - 1)
     assert all(size % factor == 0 for size in small["roi_size"][:2])
 
 
-def test_metadata_validates():
-    jsonschema.validate(config("metadata.json"), json.loads(SCHEMA.read_text()))
+@every_bundle
+def test_metadata_validates(bundle: str):
+    jsonschema.validate(config(bundle, "metadata.json"), json.loads(SCHEMA.read_text()))
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_targets_are_importable_and_named_in_full(name: str):
+@every_file
+def test_targets_are_importable_and_named_in_full(bundle: str, name: str):
     builtin = ComponentLocator()
-    targets = {value for path, value in leaves(config(name)) if path.endswith("#_target_")}
+    targets = {value for path, value in leaves(config(bundle, name)) if path.endswith("#_target_")}
     for target in targets:
         if "." in target:
             assert callable(locate(target)), target
@@ -141,39 +150,43 @@ def test_targets_are_importable_and_named_in_full(name: str):
     assert targets or name in ("metadata.json", "small.json")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_no_absolute_path(name: str):
+@every_file
+def test_no_absolute_path(bundle: str, name: str):
     absolute = re.compile(r"^(/|~|\\|[A-Za-z]:[\\/])|(?<!\+ )['\"](/|~|[A-Za-z]:[\\/])")
     assert absolute.search("$'/data' + @x") and absolute.search("/data") and not absolute.search("$@x + '/data'")
-    found = {path: value for path, value in leaves(config(name)) if isinstance(value, str) and absolute.search(value)}
-    assert not found
+    words = {path: value for path, value in leaves(config(bundle, name)) if isinstance(value, str)}
+    assert not {path: value for path, value in words.items() if absolute.search(value)}
 
 
-@pytest.mark.parametrize("n", [1, 8])
-def test_network_in_and_out(tiny: dict[str, Any], n: int):
-    small = {
-        key: value for key, value in tiny.items() if key in ("network_def#res_blocks", "network_def#bank_channels")
+def files_of(bundle: str) -> dict[str, str]:
+    return {
+        "meta_file": str(BUNDLES / bundle / "configs" / "metadata.json"),
+        "config_file": str(BUNDLES / bundle / "configs" / "inference.json"),
     }
-    files = {"meta_file": str(ROOT / "configs/metadata.json"), "config_file": str(ROOT / "configs/inference.json")}
-    verify_net_in_out("network_def", **files, device="cpu", n=n, **small, **{"network_def#channels": [4, 4, 8]})
 
 
-def test_exported_network_equals_its_source(tiny: dict[str, Any], tiny_weights: Path, tmp_path: Path):
+@every_bundle
+@pytest.mark.parametrize("n", [1, 8])
+def test_network_in_and_out(tiny: dict[str, dict[str, Any]], bundle: str, n: int):
+    names = "network_def#res_blocks", "network_def#bank_channels"
+    small = {**{name: tiny[bundle][name] for name in names}, "network_def#channels": [4, 4, 8]}
+    verify_net_in_out("network_def", **files_of(bundle), device="cpu", n=n, **small)
+
+
+@every_bundle
+def test_exported_network_equals_its_source(tiny, tiny_network, weights_of, tmp_path: Path, bundle: str):
     """Traced with everything available, it must still see at run time what is missing."""
     ckpt_export(
         "network_def",
         filepath=str(tmp_path / "model.ts"),
-        ckpt_file=str(tiny_weights),
-        meta_file=str(ROOT / "configs/metadata.json"),
-        config_file=str(ROOT / "configs/inference.json"),
+        ckpt_file=str(weights_of(bundle)),
+        **files_of(bundle),
         use_trace=True,
         input_shape=[1, 4, 16, 20, 5],
-        **tiny,
+        **tiny[bundle],
     )
-    network = Seq2Seq(
-        **{key.removeprefix("network_def#"): value for key, value in tiny.items() if "network_def" in key}
-    )
-    network.load_state_dict(torch.load(tiny_weights, weights_only=True))
+    network = tiny_network(bundle).eval()
+    network.load_state_dict(torch.load(weights_of(bundle), weights_only=True))
     exported = torch.jit.load(tmp_path / "model.ts")
     image = torch.rand(1, 4, 16, 20, 5, generator=torch.Generator().manual_seed(0))
     image[..., :4, :] = 0
@@ -182,6 +195,6 @@ def test_exported_network_equals_its_source(tiny: dict[str, Any], tiny_weights: 
         subject = image.clone()
         subject[:, missing] = -1
         with torch.no_grad():
-            results.append(network.eval()(subject))
+            results.append(network(subject))
             torch.testing.assert_close(exported(subject), results[-1], rtol=0, atol=1e-4)
     assert all((a - b).abs().max() > 1e-2 for a, b in pairwise(results)), "they differ"
