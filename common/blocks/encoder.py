@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ConvBlock(nn.Sequential):
-    """Reflect-padded convolution, instance normalisation (if wanted) and, unless it ends a branch, leaky ReLU."""
+    """Reflect-padded convolution, instance normalisation and, unless it ends a residual branch, leaky ReLU."""
 
     def __init__(
         self,
@@ -19,22 +19,20 @@ class ConvBlock(nn.Sequential):
         kernel_size: int,
         stride: int = 1,
         act: bool = True,
-        norm: bool = True,
     ) -> None:
         conv_type, norm_type = ((nn.Conv2d, nn.InstanceNorm2d), (nn.Conv3d, nn.InstanceNorm3d))[spatial_dims - 2]
         conv = conv_type(in_channels, out_channels, kernel_size, stride, kernel_size // 2, padding_mode="reflect")
         nn.init.kaiming_normal_(conv.weight, a=0.2)
         nn.init.zeros_(conv.bias)
-        layers = [norm_type(out_channels)] * norm + [nn.LeakyReLU(0.2)] * act
-        super().__init__(conv, *layers)
+        super().__init__(conv, norm_type(out_channels), *([nn.LeakyReLU(0.2)] if act else []))
 
 
 class ResBlock(nn.Module):
-    def __init__(self, spatial_dims: int, channels: int, norm: bool = True) -> None:
+    def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            ConvBlock(spatial_dims, channels, channels, 3, norm=norm),
-            ConvBlock(spatial_dims, channels, channels, 3, act=False, norm=norm),
+            ConvBlock(spatial_dims, channels, channels, 3),
+            ConvBlock(spatial_dims, channels, channels, 3, act=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,11 +42,9 @@ class ResBlock(nn.Module):
 class Encoder(nn.Sequential):
     """A 7-wide convolution, one stride-2 convolution per further width, residual blocks."""
 
-    def __init__(
-        self, spatial_dims: int, in_channels: int, channels: Sequence[int], res_blocks: int, norm: bool = True
-    ) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, channels: Sequence[int], res_blocks: int) -> None:
         super().__init__(
-            ConvBlock(spatial_dims, in_channels, channels[0], 7, norm=norm),
-            *[ConvBlock(spatial_dims, a, b, 3, stride=2, norm=norm) for a, b in pairwise(channels)],
-            *[ResBlock(spatial_dims, channels[-1], norm) for _ in range(res_blocks)],
+            ConvBlock(spatial_dims, in_channels, channels[0], 7),
+            *[ConvBlock(spatial_dims, a, b, 3, stride=2) for a, b in pairwise(channels)],
+            *[ResBlock(spatial_dims, channels[-1]) for _ in range(res_blocks)],
         )

@@ -21,15 +21,13 @@ class HyperDecoder(nn.Module):
         out_channels: int,
         channels: Sequence[int],
         res_blocks: int,
-        norm: bool = True,
         **options,
     ) -> None:
         super().__init__()
         widths = list(reversed(channels))
         self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
-        inner = {**options, "norm": norm}
-        self.res = nn.ModuleList(ConditionalResBlock(spatial_dims, widths[0], **inner) for _ in range(res_blocks))
-        self.up = nn.ModuleList(ConditionalConv(spatial_dims, a, b, **inner) for a, b in pairwise(widths))
+        self.res = nn.ModuleList(ConditionalResBlock(spatial_dims, widths[0], **options) for _ in range(res_blocks))
+        self.up = nn.ModuleList(ConditionalConv(spatial_dims, a, b, **options) for a, b in pairwise(widths))
         self.last = ConditionalConv(spatial_dims, widths[-1], out_channels, 7, norm=False, **options)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:

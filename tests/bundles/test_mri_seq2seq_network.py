@@ -168,18 +168,3 @@ def test_sizes_that_do_not_halve_are_refused():
     assert network.downsampling == 4
     with pytest.raises(ValueError, match=r"\(8, 6\) is not a multiple of 4"):
         network(torch.rand(1, 3, 8, 6, 4))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("norm", [True, False])
-def test_instance_normalisation_forgets_a_slice_s_brightness(norm: bool):
-    # Seen without the black border that brightness is measured against: whole slices of tissue.
-    network = tiny(lstm_layers=0, norm=norm)
-    image = network_input(network) * 0.4 + 0.05
-    dim, bright = (network.encode(each, network.codes[:1]).features for each in (image, 1.5 * image))
-    assert torch.allclose(dim, bright, atol=1e-2) == norm
-
-
-def test_adain_needs_the_normalisation():
-    with pytest.raises(ValueError, match=r"'adain'.*norm"):
-        tiny(conditioning="adain", norm=False)

@@ -17,7 +17,6 @@ from .common.blocks.convlstm import ConvLSTM
 from .common.blocks.encoder import Encoder
 from .common.blocks.hyperconv import CodeLayer
 from .common.blocks.hyperdecoder import HyperDecoder
-from .common.options import switch
 from .common.translation import TranslationNetwork
 
 
@@ -41,8 +40,6 @@ class Seq2Seq(TranslationNetwork):
         lstm_layers: layers of each of the two ConvLSTMs; 0 leaves both out, for data without time points.
         conditioning: "hyperconv" (the paper's), "adain" (Seq2Seq-A) or "dynamic" (Seq2Seq-B).
         code_channels, bank_channels: c_s and c_w of Algorithm 1.
-        norm: instance normalisation, the paper's. It forgets how bright a slice is; a shallow network learns more
-            without it.
         slice_axis: spatial axis that is sliced.
     """
 
@@ -58,15 +55,11 @@ class Seq2Seq(TranslationNetwork):
         code_channels: int = 64,
         bank_channels: int = 16,
         slice_axis: int = -1,
-        norm: bool | str = True,
     ) -> None:
         super().__init__(sequences, spatial_dims, slices, slice_axis, downsampling=2 ** (len(channels) - 1))
-        norm = switch(norm, "norm")
-        if conditioning == "adain" and not norm:
-            raise ValueError("conditioning is 'adain', which steers by the normalisation; it needs norm = true.")
         options = {"conditioning": conditioning, "code_channels": code_channels, "bank_channels": bank_channels}
-        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks, norm)
-        self.decoder = HyperDecoder(spatial_dims, self.slices, channels, res_blocks, norm, **options)
+        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks)
+        self.decoder = HyperDecoder(spatial_dims, self.slices, channels, res_blocks, **options)
         self.code_layer: nn.Module = CodeLayer(code_channels)
         layers = [ConvLSTM(spatial_dims, channels[-1], lstm_layers) if lstm_layers else nn.Identity() for _ in range(2)]
         self.encoder_lstm, self.decoder_lstm = layers

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -104,18 +102,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 def test_a_volume_takes_little_memory():
     done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 256, "MiB; all distances would take 1944"
-
-
-def test_chunks_are_not_slower_than_the_whole_matrix():
-    torch.manual_seed(0)
-    vectors, codebook = torch.randn(1000, 3), torch.randn(8192, 3)
-    times: dict[str, list[float]] = {"chunks": [], "whole": []}
-    for _ in range(3):
-        for name, find in (("chunks", nearest_codes), ("whole", brute_force)):
-            start = time.perf_counter()
-            find(vectors, codebook)
-            times[name].append(time.perf_counter() - start)
-    assert statistics.median(times["chunks"]) < statistics.median(times["whole"])
 
 
 def test_the_moving_average_by_hand():
