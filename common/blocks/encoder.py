@@ -19,7 +19,7 @@ class ConvBlock(nn.Sequential):
         kernel_size: int,
         stride: int = 1,
         act: bool = True,
-    ) -> None:
+    ):
         conv_type, norm_type = ((nn.Conv2d, nn.InstanceNorm2d), (nn.Conv3d, nn.InstanceNorm3d))[spatial_dims - 2]
         conv = conv_type(in_channels, out_channels, kernel_size, stride, kernel_size // 2, padding_mode="reflect")
         nn.init.kaiming_normal_(conv.weight, a=0.2)
@@ -31,8 +31,7 @@ class ResBlock(nn.Module):
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            ConvBlock(spatial_dims, channels, channels, 3),
-            ConvBlock(spatial_dims, channels, channels, 3, act=False),
+            ConvBlock(spatial_dims, channels, channels, 3), ConvBlock(spatial_dims, channels, channels, 3, act=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,12 +16,7 @@ class HyperDecoder(nn.Module):
     """Hyper-residual blocks, then per doubling of the size an upsampling and a HyperConv, then a 7-wide HyperConv."""
 
     def __init__(
-        self,
-        spatial_dims: int,
-        out_channels: int,
-        channels: Sequence[int],
-        res_blocks: int,
-        **options,
+        self, spatial_dims: int, out_channels: int, channels: Sequence[int], res_blocks: int, **options
     ) -> None:
         super().__init__()
         widths = list(reversed(channels))
