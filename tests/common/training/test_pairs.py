@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.training.pairs import Pairs, draw_pairs, rows_by_target
+from common.training.pairs import Pairs, draw_pairs, network_input, rows_by_target
 
 
 def batch(available: list[list[int]]) -> Tensor:
@@ -19,7 +19,7 @@ def listed(pairs: Pairs, image: Tensor) -> list[tuple[int, int, int]]:
     found = []
     for row, target, truth in zip(pairs.row, pairs.target, pairs.truth, strict=True):
         ((subject, source),) = (image[..., 0, 0, 0] == pairs.images[row, 0, 0, 0, 0]).nonzero().tolist()
-        assert source == pairs.source[row]
+        assert source == pairs.source[row] and subject == pairs.subject[row]
         true = pairs.images[truth, 0] if truth >= 0 else torch.full((2, 2, 2), -1.0)
         assert torch.equal(true, image[subject, target])
         found.append((subject, source, int(target)))
@@ -68,3 +68,10 @@ def test_no_pair_left():
 def test_rows_by_target():
     split = rows_by_target(torch.tensor([4, 0, 3, 1]), torch.tensor([0, 0, 2, 2]), 4)
     assert [rows.tolist() for rows in split] == [[4, 0], [], [3, 1], []]
+
+
+def test_network_input():
+    images = torch.rand(5, 1, 4, 6, 3)
+    assert network_input(images, 3) is images
+    assert torch.equal(network_input(images, 2)[:, 1], images[:, 0, :, :, 1]), "slices as channels"
+    assert network_input(images, 2, -3).shape == (5, 4, 6, 3)

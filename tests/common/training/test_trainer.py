@@ -38,6 +38,14 @@ def test_outputs_hold_every_term():
     assert engine.network.weight.tolist() == [[-3, -3]]  # 1 - (3 + 1)
 
 
+def test_the_objective_knows_the_epoch():
+    engine, epochs = trainer([1.0]), []
+    engine.state.max_epochs = 2
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: epochs.append(objective.epoch))
+    engine.run()
+    assert epochs == [1, 2]
+
+
 @pytest.mark.parametrize(("clip_grad", "change"), [(0.0, 4 * 2**0.5), (100.0, 4 * 2**0.5), (1.0, 1.0), (0.01, 0.01)])
 def test_clipping_bounds_the_step(clip_grad: float, change: float):
     engine = trainer([1.0], clip_grad=clip_grad)
