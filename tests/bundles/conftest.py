@@ -19,6 +19,7 @@ TINY_CRL = {
     "num_workers": 0,
     "max_epochs": 2,
     "val_interval": 1,
+    "learning_rate": 0.01,
     "visits_per_epoch": 1,
     "batch_size": 2,
 }
