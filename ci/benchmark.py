@@ -1,6 +1,6 @@
-"""Parameters, GMACs, median time and peak memory: `.venv/bin/python -m ci.benchmark [--small] [--device cuda]`.
+"""Parameters, GMACs, median time and peak memory: `.venv/bin/python -m ci.benchmark [BUNDLE] [--small]`.
 
-Times are medians of `repeats` runs; memory is the peak of the process (CPU) or of the allocator (CUDA).
+Times are medians of `repeats` runs; memory is the peak so far of the process (CPU) or of the allocator (CUDA).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,23 @@ import fire
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "mri_seq2seq"
-sys.path.insert(0, str(BUNDLE))
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+sys.path[:0] = [str(BUNDLES / "mri_seq2seq"), str(BUNDLES / "mri_vq_seq2seq")]
 
 from mri_seq2seq.common.inference.inferers import MatrixInferer, SlabInferer  # noqa: E402
+from mri_seq2seq.common.translation import TranslationNetwork  # noqa: E402
 
 from mri_seq2seq.network import Seq2Seq  # noqa: E402
+from mri_seq2seq.objective import Seq2SeqObjective  # noqa: E402
+from mri_vq_seq2seq.network import VQSeq2Seq  # noqa: E402
+from mri_vq_seq2seq.objective import VQSeq2SeqObjective  # noqa: E402
 
 Row = tuple[str, torch.nn.Module, Callable[[], object]]
+SCHEDULE = {"contrastive_start": 0, "sampling_start": 0, "translation_start": -1}  # the last is drawn at random
+METHODS = {
+    "mri_seq2seq": (Seq2Seq, Seq2SeqObjective(4)),
+    "mri_vq_seq2seq": (VQSeq2Seq, VQSeq2SeqObjective(4, **SCHEDULE)),
+}
 
 
 def measure(call: Callable[[], object], device: str, repeats: int) -> tuple[float, float, float]:
@@ -49,59 +58,84 @@ def print_rows(rows: list[Row], device: str, repeats: int) -> None:
     for name, module, call in rows:
         gmacs, seconds, peak = measure(call, device, repeats)
         parameters = sum(p.numel() for p in module.parameters()) / 1e6
-        print(f"{name:28}{parameters:>10.2f} M{gmacs:>10.1f}{seconds:>10.3f}{peak:>10.2f}", flush=True)
+        print(f"  {name:30}{parameters:>10.2f} M{gmacs:>10.1f}{seconds:>10.3f}{peak:>10.2f}", flush=True)
 
 
-@torch.inference_mode()
 def benchmark(
-    small: bool = False, device: str = "cpu", repeats: int = 5, subject: bool = True, matrix: int = 0
+    bundle: str = "", small: bool = False, device: str = "cpu", repeats: int = 5, subject: bool = True, matrix: int = 0
 ) -> None:
-    """Prints a table of encode, decode, all four targets, a whole subject, and the 4 x 4 matrix of `run evaluating`.
+    """Prints a table of encode, decode, all four targets, a training step (without VGG19), a whole subject, and the
+    4 x 4 matrix of `run evaluating`.
 
     Args:
-        small: the network of small.json in place of the paper's.
+        bundle: mri_seq2seq or mri_vq_seq2seq; both by default.
+        small: the networks of small.json in place of the papers'.
         device: "cpu" or "cuda".
         repeats: timed runs of each row; a whole subject and the matrix run once.
         subject: also complete one sequence of a 160x192x144 subject from three.
         matrix: depth of a 240x240 subject whose matrix, scores apart, is set beside its 4 encodings and 16 decodings.
     """
-    overlay = json.loads((BUNDLE / "configs" / "small.json").read_text()) if small else {}
-    options = {key.split("::")[1]: value for key, value in overlay.items() if key.startswith("network_def::")}
-    network = Seq2Seq(**options).to(device).eval()
     size = "small" if small else "paper"
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {size} size")
-    print(f"{'':28}{'parameters':>12}{'GMACs':>10}{'median s':>10}{'peak GiB':>10}")
-    print_rows(_slice_rows(network, device), device, repeats)
-    if subject:
-        volume = torch.rand(1, 4, 160, 192, 144, device=device)
-        complete = partial(network.complete, sources=[0, 1, 2], targets=[3])
-        print_rows([("subject, 3 sources, 1 target", network, lambda: SlabInferer(8)(volume, complete))], device, 1)
-    if matrix:
-        grid = torch.rand(1, 4, 240, 240, matrix, device=device)
-        inferer = MatrixInferer(["T1", "T1Gd", "T2", "FLAIR"], SlabInferer(16))
-        whole = (f"matrix, 240x240x{matrix}", network, lambda: inferer(grid, network))
-        print_rows([whole, ("its 4 + 16", network, lambda: _encode_and_decode(network, grid))], device, 1)
+    print(f"{'':32}{'parameters':>12}{'GMACs':>10}{'median s':>10}{'peak GiB':>10}")
+    for name in [bundle] if bundle else METHODS:
+        print(name)
+        kind, objective = METHODS[name]
+        network = kind(**_small_options(name) if small else {}).to(device)
+        print_rows([_training_row(network, objective.to(device), device)], device, repeats)
+        with torch.inference_mode():
+            print_rows(_slice_rows(network.eval(), device), device, repeats)
+            print_rows(list(_subject_rows(network, device, subject, matrix)), device, 1)
 
 
-def _slice_rows(network: Seq2Seq, device: str) -> list[Row]:
-    image = torch.rand(1, 3, 192, 192, device=device)
+def _small_options(bundle: str) -> dict[str, object]:
+    overlay = json.loads((BUNDLES / bundle / "configs" / "small.json").read_text())
+    return {key.split("::")[1]: value for key, value in overlay.items() if key.startswith("network_def::")}
+
+
+def _training_row(network: TranslationNetwork, objective: torch.nn.Module, device: str) -> Row:
+    """All that one slice or stack of a subject with two sequences costs, forwards and backwards."""
+    image = torch.rand(1, 4, 192, 192, network.slices, device=device)
+    image[:, 2:] = -1
+
+    def step() -> None:
+        network.zero_grad(set_to_none=True)
+        torch.stack(list(objective(network, {"image": image})[0].values())).sum().backward()
+
+    return "training step, 2 sequences", network, step
+
+
+def _slice_rows(network: TranslationNetwork, device: str) -> list[Row]:
+    image = torch.rand(1, network.slices, 192, 192, device=device)
     codes = [network.codes[j : j + 1] for j in range(4)]
     representation = network.encode(image, codes[0])
     frozen = network.freeze(0)
     return [
-        ("encode 3x192x192", network.encoder, lambda: network.encode(image, codes[0])),
+        (f"encode {network.slices}x192x192", network.encoder, lambda: network.encode(image, codes[0])),
         ("decode, one target", network.decoder, lambda: network.decode(representation, codes[0])),
         ("decode, frozen target", frozen.decoder, lambda: frozen.decode(representation, codes[0])),
         ("encode, decode four", network, lambda: _all_targets(network, image, codes)),
     ]
 
 
-def _all_targets(network: Seq2Seq, image: torch.Tensor, codes: list[torch.Tensor]) -> list[torch.Tensor]:
+def _subject_rows(network: TranslationNetwork, device: str, subject: bool, matrix: int) -> Iterator[Row]:
+    if subject:
+        volume = torch.rand(1, 4, 160, 192, 144, device=device)
+        complete = partial(network.complete, sources=[0, 1, 2], targets=[3])
+        yield "subject, 3 sources, 1 target", network, lambda: SlabInferer(8)(volume, complete)
+    if matrix:
+        grid = torch.rand(1, 4, 240, 240, matrix, device=device)
+        inferer = MatrixInferer(["T1", "T1Gd", "T2", "FLAIR"], SlabInferer(16))
+        yield f"matrix, 240x240x{matrix}", network, lambda: inferer(grid, network)
+        yield "its 4 + 16", network, lambda: _encode_and_decode(network, grid)
+
+
+def _all_targets(network: TranslationNetwork, image: torch.Tensor, codes: list[torch.Tensor]) -> list[torch.Tensor]:
     representation = network.encode(image, codes[0])
     return [network.decode(representation, code) for code in codes]
 
 
-def _encode_and_decode(network: Seq2Seq, grid: torch.Tensor) -> None:
+def _encode_and_decode(network: TranslationNetwork, grid: torch.Tensor) -> None:
     """Every slice of 4 sequences encoded and decoded to 4 targets, 16 slices at a time, and nothing else."""
     for i in range(4):
         for stacks in network.to_input(grid[:, i]).split(16):

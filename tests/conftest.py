@@ -71,13 +71,13 @@ def tiny() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def tiny_network(tiny: dict[str, dict[str, Any]]) -> Callable[[str], Any]:
-    """`tiny_network("mri_seq2seq")`: the network of a bundle's train.json, tiny, as it starts."""
+    """`tiny_network("mri_seq2seq", **options)`: the network of a bundle's train.json, tiny, as it starts."""
 
-    def create(bundle: str) -> Any:
+    def create(bundle: str, **others: Any) -> Any:
         definition = json.loads((REPOSITORY / "bundles" / bundle / "configs" / "train.json").read_text())["network_def"]
         options = {name.removeprefix("network_def#"): v for name, v in tiny[bundle].items() if "network_def#" in name}
         torch.manual_seed(0)
-        return locate(definition["_target_"])(**options)
+        return locate(definition["_target_"])(**{**options, **others})
 
     return create
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .subjects import LIST_NAME, SPLITS, drop_sequences, some, write_subjects
+from .subjects import LIST_NAME, SPLITS, drop_sequences, read_subjects, some, write_subjects
 
 DEFAULT_PATTERN = "{subject}/{sequence}.nii.gz"
 SEQUENCES = {
@@ -76,7 +76,8 @@ def make_list(
 
     Args:
         root: the folder with the NIfTI files.
-        layout: brats (2021 and 2023 names), ixi, bids, pattern, or auto: the first of these that fits.
+        layout: brats (2021 and 2023 names), ixi, bids, pattern, or auto: the first of these that fits. listed takes
+            subjects, files and splits from the folder's own subjects.json, to drop sequences into another list.
         pattern: for any other folder, the files' paths below root with the placeholders {subject}, {sequence} and, if
             there are several visits per person, {session}; * stands for any text within a name.
         names: what your pattern's {sequence} texts are called here, such as '{"t1ce": "T1Gd"}'; usual ones are known.
@@ -106,23 +107,30 @@ def make_list(
         raise FileNotFoundError(f"No folder {root}: pass the folder that holds the NIfTI files")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists: pass --overwrite to replace it, or --output FILE for another list")
-    wanted = _as_tuple(sequences)
-    entries, people = _entries(root, layout, pattern, names, wanted)
-    found = {name for entry in entries for name in entry["images"]}
-    if absent := [name for name in wanted if name not in found]:
-        raise ValueError(f"No file of {', '.join(absent)} in {root}: found {', '.join(sorted(found))}; see --names")
-    order = wanted or [*SEQUENCES, *(names or {}).values(), *sorted(found)]
-    # dict.fromkeys: each sequence once, in this order.
-    subjects = {"sequences": [name for name in dict.fromkeys(order) if name in found]}
-    for entry in entries:
-        entry["images"] = {name: entry["images"][name] for name in subjects["sequences"] if name in entry["images"]}
-    chosen = _read_splits(Path(str(splits)), people) if splits else _random_splits(people, validation, test, seed)
-    subjects |= {split: [entry for entry in entries if chosen[entry["subject"]] == split] for split in SPLITS}
+    if layout == "listed":
+        subjects = read_subjects(root)
+    else:
+        entries, people = _entries(root, layout, pattern, names, _as_tuple(sequences))
+        subjects = {"sequences": _in_order(entries, _as_tuple(sequences), names or {}, root)}
+        chosen = _read_splits(Path(str(splits)), people) if splits else _random_splits(people, validation, test, seed)
+        subjects |= {split: [entry for entry in entries if chosen[entry["subject"]] == split] for split in SPLITS}
     if drop:
         subjects = drop_sequences(subjects, rule=drop, seed=seed, pairs=pairs, splits=_as_tuple(drop_splits))
     written = write_subjects(output, subjects)
     print(_summary(subjects))
     return written
+
+
+def _in_order(entries: list[dict], wanted: Sequence[str], names: Mapping[str, str], root: Path) -> list[str]:
+    """The sequences that were found, in one order, in which each entry's images are put too."""
+    found = {name for entry in entries for name in entry["images"]}
+    if absent := [name for name in wanted if name not in found]:
+        raise ValueError(f"No file of {', '.join(absent)} in {root}: found {', '.join(sorted(found))}; see --names")
+    # dict.fromkeys: each sequence once.
+    order = dict.fromkeys(wanted or [*SEQUENCES, *names.values(), *sorted(found)])
+    for entry in entries:
+        entry["images"] = {name: entry["images"][name] for name in order if name in entry["images"]}
+    return [name for name in order if name in found]
 
 
 def brats(path: str) -> Match | None:

@@ -14,10 +14,14 @@ from typing import Any
 
 import fire
 from matplotlib.figure import Figure
-from monai.bundle import create_workflow
+from monai.bundle import ConfigWorkflow, create_workflow
+
+from .common.evaluation.files import write_csv
+from .common.evaluation.robustness import means
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("dimensions", "codes", "psnr", "codebook_share", "codebook_perplexity")
+PANELS = {"translated_psnr": "PSNR in dB", "translated_ssim": "SSIM", "codebook_share": "share of the codes used"}
+COLUMNS = ("dimensions", "codes", *PANELS, "codebook_perplexity", "restored_psnr", "restored_ssim")
 
 
 def sweep(
@@ -25,43 +29,51 @@ def sweep(
     output_dir: str,
     dimensions: Sequence[int] = (1, 2, 3, 4),
     codes: Sequence[int] = (64, 256, 1024),
+    split: str = "validation",
     **options: Any,
 ) -> None:
     """Writes `sweep.csv`, a row as soon as it is known, and `sweep.png`.
 
-    Rows that the CSV has are not trained again; a training that was killed goes on.
+    Each network is scored by `run evaluating`, under the convention `declared`: PSNR and SSIM are means over subjects
+    and pairs, of sequences made from another ("translated") and from themselves ("restored"). Rows that the CSV has are
+    not trained again; a training that was killed goes on.
 
     Args:
         dataset_dir: folder of the subject list.
-        output_dir: for the two files, and a folder with the weights of each network.
+        output_dir: for the two files, and a folder with weights and scores of each network.
         dimensions, codes: the values of D and of K, each with each.
+        split: whose subjects the networks are scored on.
         options: overrides of train.json and small.json.
     """
     file = Path(output_dir) / "sweep.csv"
-    done = {(row["dimensions"], row["codes"]) for row in read(file)}
+    rows = read(file)
     for d in _several(dimensions):
         for k in _several(codes):
-            if (d, k) not in done:
-                _append(file, {"dimensions": d, "codes": k, **train(d, k, dataset_dir, output_dir, options)})
-    draw(read(file), Path(output_dir) / "sweep.png")
+            if (d, k) not in {(row["dimensions"], row["codes"]) for row in rows}:
+                folder = Path(output_dir) / f"d{d}_k{k}"
+                overrides = {"dataset_dir": str(dataset_dir), **options, "ckpt_dir": str(folder)}
+                overrides |= {"network_def#dimensions": d, "network_def#codes": k}
+                rows.append({"dimensions": d, "codes": k, **measure(folder, split, overrides)})
+                write_csv(file, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    draw(rows, Path(output_dir) / "sweep.png")
 
 
-def train(d: int, k: int, dataset_dir: str, output_dir: str, options: dict[str, Any]) -> dict[str, float]:
-    """Trains one network; the PSNR of its best validation, and the codebook's use in the last one."""
-    folder = Path(output_dir) / f"d{d}_k{k}"
+def measure(folder: Path, split: str, overrides: dict[str, Any]) -> dict[str, float]:
+    """Trains one network and evaluates it: its scores, and the codebook's use on the same subjects."""
+    _run("train.json", "small.json", output_dir=str(folder), **overrides)
+    evaluation = _run("train.json", "small.json", "evaluate.json", output_dir=str(folder), split=split, **overrides)
+    used = evaluation.parser.get_parsed_content("validate#evaluator").state.metrics
+    scores = evaluation.parser.get_parsed_content("validate#handlers#0").tables["declared"]
+    return {**means(scores), **{name: used[name] for name in ("codebook_share", "codebook_perplexity")}}
+
+
+def _run(*files: str, **overrides: Any) -> ConfigWorkflow:
+    configs = [str(ROOT / "configs" / name) for name in files]
     workflow = create_workflow(
-        config_file=[str(ROOT / "configs" / name) for name in ("train.json", "small.json")],
-        workflow_type="train",
-        logging_file=False,
-        bundle_root=str(ROOT),
-        dataset_dir=str(dataset_dir),
-        ckpt_dir=str(folder),
-        output_dir=str(folder),
-        **{"network_def#dimensions": d, "network_def#codes": k, **options},
+        config_file=configs, workflow_type="train", logging_file=False, bundle_root=str(ROOT), **overrides
     )
     workflow.run()
-    state = workflow.parser.get_parsed_content("validate#evaluator").state
-    return {"psnr": state.best_metric, **{name: state.metrics[name] for name in COLUMNS[3:]}}
+    return workflow
 
 
 def read(file: Path) -> list[dict[str, float]]:
@@ -73,25 +85,16 @@ def read(file: Path) -> list[dict[str, float]]:
 
 
 def draw(rows: list[dict[str, float]], path: Path) -> None:
-    """PSNR and share of used codes over K, a line per D."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, name, label in zip(axes, COLUMNS[2:], ("PSNR in dB", "share of the codes used"), strict=False):
+    """Translations' PSNR and SSIM and the share of used codes over K, a line per D."""
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    for axis, (name, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for d in sorted({row["dimensions"] for row in rows}):
             line = sorted((row["codes"], row[name]) for row in rows if row["dimensions"] == d)
             axis.plot(*zip(*line, strict=True), marker="o", label=f"D = {d:g}")
-        axis.set(xscale="log", xlabel="K", ylabel=label)
-    axes[0].legend()
+        axis.set_xscale("log", base=2)
+        axis.set(xlabel="K", ylabel=label)
+    axis.legend()
     figure.savefig(path, dpi=120)
-
-
-def _append(file: Path, row: dict[str, float]) -> None:
-    new = not file.exists()
-    with open(file, "a", newline="") as lines:
-        writer = csv.DictWriter(lines, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def _several(values: int | Sequence[int]) -> Sequence[int]:

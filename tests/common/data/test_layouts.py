@@ -325,6 +325,21 @@ def test_drop_is_applied_to_the_asked_splits_only(make, capsys):
     ]
 
 
+def test_sequences_are_dropped_from_a_list_that_is_there(phantom_dir, tmp_path):
+    """Splits, masks and references stay, which no file name tells."""
+    path = make_list(phantom_dir, layout="listed", drop="pairs", output=tmp_path / "pairs.json")
+    before, after = read_subjects(phantom_dir), read_subjects(path)
+    assert [tuple(entry["images"]) in PAIRS for entry in after["training"]] == [True, True]
+    for old, new in zip(before["training"], after["training"], strict=True):
+        assert new["images"] | new["withheld"] == old["images"]
+        assert {field: new[field] for field in ("subject", "masks", "reference", "parameters")} == {
+            field: old[field] for field in ("subject", "masks", "reference", "parameters")
+        }
+    assert all(after[split] == before[split] for split in ("validation", "test"))
+    with pytest.raises(FileExistsError, match="pass --overwrite"):
+        make_list(phantom_dir, layout="listed", drop="pairs")
+
+
 def test_command_line_makes_a_list_and_tells_errors_in_one_line(make, monkeypatch, capsys):
     root = make("t1ce/A.nii.gz", "t2/A.nii.gz", "dir/A.nii.gz")
     command = [
