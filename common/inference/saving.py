@@ -48,10 +48,10 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path) -> None:
     if path.exists() and path.samefile(like):
         raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, functools.partial(nib.save, image))
+    write_whole(path, functools.partial(nib.save, image))
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """To another name first, so that no reader ever meets half a file."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     write(temporary)
@@ -110,7 +110,7 @@ class SaveVolumes(Transform):
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "note": "Made by a network, not acquired. Not for clinical use.",
         }
-        _write(
+        write_whole(
             path.with_name(f"{data['subject']}_{name}.json"),
             lambda file: file.write_text(json.dumps(sidecar, indent=1)),
         )

@@ -82,9 +82,10 @@ def volume(seed: int = 0) -> np.ndarray:
     return made
 
 
-def test_encode_writes_latent_codes_and_their_size(workflow, weights_of, tmp_path: Path):
+def test_encode_writes_latent_codes_and_their_size(workflow, weights_of, tmp_path: Path, caplog):
     entry = write_subject(tmp_path, "A", {"T1": volume(), "T2": volume(1)})
-    folder = encode(workflow, tmp_path, [entry], weights_of(BUNDLE)) / "A"
+    with caplog.at_level("INFO"):
+        folder = encode(workflow, tmp_path, [entry], weights_of(BUNDLE)) / "A"
     assert {path.name for path in folder.iterdir()} == {"A_latent.nii.gz", "A_codes.nii.gz", "A_latent.json"}
     latent, codes = nib.load(folder / "A_latent.nii.gz"), nib.load(folder / "A_codes.nii.gz")
     sidecar = json.loads((folder / "A_latent.json").read_text())
@@ -101,6 +102,7 @@ def test_encode_writes_latent_codes_and_their_size(workflow, weights_of, tmp_pat
     assert sidecar["images_bytes"] == 2 * 4 * 4 * positions
     assert sidecar["latent_bytes"] == 4 * 3 * positions and sidecar["latent_share"] == 3 / 8
     assert sidecar["codes_bytes"] == positions / 2, "4 bits for 16 codes"
+    assert "A: of the images' size latent 37.50%, codes 1.56%" in caplog.text
 
 
 @pytest.mark.parametrize("axis", [-1, -3])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import math
-import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.inferers import Inferer, SimpleInferer
-from monai.transforms import Transform
 from torch import Tensor
 
 from .common.inference.inferers import available_sequences, plain
-from .common.inference.weights import origin
+from .common.inference.saving import SaveVolumes, write_whole
 from .common.training.checkpoints import unwrapped
 from .network import VQSeq2Seq
+
+logger = logging.getLogger(__name__)
 
 
 class LatentInferer(Inferer):
@@ -34,11 +35,11 @@ class LatentInferer(Inferer):
         self.inferer = inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        encode = partial(unwrapped(network).encode_subject, sources=available_sequences(inputs))
+        encode = functools.partial(unwrapped(network).encode_subject, sources=available_sequences(inputs))
         return self.inferer(plain(inputs), encode)
 
 
-class SaveLatent(Transform):
+class SaveLatent(SaveVolumes):
     """Writes `<output_dir>/<subject>/<subject>_latent.nii.gz`, `_codes.nii.gz` and `_latent.json`.
 
     The latent is float32 [x, y, z, D] on a grid of its own: that of the preprocessed image (RAS, cropped to the
@@ -46,21 +47,15 @@ class SaveLatent(Transform):
     in world coordinates. The codes [x, y, z] are the nearest ones of the codebook.
 
     Args:
-        output_dir: made if need be.
-        sequences: S names, in the network's order.
         network: whose quantiser gives the codes; without one none are written.
-        weights: file whose sha256 the sidecar names.
-        metadata_file: the bundle's metadata.json, for its name and version.
+        others: see `SaveVolumes`.
     """
 
     def __init__(
         self, output_dir: str, sequences: Sequence[str], network: VQSeq2Seq, weights: str, metadata_file: str
     ) -> None:
-        self.output_dir = Path(output_dir)
-        self.sequences = sequences
+        super().__init__(output_dir, sequences, None, weights, metadata_file)
         self.quantiser = network.quantiser
-        self.weights = weights
-        self.metadata_file = metadata_file
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         latent, image = torch.as_tensor(data["pred"]), data["image"]
@@ -73,7 +68,7 @@ class SaveLatent(Transform):
             "subject": data["subject"],
             "sources": {name: data["images"][name] for name in self.sequences if name in data["images"]},
             "grid": data["grid_file"],
-            **origin(self.metadata_file, self.weights),
+            **self._origin,
             "coarser": coarser,
             **self._sizes(latent, image[0].numel() * int(data["available"].sum())),
             "note": "A network's representation of the sources, not an image. Not for clinical use.",
@@ -81,9 +76,10 @@ class SaveLatent(Transform):
         if self.quantiser is not None:
             codes = self._codes(latent)
             _save(nib.Nifti1Image(codes, affine), f"{stem}codes.nii.gz")
-        temporary = stem.with_name(f".{os.getpid()}.{stem.name}latent.json")
-        temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, f"{stem}latent.json")
+        file = stem.with_name(f"{stem.name}latent.json")
+        write_whole(file, lambda path: path.write_text(json.dumps(content, indent=1)))
+        shares = {name.split("_")[0]: f"{content[name]:.2%}" for name in content if name.endswith("share")}
+        logger.info(f"{data['subject']}: of the images' size " + ", ".join(" ".join(each) for each in shares.items()))
         return data
 
     @torch.no_grad()
@@ -104,7 +100,8 @@ class SaveLatent(Transform):
 def coarser_affine(affine: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     """The affine [4, 4] of a grid whose voxels are `factors` times as large, with the same outer corner.
 
-    The centre of its first voxel is that of the first block, not of the first voxel.
+    The centre of its first voxel is that of the first block, not of the first voxel. So the decoder's upsampling lays
+    it; the window of the encoder's strided convolutions reaches half a step further to the first voxel's side.
     """
     step = np.diag([*factors, 1.0])
     step[:3, 3] = [(factor - 1) / 2 for factor in factors]
@@ -114,6 +111,4 @@ def coarser_affine(affine: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 def _save(image: nib.Nifti1Image, path: str) -> None:
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"latent"
-    temporary = Path(path).with_name(f".{os.getpid()}.{Path(path).name}")
-    nib.save(image, temporary)
-    os.replace(temporary, path)
+    write_whole(Path(path), functools.partial(nib.save, image))
