@@ -50,7 +50,8 @@ def mri_data() -> Path:
 def tiny() -> dict[str, dict[str, Any]]:
     """By bundle, config overrides that make its network small enough for a test; unknown ones are ignored."""
     sizes = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2}
-    networks = {"mri_seq2seq": {**sizes, "lstm_layers": 0}, "mri_vq_seq2seq": {**sizes, "codes": 16}}
+    seq2seq = {"lstm_layers": 0, "norm": "everywhere", "source_code": False}
+    networks = {"mri_seq2seq": {**sizes, **seq2seq}, "mri_vq_seq2seq": {**sizes, "codes": 16}}
     others = {
         "divisible": [2, 2, 1],
         "num_workers": 0,

@@ -8,15 +8,19 @@ from torch import Tensor, nn
 
 
 class AdaIN(nn.Module):
-    """Instance normalisation whose scale and shift are linear in the code: `norm(x) * (1 + scale) + shift`."""
+    """Instance normalisation whose scale and shift are linear in the code: `norm(x) * (1 + scale) + shift`.
 
-    def __init__(self, channels: int, code_channels: int = 64) -> None:
+    With `norm=False` scale and shift alone.
+    """
+
+    def __init__(self, channels: int, code_channels: int = 64, norm: bool = True) -> None:
         super().__init__()
         self.affine = nn.Linear(code_channels, 2 * channels)
+        self.norm = norm
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         affine = self.affine(code).unflatten(1, (2, -1))[(...,) + (None,) * (x.ndim - 2)]
-        return F.instance_norm(x) * (1 + affine[:, 0]) + affine[:, 1]
+        return (F.instance_norm(x) if self.norm else x) * (1 + affine[:, 0]) + affine[:, 1]
 
 
 class FrozenAdaIN(nn.Module):

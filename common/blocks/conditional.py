@@ -22,6 +22,7 @@ class ConditionalConv(nn.Module):
     Args:
         conditioning: "hyperconv" (the paper's), "adain" (Seq2Seq-A) or "dynamic" (Seq2Seq-B).
         bank_channels: width of HyperConv's weight bank; the other two have none.
+        gain: of the generated kernels' size at the start.
 
     Shapes: x [B, in, *spatial] and code features [B or 1, code_channels] to [B, out, *spatial].
     """
@@ -37,6 +38,7 @@ class ConditionalConv(nn.Module):
         code_channels: int = 64,
         bank_channels: int = 16,
         norm: bool = True,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         if conditioning not in CONDITIONING:
@@ -46,9 +48,9 @@ class ConditionalConv(nn.Module):
         self.adaptive_norm = None
         self.norm = norm
         if conditioning == "hyperconv":
-            self.conv: nn.Module = HyperConv(*size, code_channels, bank_channels)
+            self.conv: nn.Module = HyperConv(*size, code_channels, bank_channels, gain)
         elif conditioning == "dynamic":
-            self.conv = DynamicConv(*size, code_channels)
+            self.conv = DynamicConv(*size, code_channels, gain)
         else:
             self.conv = (nn.Conv2d if spatial_dims == 2 else nn.Conv3d)(*size[1:])
             self.adaptive_norm = AdaIN(out_channels, code_channels) if norm else None

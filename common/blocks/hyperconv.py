@@ -36,15 +36,17 @@ class GeneratedConv(nn.Module):
     """A convolution (no padding, stride 1) that asks a subclass for its kernel.
 
     One code for the whole batch ([1, C]) is one plain convolution; one code per sample ([B, C], targets may be
-    mixed) is one grouped convolution.
+    mixed) is one grouped convolution. `gain` scales the kernels at the start.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
         self.kernel_shape = (out_channels, in_channels, *[kernel_size] * spatial_dims)
         fan_in = in_channels * kernel_size**spatial_dims
-        self.kernel_std = (2 / (fan_in * (1 + LEAK**2))) ** 0.5  # He et al. 2015, for a leaky ReLU
+        self.kernel_std = gain * (2 / (fan_in * (1 + LEAK**2))) ** 0.5  # He et al. 2015, for a leaky ReLU
 
     def generate(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """Kernels [B, out, in, *k] and biases [B, out] for code features [B, C]."""
@@ -77,6 +79,7 @@ class HyperConv(GeneratedConv):
         in_channels, out_channels, kernel_size: of the convolution that is generated.
         code_channels: length c_s of the code features.
         bank_channels: width c_w of the weight bank.
+        gain: of the kernels' size at the start.
     """
 
     def __init__(
@@ -87,8 +90,9 @@ class HyperConv(GeneratedConv):
         kernel_size: int,
         code_channels: int = 64,
         bank_channels: int = 16,
+        gain: float = 1.0,
     ) -> None:
-        super().__init__(spatial_dims, in_channels, out_channels, kernel_size)
+        super().__init__(spatial_dims, in_channels, out_channels, kernel_size, gain)
         self.bank = nn.Parameter(torch.randn(*self.kernel_shape, bank_channels) * self.kernel_std)
         self.bias_bank = nn.Parameter(torch.zeros(out_channels, bank_channels))
         self.mix = nn.Linear(code_channels, bank_channels)
@@ -106,9 +110,15 @@ class DynamicConv(GeneratedConv):
     """Dynamic filters: every kernel value is a linear function of the code (65 times a plain layer's weights)."""
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, code_channels: int = 64
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        code_channels: int = 64,
+        gain: float = 1.0,
     ) -> None:
-        super().__init__(spatial_dims, in_channels, out_channels, kernel_size)
+        super().__init__(spatial_dims, in_channels, out_channels, kernel_size, gain)
         size = out_channels * in_channels * kernel_size**spatial_dims
         self.kernel = nn.Linear(code_channels, size)
         self.kernel_bias = nn.Linear(code_channels, out_channels)

@@ -10,20 +10,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conditional import ConditionalConv, ConditionalResBlock
+from .encoder import check_norm
 
 
 class HyperDecoder(nn.Module):
-    """Hyper-residual blocks, then per doubling of the size an upsampling and a HyperConv, then a 7-wide HyperConv."""
+    """Hyper-residual blocks, then per doubling of the size an upsampling and a HyperConv, then a 7-wide HyperConv.
+
+    `norm` is the encoder's (see `NORMS` there); further options are those of `ConditionalConv`.
+    """
 
     def __init__(
-        self, spatial_dims: int, out_channels: int, channels: Sequence[int], res_blocks: int, **options
+        self,
+        spatial_dims: int,
+        out_channels: int,
+        channels: Sequence[int],
+        res_blocks: int,
+        norm: str = "everywhere",
+        **options,
     ) -> None:
         super().__init__()
+        check_norm(norm)
         widths = list(reversed(channels))
         self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
         self.res = nn.ModuleList(ConditionalResBlock(spatial_dims, widths[0], **options) for _ in range(res_blocks))
-        self.up = nn.ModuleList(ConditionalConv(spatial_dims, a, b, **options) for a, b in pairwise(widths))
-        self.last = ConditionalConv(spatial_dims, widths[-1], out_channels, 7, norm=False, **options)
+        self.up = nn.ModuleList(
+            ConditionalConv(spatial_dims, a, b, norm=norm == "everywhere", **options) for a, b in pairwise(widths)
+        )
+        # It starts near mid-grey, where tanh is steep.
+        self.last = ConditionalConv(spatial_dims, widths[-1], out_channels, 7, norm=False, gain=0.1, **options)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         for res in self.res:

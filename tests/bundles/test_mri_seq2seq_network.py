@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mri_seq2seq.network import Representation, Seq2Seq
 
-SIZES = [{"slices": 1}, {"slices": 3}, {"spatial_dims": 3}]  # 2D, 2.5D, 3D
+TOLD = {"norm": "branches", "source_code": True}
+SIZES = [{"slices": 1}, {"slices": 3}, {"spatial_dims": 3}, {"slices": 3, **TOLD}]  # 2D, 2.5D, 3D
 
 
 def tiny(**options) -> Seq2Seq:
@@ -101,6 +102,32 @@ def test_encoding_once_equals_encoding_for_every_target(options: dict):
         one_target = network.decode(once, code[j : j + 1])
         torch.testing.assert_close(network.decode(network.encode(image, code[:1]), code[j : j + 1]), one_target)
         torch.testing.assert_close(network.decode(once, code)[j], one_target[j], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["everywhere", "branches"])
+@torch.no_grad()
+def test_a_norm_on_the_main_path_forgets_brightness(norm: str):
+    network = tiny(norm=norm, lstm_layers=0)
+    image = network_input(network)
+    bright, dark = (network.encode(factor * image, network.codes[:1]).features for factor in (1, 0.5))
+    assert torch.allclose(bright, dark, atol=1e-2) == (norm == "everywhere")
+    with pytest.raises(ValueError, match="norm is 'nowhere'; choose one of everywhere, branches"):
+        tiny(norm="nowhere")
+
+
+@pytest.mark.parametrize("told", [False, True])
+@torch.no_grad()
+def test_the_encoder_may_be_told_its_source(told: bool):
+    network = tiny(source_code=told, lstm_layers=0)
+    image, code = network_input(network, 3), network.codes
+    torch.testing.assert_close(network.encode(image, code[:1]).features, network.encode(image, code[1:2]).features)
+    for parameter in network.encoder.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    mixed = network.encode(image, code).features
+    for i in range(3):
+        alone = network.encode(image, code[i : i + 1]).features
+        torch.testing.assert_close(mixed[i], alone[i], atol=1e-5, rtol=1e-4)
+        assert torch.allclose(mixed[i - 1], alone[i - 1], atol=1e-3) != told
 
 
 @pytest.mark.parametrize("options", SIZES)

@@ -190,7 +190,7 @@ def test_command_line(bundle: str, phantom_dir: Path, tmp_path: Path):
     small = {"max_epochs": 1, "val_interval": 1, "roi_size": [32, 32, 3 if bundle == "mri_seq2seq" else 1]}
     run(bundle, phantom_dir, tmp_path, "train.json", "small.json", **small)
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert weights["encoder.0.0.weight"].shape[0] == 16, "small.json's width"
+    assert weights["encoder.0.conv.weight"].shape[0] == 16, "small.json's width"
     torch.testing.assert_close(weights["reference_scale"][:, 0], mean_scale(phantom_dir), rtol=1e-4, atol=0)
 
 

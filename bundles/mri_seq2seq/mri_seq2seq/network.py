@@ -41,6 +41,9 @@ class Seq2Seq(TranslationNetwork):
         conditioning: "hyperconv" (the paper's), "adain" (Seq2Seq-A) or "dynamic" (Seq2Seq-B).
         code_channels, bank_channels: c_s and c_w of Algorithm 1.
         slice_axis: spatial axis that is sliced.
+        norm: where instances are normalised, "everywhere" (the paper's) or in the residual "branches" only.
+        source_code: whether the encoder is told which sequence it gets. The paper's is not; a small network, which sees
+            little of the brain around a voxel, can hardly tell.
     """
 
     def __init__(
@@ -55,11 +58,15 @@ class Seq2Seq(TranslationNetwork):
         code_channels: int = 64,
         bank_channels: int = 16,
         slice_axis: int = -1,
+        norm: str = "everywhere",
+        source_code: bool = False,
     ) -> None:
         super().__init__(sequences, spatial_dims, slices, slice_axis, downsampling=2 ** (len(channels) - 1))
         options = {"conditioning": conditioning, "code_channels": code_channels, "bank_channels": bank_channels}
-        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks)
-        self.decoder = HyperDecoder(spatial_dims, self.slices, channels, res_blocks, **options)
+        self.source_code = source_code
+        told = sequences if source_code else 0
+        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks, norm, told)
+        self.decoder = HyperDecoder(spatial_dims, self.slices, channels, res_blocks, norm, **options)
         self.code_layer: nn.Module = CodeLayer(code_channels)
         layers = [ConvLSTM(spatial_dims, channels[-1], lstm_layers) if lstm_layers else nn.Identity() for _ in range(2)]
         self.encoder_lstm, self.decoder_lstm = layers
@@ -68,10 +75,12 @@ class Seq2Seq(TranslationNetwork):
         """Image [B, c, *spatial], or with time points [B, T, c, *spatial], in [0, 1]."""
         if image.ndim == self.spatial_dims + 2:
             image = image[:, None]
-        features = self.encoder(2 * image.flatten(0, 1) - 1).unflatten(0, image.shape[:2])
+        source = source.expand(len(image), -1)
+        code = source.repeat_interleave(image.shape[1], 0) if self.source_code else None
+        features = self.encoder(2 * image.flatten(0, 1) - 1, code).unflatten(0, image.shape[:2])
         compressed = self.encoder_lstm(features).mean(1)
         # At one time point the second ConvLSTM does not depend on the target: once here, not once per target.
-        return Representation(self._expand(compressed, 1)[:, 0], compressed, source.expand(len(image), -1))
+        return Representation(self._expand(compressed, 1)[:, 0], compressed, source)
 
     def decode(self, representation: Representation, target: Tensor, frames: int | None = None) -> Tensor:
         """To images [B, c, *spatial], or with `frames` to that many time points [B, frames, c, *spatial]."""

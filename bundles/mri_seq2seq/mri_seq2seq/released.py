@@ -17,7 +17,7 @@ from .common.training.checkpoints import save_atomically
 
 PARTS = {"fc": "mix", "param": "bank", "fc_bias": "bias_mix", "b": "bias_bank"}
 RENAMES = [
-    (r"encoder\.conv\.(\d+)\.0", r"encoder.\1.0"),
+    (r"encoder\.conv\.(\d+)\.0", r"encoder.\1.conv"),
     (r"style_fc\.0", "code_layer.linear"),
     (r"decoder\.convs\.", "decoder.up."),
     (r"decoder\.conv_last\.", "decoder.last."),
@@ -31,7 +31,7 @@ def rename(name: str, downsamplings: int = 3) -> str:
     residual = re.fullmatch(r"encoder\.res\.(\d+)\.conv_block\.([15])\.(weight|bias)", name)
     if residual:
         block, conv, kind = residual.groups()
-        return f"encoder.{downsamplings + int(block)}.branch.{conv == '5':d}.0.{kind}"
+        return f"encoder.{downsamplings + int(block)}.conv{1 + (conv == '5')}.conv.{kind}"
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     hyper = re.fullmatch(r"(decoder\..+)\.(fc_bias|fc|param|b)((?:\.weight|\.bias)?)", name)

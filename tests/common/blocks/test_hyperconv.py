@@ -33,11 +33,12 @@ def test_hyperconv_is_algorithm_1(spatial_dims: int, codes: int):
     torch.testing.assert_close(layer(x, code), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gain", [1, 0.1])
 @torch.no_grad()
-def test_kernels_start_like_an_ordinary_layers():
+def test_kernels_start_like_an_ordinary_layers(gain: float):
     torch.manual_seed(0)
-    layer, plain = HyperConv(2, 256, 256, 3), nn.Conv2d(256, 256, 3)
-    nn.init.kaiming_normal_(plain.weight, a=0.2)
+    layer, plain = HyperConv(2, 256, 256, 3, gain=gain), nn.Conv2d(256, 256, 3)
+    nn.init.kaiming_normal_(plain.weight, a=0.2).mul_(gain)
     kernels, biases = layer.generate(CodeLayer(64)(torch.eye(4)))
     torch.testing.assert_close(kernels.std((1, 2, 3, 4)), plain.weight.std().expand(4), rtol=0.35, atol=0)
     assert (biases == 0).all()
