@@ -13,13 +13,22 @@ from torch import nn
 def load_weights(network: nn.Module, path: str, device: torch.device | str = "cpu") -> nn.Module:
     """The network with the weights of a state dict file, on `device`. Nothing is ever left at random.
 
+    A description beside the file (model.json of model.pt, which a packaged bundle has) says its sha256.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file's tensors are not the network's; some of the differences are named with both shapes.
+        ValueError: the file is not the described one, or its tensors are not the network's; some of the differences are
+            named with both shapes.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"No weights at {path}. Train first (python -m monai.bundle run training ...), or pass --ckpt_path FILE."
+        )
+    description = Path(path).with_suffix(".json")
+    if description.is_file() and (wanted := json.loads(description.read_text())["sha256"]) != sha256(path):
+        raise ValueError(
+            f"{path} has the sha256 {sha256(path)}, but {description} says {wanted}. Download it again, or remove "
+            f"{description.name} if the weights are your own."
         )
     found = torch.load(path, weights_only=True, map_location="cpu")
     if not all(isinstance(value, torch.Tensor) for value in found.values()):

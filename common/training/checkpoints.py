@@ -104,6 +104,7 @@ class Checkpoints:
             best = {"metric": float(self.evaluator.state.best_metric), "epoch": self.evaluator.state.best_metric_epoch}
         never_validated = not best and engine.state.epoch == engine.state.max_epochs
         if self.evaluator is None or best.get("epoch") == engine.state.epoch or never_validated:
+            self.best.with_suffix(".json").unlink(missing_ok=True)  # described the weights of a packaged bundle
             save_atomically(unwrapped(self.network).state_dict(), self.best)
         state = {
             name: (unwrapped(thing) if isinstance(thing, nn.Module) else thing).state_dict()

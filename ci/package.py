@@ -1,0 +1,127 @@
+"""Packs bundles for release: `./ci/package NAME... [--weights FILE --overlay configs/small.json] [--source URL]`.
+
+Of each: dist/<name>_v<version>.zip with one folder <name>, which holds a copy of the shared code, and the zip's sha256
+beside it. The same files give the same zip, to the byte. models/model_info.json lists what was packed, as
+`python -m monai.bundle download --source github` expects it in a repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+import fire
+from monai.bundle import ConfigParser
+
+from common.inference.weights import load_weights, sha256
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "eval", "runs", "last.pt")
+LIST = ROOT / "models" / "model_info.json"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
+
+
+def package(
+    *names: str, weights: str = "", overlay: str = "", source: str = "", output_dir: str = str(ROOT / "dist")
+) -> list[str]:
+    """Packs the named bundles, or all of them; returns the zips.
+
+    Args:
+        names: folders of bundles/.
+        weights: file that becomes models/model.pt; needs one name. Without it models/ is packed as it is.
+        overlay: configuration of the bundle that the weights were trained with, beside train.json.
+        source: address of the folder that the zips will be downloaded from, for model_info.json.
+        output_dir: where the zips go.
+
+    Raises:
+        ValueError: an unknown bundle, or weights for several.
+        FileNotFoundError: no such weights or overlay.
+    """
+    bundles = {path.parents[1].name: path.parents[1] for path in sorted(ROOT.glob("bundles/*/configs/metadata.json"))}
+    if unknown := set(names) - bundles.keys():
+        raise ValueError(f"There is no bundle {', '.join(sorted(unknown))}; there are: {', '.join(bundles)}.")
+    if (weights or overlay) and len(names) != 1:
+        raise ValueError(f"--weights and --overlay belong to one bundle, but {len(names)} are named.")
+    return [str(_package(bundles[name], weights, overlay, source, Path(output_dir))) for name in names or bundles]
+
+
+def _package(bundle: Path, weights: str, overlay: str, source: str, output_dir: Path) -> Path:
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    full_name = f"{bundle.name}_v{metadata['version']}"
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / bundle.name
+        shutil.copytree(bundle, packed, ignore=LEFT_OUT)
+        shutil.rmtree(packed / bundle.name / "common")  # the stub that points to the repository's
+        shutil.copytree(ROOT / "common", packed / bundle.name / "common", ignore=LEFT_OUT)
+        if overlay:
+            merge(packed / "configs", bundle / overlay)
+        if weights:
+            (packed / "models").mkdir(exist_ok=True)
+            shutil.copyfile(weights, packed / "models" / "model.pt")
+        if (packed / "models" / "model.pt").exists():
+            describe(packed)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        archive = output_dir / f"{full_name}.zip"
+        _zip(packed, archive)
+    archive.with_suffix(".zip.sha256").write_text(f"{sha256(archive)}  {archive.name}\n")
+    sha1 = hashlib.sha1(archive.read_bytes()).hexdigest()
+    _list(full_name, {"checksum": sha1, "source": f"{source}/{archive.name}".lstrip("/")})
+    return archive
+
+
+def merge(configs: Path, overlay: Path) -> None:
+    """Writes an overlay's values into train.json and inference.json; inference takes those that it has."""
+    for path in (configs / "train.json", configs / "inference.json"):
+        config, changes = json.loads(path.read_text()), json.loads(overlay.read_text())
+        known = {key: value for key, value in changes.items() if key.split("::")[0] in config}
+        merged = ConfigParser(config)
+        for key, value in known.items():
+            merged[key] = value
+        path.write_text(json.dumps(merged.get(), indent=4) + "\n")
+
+
+def describe(bundle: Path) -> None:
+    """Writes models/model.json: what the weights are for, and their sha256, which is checked before they are loaded.
+
+    Raises:
+        ValueError: the weights are not those of the packed inference.json's network.
+    """
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    parser = ConfigParser(config)
+    weights = bundle / "models" / "model.pt"
+    sys.path.insert(0, str(ROOT / "bundles" / bundle.name))
+    network = load_weights(parser.get_parsed_content("network_def"), str(weights))
+    described: dict[str, Any] = {
+        "sha256": sha256(weights),
+        "network": {name: parser.get_parsed_content(f"network_def#{name}") for name in config["network_def"]},
+        **{name: config[name] for name in ("sequences", "normalisation") if name in config},
+        "reference_scale": network.reference_scale.tolist(),
+    }
+    (bundle / "models" / "model.json").write_text(json.dumps(described, indent=4) + "\n")
+
+
+def _zip(folder: Path, archive: Path) -> None:
+    partial = archive.with_suffix(".partial")
+    with ZipFile(partial, "w", ZIP_DEFLATED) as file:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            entry = ZipInfo(path.relative_to(folder.parent).as_posix(), EPOCH)
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = ZIP_DEFLATED
+            file.writestr(entry, path.read_bytes())
+    partial.replace(archive)
+
+
+def _list(full_name: str, entry: dict[str, str]) -> None:
+    LIST.parent.mkdir(exist_ok=True)
+    known = json.loads(LIST.read_text()) if LIST.exists() else {}
+    LIST.write_text(json.dumps(dict(sorted({**known, full_name: entry}.items())), indent=4) + "\n")
+
+
+if __name__ == "__main__":
+    fire.Fire(package)

@@ -1,0 +1,59 @@
+"""What cutting a volume into 3D windows changes: subjects completed by windows, beside the same completed whole.
+
+.venv/bin/python -m ci.seams MODEL.pt DATASET_DIR --channels 8,16 --window 48 --whole 96,112,96
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import fire
+import nibabel as nib
+import numpy as np
+
+from .demo import run_bundle
+
+
+def seams(
+    ckpt_path: str,
+    dataset_dir: str,
+    window: int | tuple[int, ...] = 48,
+    whole: tuple[int, ...] = (96, 112, 96),
+    target: str = "T2",
+    channels: tuple[int, ...] = (16, 32),
+    split: str = "test",
+) -> None:
+    """Prints, per subject, the root mean square difference within the brain in percent of the 99th percentile.
+
+    Args:
+        ckpt_path: weights of small.json with `--spatial_dims 3`.
+        dataset_dir: folder with subjects.json.
+        window: size of a window in voxels, one number or three.
+        whole: a size that every subject's brain fits in.
+        target: what is made, for every subject, from its other sequences.
+        channels: the network's.
+        split: of the subject list.
+    """
+    files = {"ckpt_path": Path(ckpt_path).resolve(), "dataset_dir": Path(dataset_dir).resolve(), "split": split}
+    options = {"spatial_dims": 3, "targets": [target], "network_def#channels": list(channels)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size in (("windows", np.broadcast_to(window, 3).tolist()), ("whole", list(whole))):
+            run_bundle(
+                "inference", ["inference", "small"], roi_size=size, output_dir=f"{folder}/{name}", **options, **files
+            )
+        changes = []
+        for path in sorted(Path(folder, "whole").rglob("*.nii.gz")):
+            at_once, by_windows = (
+                nib.load(file).get_fdata()
+                for file in (path, folder / Path("windows") / path.relative_to(f"{folder}/whole"))
+            )
+            brain = at_once > 0
+            change = np.sqrt(np.mean((by_windows - at_once)[brain] ** 2)) / np.percentile(at_once[brain], 99)
+            changes.append(change)
+            print(f"{path.name}: {change:.2%}")
+    print(f"mean of {len(changes)}: {np.mean(changes):.2%}")
+
+
+if __name__ == "__main__":
+    fire.Fire(seams)

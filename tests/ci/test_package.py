@@ -1,0 +1,120 @@
+"""Packed bundles: what is in them, that they run anywhere, and that two versions live in one process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from ci import package as module
+from ci.package import merge, package
+from common.inference.weights import sha256
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
+
+
+@pytest.fixture(autouse=True)
+def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIST", tmp_path / "models" / "model_info.json")
+
+
+def run(folder: Path, code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_package_is_one_folder_and_the_same_to_the_byte(name: str, tmp_path: Path):
+    first, second = (Path(package(name, output_dir=str(tmp_path / k))[0]) for k in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    version = json.loads((BUNDLES / name / "configs" / "metadata.json").read_text())["version"]
+    assert first.name == f"{name}_v{version}.zip"
+    assert first.with_suffix(".zip.sha256").read_text() == f"{sha256(first)}  {first.name}\n"
+    files = ZipFile(first).namelist()
+    assert {file.split("/")[0] for file in files} == {name}
+    inside = [f"{name}/{end}" for end in ("LICENSE", "configs/metadata.json", f"{name}/common/evaluation/viewer.html")]
+    assert set(inside) <= set(files)
+    assert not any("__pycache__" in file for file in files)
+    listed = json.loads(module.LIST.read_text())[f"{name}_v{version}"]
+    assert len(listed["checksum"]) == 40 and listed["source"] == first.name
+
+
+def test_two_versions_in_one_process(tmp_path: Path):
+    """Each with its own copy of the shared code, and the repository's nowhere."""
+    first, second = NAMES[0], NAMES[1]
+    for archive in package(first, second, output_dir=str(tmp_path)):
+        ZipFile(archive).extractall(tmp_path)
+    later = tmp_path / second / second / "common" / "translation.py"
+    later.write_text(later.read_text().replace("MISSING = -1.0", "MISSING = -2.0"))
+    code = f"""
+import sys
+sys.path[:0] = [{str(tmp_path / first)!r}, {str(tmp_path / second)!r}]
+import {first}.network, {second}.network
+print({first}.common.translation.MISSING, {second}.common.translation.MISSING, {first}.common.__path__)
+"""
+    result = run(tmp_path, code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("-1.0 -2.0") and str(tmp_path / first) in result.stdout
+
+
+def test_a_folder_copied_unpacked_says_what_to_do(tmp_path: Path):
+    shutil.copytree(BUNDLES / "mri_seq2seq", tmp_path / "elsewhere" / "bundles" / "mri_seq2seq")
+    result = run(tmp_path / "elsewhere" / "bundles" / "mri_seq2seq", "import mri_seq2seq.network")
+    assert result.returncode and "Run ./ci/package NAME there" in result.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_overlay_becomes_the_packed_configuration(name: str, tmp_path: Path):
+    shutil.copytree(BUNDLES / name / "configs", tmp_path / "configs")
+    overlay = json.loads((tmp_path / "configs" / "small.json").read_text())
+    merge(tmp_path / "configs", tmp_path / "configs" / "small.json")
+    train, inference = (
+        ConfigParser(json.loads((tmp_path / "configs" / f"{k}.json").read_text())) for k in ("train", "inference")
+    )
+    for key, value in overlay.items():
+        assert train[key] == value
+    assert train["network_def"] == inference["network_def"]
+    assert "max_epochs" not in inference.get()
+
+
+def test_weights_are_packed_with_what_they_are_for(tmp_path: Path, tiny_network: Callable[..., Any]):
+    overlay = tmp_path / "tiny.json"
+    options = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2, "lstm_layers": 0}
+    overlay.write_text(json.dumps({f"network_def::{key}": value for key, value in options.items()}))
+    weights = tmp_path / "weights.pt"
+    torch.save({**tiny_network("mri_seq2seq").state_dict(), "reference_scale": torch.full((4, 2), 7.0)}, weights)
+    with pytest.raises(ValueError, match=r"does not fit the network .* in the file, .* in the network"):
+        package("mri_seq2seq", weights=str(weights), output_dir=str(tmp_path))
+    [archive] = package("mri_seq2seq", weights=str(weights), overlay=str(overlay), output_dir=str(tmp_path))
+    ZipFile(archive).extractall(tmp_path)
+    models = tmp_path / "mri_seq2seq" / "models"
+    described = json.loads((models / "model.json").read_text())
+    assert described["sha256"] == sha256(weights) == sha256(models / "model.pt")
+    assert described["network"]["channels"] == [4, 8] and described["sequences"] == ["T1", "T1Gd", "T2", "FLAIR"]
+    assert described["reference_scale"] == [[7.0, 7.0]] * 4
+    code = """
+from monai.bundle import ConfigParser
+parser = ConfigParser()
+parser.read_config("configs/inference.json")
+parser["device"] = "cpu"
+print(parser.get_parsed_content("network").reference_scale[0, 0].item())
+"""
+    assert run(tmp_path / "mri_seq2seq", code).stdout == "7.0\n"
+    (models / "model.pt").write_bytes((models / "model.pt").read_bytes() + b"x")
+    assert "Download it again" in run(tmp_path / "mri_seq2seq", code).stderr
+
+
+def test_bad_requests():
+    with pytest.raises(ValueError, match="There is no bundle mri_none; there are: mri_crl, mri_seq2seq"):
+        package("mri_none")
+    with pytest.raises(ValueError, match="belong to one bundle, but 0 are named"):
+        package(weights="model.pt")
