@@ -52,6 +52,12 @@ def tiny() -> dict[str, dict[str, Any]]:
     sizes = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2}
     seq2seq = {"lstm_layers": 0, "norm": "everywhere", "source_code": False}
     networks = {"mri_seq2seq": {**sizes, **seq2seq}, "mri_vq_seq2seq": {**sizes, "codes": 16}}
+    networks["mri_aldm"] = {
+        **{"channels": [4, 8], "res_blocks": 1, "norm_groups": 2, "codes": 16, "spade_channels": [4, 4]},
+        **{"spade_hidden": 4, "unet_channels": [4, 8], "unet_res_blocks": 1, "unet_attention": [False, True]},
+        **{"head_channels": 4, "unet_norm_groups": 2, "steps": 2},
+    }
+    aldm = {"roi_size": [16, 16, 16], "divisible": [4, 4, 4], "adversarial_weight": 0.0}
     others = {
         "divisible": [2, 2, 1],
         "num_workers": 0,
@@ -65,6 +71,7 @@ def tiny() -> dict[str, dict[str, Any]]:
             **{f"network_def#{name}": value for name, value in network.items()},
             "roi_size": [16, 16, 3 if bundle == "mri_seq2seq" else 1],
             **others,
+            **(aldm if bundle == "mri_aldm" else {}),
         }
         for bundle, network in networks.items()
     }
@@ -105,13 +112,19 @@ def tiny_weights(weights_of: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def workflow(tiny: dict[str, dict[str, Any]]) -> Callable[..., Any]:
-    """`workflow("mri_seq2seq", "train.json", "small.json", **overrides)`: the initialised workflow, tiny."""
+def workflow(tiny: dict[str, dict[str, Any]], weights_of: Callable[[str], Path]) -> Callable[..., Any]:
+    """`workflow("mri_seq2seq", "train.json", "small.json", **overrides)`: the initialised workflow, tiny.
+
+    Trainings that go on from others' weights have random ones.
+    """
     from monai.bundle import create_workflow
 
     def create(bundle: str, *files: str, **overrides: Any) -> Any:
         root = REPOSITORY / "bundles" / bundle
-        settings = {**tiny[bundle], **{name: _plain(value) for name, value in overrides.items()}}
+        earlier = {}
+        if bundle == "mri_aldm" and files[0] in ("train.json", "train_translation.json"):
+            earlier = dict.fromkeys(("autoencoder_path", "translation_path"), weights_of(bundle))
+        settings = {name: _plain(value) for name, value in {**tiny[bundle], **earlier, **overrides}.items()}
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a config can run any code
             return create_workflow(
                 config_file=[str(root / "configs" / file) for file in files],

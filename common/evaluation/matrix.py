@@ -40,6 +40,8 @@ class ScoreMatrix:
         brain: the batch's key of the brain mask; without it, the target's non-background.
         regions: keys of further masks, scored where a subject has them.
         lpips_weights: AlexNet's weights: a file, "download", or "none" to report LPIPS as missing.
+        ceiling: beside the network's numbers of a pair, those of the target's own reconstruction, which no translation
+            through the same latent space can be expected to exceed, as "ceiling_psnr" and so on.
         keep: the volumes of so many subjects, those with the worst scores, are written for the report.
         info: what else the JSON shall say: the truth, the seed, the run's configuration.
 
@@ -60,6 +62,7 @@ class ScoreMatrix:
         regions: Sequence[str] = (),
         lpips_weights: str = "none",
         keep: int = 0,
+        ceiling: bool = False,
         info: Mapping[str, Any] | None = None,
     ) -> None:
         if unknown := set(conventions) - CONVENTIONS.keys():
@@ -74,6 +77,7 @@ class ScoreMatrix:
         self.lpips = load_lpips(lpips_weights)
         self.origin = origin(metadata_file, weights)
         self.keep = keep
+        self.ceiling = ceiling
         self.info = dict(info or {})
         self.map: IntensityMap | None = None
 
@@ -100,6 +104,7 @@ class ScoreMatrix:
         regions = {name: batch[name][0] > 0 for name in self.regions if name in batch and (batch[name] > 0).any()}
         self.masks.add("the subject list's" if self.brain in batch else "the target's non-background")
         brains = [batch[self.brain][0] > 0 if self.brain in batch else brain_mask(image) for image in label]
+        ceilings = self._ceilings(pred, label, brains, available) if self.ceiling else {}
         for channel, route in enumerate(tqdm(self.routes, desc=f"scoring {batch['subject']}", leave=False)):
             sources = tuple(i for i in route.sources if available[i])
             if not available[route.target] or not sources:
@@ -116,8 +121,22 @@ class ScoreMatrix:
                         lpips=self.lpips,
                         regions=regions,
                     )
+                    if method == "network":
+                        numbers |= ceilings.get((route.target, convention), {})
                     table.add(batch["subject"], method, name, self.sequences[route.target], numbers)
         self.volumes.offer(batch["subject"], self._worst(batch["subject"]), pred, label, available, brains)
+
+    def _ceilings(
+        self, pred: Tensor, label: Tensor, brains: Sequence[Tensor], available: Sequence[bool]
+    ) -> dict[tuple[int, str], dict[str, float]]:
+        """By target and convention, the scores of each available sequence made from itself."""
+        count = len(self.sequences)
+        return {
+            (j, name): {f"ceiling_{k}": v for k, v in score(made, label[j], brains[j], convention=name).items()}
+            for j, made in enumerate(pred[: count**2 : count + 1])
+            for name in self.conventions
+            if available[j]
+        }
 
     def _name(self, route: Route) -> str:
         if len(route.sources) > 1:

@@ -179,16 +179,18 @@ class ScoreTable:
         subjects = len({subject for _, subject, _, _ in self._rows})
         head = max([len("source"), *map(len, sources)]) + 2
         region = f", {self.region}" if self.region else ""
+        ceiling = "ceiling_psnr" in self.metrics
+        width, last = (24, " | reconstruction of the target") if ceiling else (16, "")
         lines = [
             f"Convention {self.convention}{region}, mean over {subjects} subject{'s' * (subjects != 1)}.",
-            "Network: PSNR (dB) / SSIM; below it the rivals' PSNR: copy | map. Rows: source, columns: target.",
+            f"Network: PSNR (dB) / SSIM; below it the rivals' PSNR: copy | map{last}. Rows: source, columns: target.",
             "",
-            "source".ljust(head) + "".join(target.rjust(16) for target in targets),
+            "source".ljust(head) + "".join(target.rjust(width) for target in targets),
         ]
         for source in sources:
             cells = [self._cell(source, target) for target in targets]
             for k, label in enumerate((source, "")):
-                lines.append((label.ljust(head) + "".join(cell[k].rjust(16) for cell in cells)).rstrip())
+                lines.append((label.ljust(head) + "".join(cell[k].rjust(width) for cell in cells)).rstrip())
         same = [f"{s} {self._cell(s, t, True)[0]}" for s, t in pairs if s == t]
         if same:
             lines += ["", "Reconstruction (source = target): " + ", ".join(same)]
@@ -206,8 +208,10 @@ class ScoreTable:
             return "", ""
         psnr = [_mean(self._values("psnr", method, source, target)) for method in METHODS]
         ssim = _mean(self._values("ssim", "network", source, target))
-        network, copy, intensity = ("-" if math.isnan(value) else f"{value:.2f}" for value in psnr)
-        return f"{network} / {'-' if math.isnan(ssim) else f'{ssim:.3f}'}", f"{copy} | {intensity}"
+        if ceiling := self._values("ceiling_psnr", "network", source, target):
+            psnr.append(_mean(ceiling))
+        network, *others = ("-" if math.isnan(value) else f"{value:.2f}" for value in psnr)
+        return f"{network} / {'-' if math.isnan(ssim) else f'{ssim:.3f}'}", " | ".join(others)
 
     def _verdict(self, what: str, pairs: list[tuple[str, str]]) -> str:
         """Averages over the pairs that every method scored: only those compare."""

@@ -10,10 +10,25 @@ import torch
 from torch import nn
 
 
-def load_weights(network: nn.Module, path: str, device: torch.device | str = "cpu") -> nn.Module:
+def load_weights(
+    network: nn.Module,
+    path: str,
+    device: torch.device | str = "cpu",
+    *,
+    prefix: str = "",
+    command: str = "run training ...",
+    option: str = "ckpt_path",
+) -> nn.Module:
     """The network with the weights of a state dict file, on `device`. Nothing is ever left at random.
 
     A description beside the file (model.json of model.pt, which a packaged bundle has) says its sha256.
+
+    Args:
+        network: the module they are for.
+        path: the file.
+        device: where it goes.
+        prefix: of the names in the file that are meant; the others are passed over.
+        command, option: what makes the file, and what names another, for the message.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -22,7 +37,7 @@ def load_weights(network: nn.Module, path: str, device: torch.device | str = "cp
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"No weights at {path}. Train first (python -m monai.bundle run training ...), or pass --ckpt_path FILE."
+            f"No weights at {path}. Train first (python -m monai.bundle {command}), or pass --{option} FILE."
         )
     description = Path(path).with_suffix(".json")
     if description.is_file() and (wanted := json.loads(description.read_text())["sha256"]) != sha256(path):
@@ -33,6 +48,7 @@ def load_weights(network: nn.Module, path: str, device: torch.device | str = "cp
     found = torch.load(path, weights_only=True, map_location="cpu")
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
+    found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
     wanted = network.state_dict()
     differences = [
         f"{name}: {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"

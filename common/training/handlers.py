@@ -44,8 +44,9 @@ class Reseed:
 class ReferenceScale:
     """Keeps in the network the scale that the training images had, for sequences that have none of their own.
 
-    A batch holds "scale" and "offset" [B, S] (`common.data.normalisation`); after an epoch the geometric mean of the
-    scales and the mean of the offsets of the subjects seen are stored in `network.reference_scale` [S, 2].
+    A batch holds "scale" and "offset" [B, S] (`common.data.normalisation`), and "image", or "available" [B, S] where it
+    has none; after an epoch the geometric mean of the scales and the mean of the offsets of the subjects seen are
+    stored in `network.reference_scale` [S, 2].
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -61,7 +62,8 @@ class ReferenceScale:
 
     def update(self, engine: Engine) -> None:
         batch = engine.state.batch
-        seen = is_available(batch["image"].cpu()).double()  # (B, S)
+        available = is_available(batch["image"]) if "image" in batch else batch["available"]
+        seen = available.cpu().double()  # (B, S)
         scale = torch.where(seen > 0, batch["scale"].cpu().double(), 1.0)
         self.total += torch.stack([(seen * scale.log()).sum(0), (seen * batch["offset"].cpu()).sum(0), seen.sum(0)])
 

@@ -22,7 +22,8 @@ class TranslationTrainer(SupervisedTrainer):
 
     Args:
         objective: returns `(terms, samples)`: a dict of scalars, and the keyword arguments of `adversary.step`.
-        adversary: discriminators with an optimiser of their own (`common.training.adversary`); None is without.
+        adversary: discriminators with an optimiser of their own (`common.training.adversary`); None is without. They
+            rest while the objective has no samples for them.
         amp: mixed precision on CUDA: "bf16", "fp16" or "" for none. On the CPU it is ignored.
         clip_grad: largest norm of the gradient; 0 does not clip.
         compile, kwargs: as for `SupervisedTrainer`.
@@ -58,6 +59,7 @@ class TranslationTrainer(SupervisedTrainer):
         }
         engine.network.train()
         self.objective.epoch = engine.state.epoch  # for those that change as training goes on
+        self.objective.iteration = engine.state.iteration
         engine.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=self.amp_type, enabled=self.amp_type is not None):
             terms, samples = self.objective(engine.network, batch)
@@ -70,7 +72,7 @@ class TranslationTrainer(SupervisedTrainer):
         self.grad_scaler.step(engine.optimizer)
         self.grad_scaler.update()
         output = {Keys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
-        if self.adversary is not None:
+        if self.adversary is not None and samples:  # none until it begins
             output["discriminator"] = self.adversary.step(**samples)
         values = torch.stack([value.float() for value in output.values()]).tolist()  # one wait for the device
         engine.state.output = dict(zip(output, values, strict=True))

@@ -22,7 +22,7 @@ BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ["T1", "T1Gd", "T2", "FLAIR"]
 
 
-@pytest.fixture(scope="module", params=["mri_seq2seq", "mri_vq_seq2seq"])
+@pytest.fixture(scope="module", params=["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm"])
 def bundle(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -41,7 +41,7 @@ def mean_scale(dataset_dir: Path) -> torch.Tensor:
     return torch.stack([steps[1](steps[0](item))["scale"] for item in items]).log().mean(0).exp()
 
 
-def test_training_writes_weights_state_and_curves(trained: Path, phantom_dir: Path):
+def test_training_writes_weights_state_and_curves(trained: Path, bundle: str, phantom_dir: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     state = torch.load(trained / "last.pt", weights_only=True)
@@ -56,7 +56,8 @@ def test_training_writes_weights_state_and_curves(trained: Path, phantom_dir: Pa
         events = EventAccumulator(str(file)).Reload()
         tags |= {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
         tags |= {tag: len(events.Images(tag)) for tag in events.Tags()["images"]}
-    assert tags["loss"] == tags["l1"] == 4 and tags["val_psnr"] == 2
+    term = "diffusion" if bundle == "mri_aldm" else "l1"
+    assert tags["loss"] == tags[term] == 4 and tags["val_psnr"] == 2
     assert any("synthesised" in tag for tag in tags)
 
 
@@ -142,6 +143,10 @@ VARIANTS = {
         "Seq2Seq": {"quantiser": "none", "consistency_weight": 0.0, "intensity_probability": 0.0, "cache_rate": 0.0},
         "two sequences": {"sequences": ["T2", "T1"], "batch_size": 2, "repeats": 2, "pairs_per_subject": 2},
     },
+    "mri_aldm": {
+        "flow": {"sampler": "flow", "ema_decay": 0.5, "checkpointing": "true", "decoding": "split"},
+        "no SPADE": {"method": "no_spade", "samples": 2, "pairs_per_subject": 0},
+    },
 }
 
 
@@ -186,11 +191,16 @@ def run(
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+FIRST = {"mri_aldm": "train_autoencoder.json"}  # of several trainings, the one that needs no other's weights
+SMALL = {"mri_seq2seq": [32, 32, 3], "mri_vq_seq2seq": [32, 32, 1], "mri_aldm": [32, 32, 24]}
+
+
 def test_command_line(bundle: str, phantom_dir: Path, tmp_path: Path):
-    small = {"max_epochs": 1, "val_interval": 1, "roi_size": [32, 32, 3 if bundle == "mri_seq2seq" else 1]}
-    run(bundle, phantom_dir, tmp_path, "train.json", "small.json", **small)
+    small = {"max_epochs": 1, "val_interval": 1, "roi_size": SMALL[bundle]}
+    run(bundle, phantom_dir, tmp_path, FIRST.get(bundle, "train.json"), "small.json", **small)
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert weights["encoder.0.conv.weight"].shape[0] == 16, "small.json's width"
+    first, width = ("autoencoder.encoder.blocks.0.conv", 8) if bundle == "mri_aldm" else ("encoder.0.conv", 16)
+    assert weights[f"{first}.weight"].shape[0] == width, "small.json's width"
     torch.testing.assert_close(weights["reference_scale"][:, 0], mean_scale(phantom_dir), rtol=1e-4, atol=0)
 
 
@@ -200,10 +210,10 @@ def test_two_processes(bundle: str, phantom_dir: Path, tmp_path: Path):
     subjects = read_subjects(phantom_dir)
     subjects["validation"] += subjects.pop("test")
     (tmp_path / "two.json").write_text(json.dumps(subjects))
-    roi_size = [32, 32, 3 if bundle == "mri_seq2seq" else 1]
-    small = {"max_epochs": 1, "val_interval": 1, "roi_size": roi_size, "subject_list": tmp_path / "two.json"}
+    small = {"max_epochs": 1, "val_interval": 1, "roi_size": SMALL[bundle], "subject_list": tmp_path / "two.json"}
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    run(bundle, phantom_dir, tmp_path, "train.json", "small.json", "multi_gpu_train.json", launcher=launcher, **small)
+    configs = FIRST.get(bundle, "train.json"), "small.json", "multi_gpu_train.json"
+    run(bundle, phantom_dir, tmp_path, *configs, launcher=launcher, **small)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     assert state["progress"] == {"epoch": 1, "iteration": 1}, "a step each"

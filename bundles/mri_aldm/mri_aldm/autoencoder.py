@@ -1,0 +1,109 @@
+"""Stage 1: the VQGAN of Table A (Kim and Park, WACV 2024), or the same with a Gaussian latent (Table 3 d)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from monai.networks.nets.autoencoderkl import Decoder, Encoder
+from torch import Tensor, nn
+
+from .common.blocks.vq import VectorQuantiser
+from .split import decode_apart, decode_split
+
+REGULARISATIONS = ("vq", "kl")
+DECODINGS = ("whole", "split", "approximate")
+
+
+class Reconstruction(NamedTuple):
+    """`image` [B, 1, *s] in [-1, 1], the `latent` [B, C, *s / 4] it was made from, `loss` [B] of the regularisation."""
+
+    image: Tensor
+    latent: Tensor
+    loss: Tensor
+
+
+class Autoencoder(nn.Module):
+    """Volumes [B, 1, X, Y, Z] in [-1, 1] to latents [B, C, X / 4, Y / 4, Z / 4] (for three levels) and back.
+
+    Latents are what the encoder gives, *before* quantisation: what translates or samples them need not hit codes.
+    Decoding quantises first.
+
+    Args:
+        channels: widths from full resolution down; each further one halves the size.
+        res_blocks: residual blocks a level. The lowest has two more, the middle of a VQGAN without its attention.
+        latent_channels: C.
+        codes: size of the codebook.
+        regularisation: "vq" or "kl".
+        norm_groups: of group normalisation.
+        revive_after: see `VectorQuantiser`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (256, 512, 512),
+        res_blocks: int = 2,
+        latent_channels: int = 3,
+        codes: int = 8192,
+        regularisation: str = "vq",
+        norm_groups: int = 32,
+        revive_after: int = 0,
+    ) -> None:
+        super().__init__()
+        if regularisation not in REGULARISATIONS:
+            raise ValueError(f"regularisation is '{regularisation}'; choose one of {', '.join(REGULARISATIONS)}.")
+        levels = len(channels)
+        options = {
+            "spatial_dims": 3,
+            "channels": channels,
+            "norm_num_groups": norm_groups,
+            "norm_eps": 1e-6,
+            "attention_levels": [False] * levels,
+            "with_nonlocal_attn": False,
+        }
+        down, up = ([n] * (levels - 1) + [n + 2] for n in (res_blocks, res_blocks + 1))
+        self.encoder = Encoder(in_channels=1, out_channels=latent_channels, num_res_blocks=down, **options)
+        self.decoder = Decoder(in_channels=latent_channels, out_channels=1, num_res_blocks=up, **options)
+        self.to_latent = nn.Conv3d(latent_channels, latent_channels, 1)
+        self.from_latent = nn.Conv3d(latent_channels, latent_channels, 1)
+        self.quantiser = self.to_log_variance = None
+        if regularisation == "vq":
+            self.quantiser = VectorQuantiser(codes, latent_channels, revive_after=revive_after)
+        else:
+            self.to_log_variance = nn.Conv3d(latent_channels, latent_channels, 1)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The latent; with "kl" its mean."""
+        return self.to_latent(self.encoder(image))
+
+    def decode(self, latent: Tensor, decoding: str = "whole", slabs: int = 4) -> Tensor:
+        """Images in [-1, 1], a little beyond too.
+
+        Args:
+            latent: [B, C, *s].
+            decoding: "whole"; "split" into slabs along the first axis, equal to whole; "approximate", slabs that are
+                normalised each by its own statistics.
+            slabs: how many.
+        """
+        if decoding not in DECODINGS:
+            raise ValueError(f"decoding is '{decoding}'; choose one of {', '.join(DECODINGS)}.")
+        if self.quantiser is not None:
+            latent = self.quantiser(latent).values
+        latent = self.from_latent(latent)
+        if decoding == "whole":
+            return self.decoder(latent)
+        return (decode_split if decoding == "split" else decode_apart)(self.decoder, latent, slabs)
+
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """A step of training: with "kl" the latent that is decoded is drawn from its Gaussian."""
+        encoded = self.encoder(image)
+        latent = self.to_latent(encoded)
+        if self.quantiser is not None:
+            values, _, loss = self.quantiser(latent)
+        else:
+            log_variance = self.to_log_variance(encoded).clamp(-30, 20)
+            values = latent + torch.randn_like(latent) * (log_variance / 2).exp()
+            divergence = latent.square() + log_variance.exp() - 1 - log_variance
+            loss = 0.5 * divergence.flatten(1).sum(1)
+        return Reconstruction(self.decoder(self.from_latent(values)), latent, loss)

@@ -1,0 +1,35 @@
+"""From one sequence to another, for validation while training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from .common.inference.inferers import available_sequences, plain, with_meta
+from .common.training.checkpoints import unwrapped
+
+
+class OneSourceInferer(Inferer):
+    """Each available sequence made from one of the subject's sequences: [1, S, X, Y, Z] to the same shape.
+
+    A diffusion takes too long to make each from all the others every few epochs.
+
+    Args:
+        shift: 0 makes each from itself, which is the latent's own reconstruction; 1 from the available one before it.
+    """
+
+    def __init__(self, shift: int = 1) -> None:
+        self.shift = shift
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        available = available_sequences(inputs)
+        image = plain(inputs)
+        made = torch.zeros_like(image)
+        for k, j in enumerate(available):
+            source = available[k - self.shift]
+            made[:, j] = unwrapped(network).translate(image, [source], [j])[:, 0]
+        return with_meta(made, inputs)

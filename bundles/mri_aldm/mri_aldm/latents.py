@@ -1,0 +1,133 @@
+"""Latents and target-like latents, computed once for a network's frozen parts and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import PersistentDataset
+from monai.transforms import Compose, Transform
+from tqdm import tqdm
+
+from .common.options import switch
+from .common.training.checkpoints import unwrapped
+from .network import ALDM
+
+logger = logging.getLogger(__name__)
+
+
+class EncodeLatents(Transform):
+    """A subject's "image" [S, X, Y, Z] to "latent" [S, C, *s] and, for diffusion, "like" [S, S, C, *s], rows sources.
+
+    Each available sequence is encoded once. What is missing, and what would be translated to itself, is 0. The image
+    is not kept.
+    """
+
+    def __init__(self, network: ALDM, device: torch.device) -> None:
+        self.network = network
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        image, available = d.pop("image"), d["available"].nonzero()[:, 0].tolist()
+        network = self.network.to(self.device)
+        codes = network.codes
+        encoded = {i: network.encode(image[i][None, None].to(self.device), codes[i : i + 1]).latent for i in available}
+        latent = torch.zeros(len(image), *encoded[available[0]].shape[1:])
+        like = torch.zeros(len(image), *latent.shape)
+        for i, z in encoded.items():
+            latent[i] = z[0].cpu()
+            if network.denoiser is not None:
+                for j in available:
+                    if j != i:
+                        like[i, j] = network.target_like(z, codes[j : j + 1])[0].cpu()
+        return {**d, "latent": latent} if network.denoiser is None else {**d, "latent": latent, "like": like}
+
+
+class LatentDataset(PersistentDataset):
+    """Subjects with two sequences or more, as latents from a folder of the cache that belongs to this very network.
+
+    Args:
+        data: items of `subject_items`; those with one sequence have no pair and are left out.
+        transform: up to the image that is encoded, without anything random.
+        network: with the weights of the trainings before this one.
+        cache_dir: where the latents are kept; its folders may be removed at any time between trainings.
+        device: where they are computed.
+        settings: whatever else of the configuration changes an image, so that it has a folder of its own.
+        images: hand on the images in place of latents and keep nothing, for a training that changes the encoder.
+
+    Raises:
+        ValueError: no subject has two sequences.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Compose,
+        network: ALDM,
+        cache_dir: str,
+        device: torch.device,
+        settings: Mapping[str, Any] | None = None,
+        images: bool | str = False,
+    ) -> None:
+        paired = [item for item in data if len(item["images"]) > 1]
+        if not paired:
+            raise ValueError(f"None of {len(data)} training subjects has two sequences: there is nothing to translate.")
+        if switch(images, "joint"):
+            super().__init__(paired, transform, None)
+        else:
+            encode = EncodeLatents(network, device)
+            folder = Path(cache_dir) / self._digest(network, settings)
+            super().__init__(paired, Compose([*transform.transforms, encode]), folder)
+
+    @staticmethod
+    def _digest(network: ALDM, settings: Mapping[str, Any] | None) -> str:
+        digest = hashlib.sha256(repr(sorted((settings or {}).items())).encode())
+        parts = [network.autoencoder] if network.denoiser is None else [network.autoencoder, network.translator]
+        for part in parts:
+            for name, value in part.state_dict().items() if part is not None else ():
+                digest.update(name.encode() + value.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+class MeasureLatents:
+    """Before the first epoch, stores mean and deviation of all latents in `network.latent_scale` [2, C].
+
+    It fills the cache on the way. A training that goes on has them in its checkpoint.
+
+    Args:
+        dataset: see `LatentDataset`.
+        networks: which are told.
+    """
+
+    def __init__(self, dataset: LatentDataset, networks: Sequence[torch.nn.Module]) -> None:
+        self.dataset = dataset
+        self.networks: list[ALDM] = [unwrapped(network) for network in networks]
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED(once=1), self)
+
+    def __call__(self, engine: Engine) -> None:
+        rank, world = 0, 1
+        if distributed := torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        scale = self.networks[0].latent_scale
+        total = torch.zeros(3, scale.shape[1], dtype=torch.float64)
+        for k in tqdm(range(rank, len(self.dataset), world), desc="latents", disable=rank > 0):
+            item = self.dataset[k]
+            z = item["latent"][item["available"]].movedim(1, 0).flatten(1).double()
+            total += torch.stack([z.sum(1), z.square().sum(1), torch.full((len(z),), z.shape[1])])
+        total = total.to(scale.device)
+        if distributed:
+            torch.distributed.all_reduce(total)
+        mean = total[0] / total[2]
+        deviation = (total[1] / total[2] - mean.square()).clamp(min=1e-12).sqrt()
+        for network in self.networks:
+            network.latent_scale.copy_(torch.stack([mean, deviation]))
+        logger.info(f"Latents: mean {mean.tolist()}, standard deviation {deviation.tolist()}.")

@@ -1,0 +1,234 @@
+"""ALDM, Fig. 2 of Kim and Park, "Adaptive latent diffusion model for 3D medical image to image translation" (WACV
+2024): a VQGAN, MS-SPADE between its halves, and a latent diffusion that closes the gap to the target's latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .autoencoder import Autoencoder, Reconstruction
+from .common.blocks.spade import SpadeTranslator
+from .common.data.normalisation import DARKEST_TISSUE
+from .common.translation import Translation, TranslationNetwork
+from .sampling import Process
+
+# What each word of Table 3 has: MS-SPADE, diffusion, Palette's concatenation.
+METHODS = {
+    "autoencoder": (False, False, False),
+    "spade": (True, False, False),
+    "diffusion": (False, True, False),
+    "no_spade": (False, True, True),
+    "no_palette": (True, True, False),
+    "aldm": (True, True, True),
+}
+STEPS = ("reconstruct", "translate_latents", "reconstruct_and_translate", "predict")  # of training
+MEAN = -1  # the draw that is the mean of all
+
+
+class Representation(NamedTuple):
+    """`latent` [B, C, *s] before quantisation, its `source` [B, S], and which `draw` [B] is to be made of it."""
+
+    latent: Tensor
+    source: Tensor
+    draw: Tensor
+
+
+_DRAWS: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by latent: the same objects each time, so none is decoded twice
+
+
+class ALDM(TranslationNetwork):
+    """Any of S sequences to any other, whole volumes at once; see `TranslationNetwork` for how a subject is completed.
+
+    A target that is the source itself is plain reconstruction. Of several sources, the images are averaged.
+
+    Args:
+        sequences: S.
+        channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after: see `Autoencoder`.
+        spade_channels, spade_hidden: see `SpadeTranslator`.
+        unet_channels, unet_res_blocks, unet_attention, head_channels, unet_norm_groups: of the denoising UNet.
+        method: "aldm"; Table 3's "diffusion" (a), "no_spade" (b), "spade" (c); "no_palette"; "autoencoder" (stage 1).
+            Without Palette's concatenation sampling starts from the noised (target-like) latent, half of the way.
+        sampler, steps, start, flow_noise: see `Process`. `start` 0 stands for 1, or 0.5 without Palette.
+        samples: so many draws make the image, their mean, and its uncertainty.
+        seed: of all draws.
+        decoding, slabs: see `Autoencoder.decode`.
+    """
+
+    def __init__(
+        self,
+        sequences: int = 4,
+        channels: Sequence[int] = (256, 512, 512),
+        res_blocks: int = 2,
+        latent_channels: int = 3,
+        codes: int = 8192,
+        regularisation: str = "vq",
+        norm_groups: int = 32,
+        revive_after: int = 0,
+        spade_channels: Sequence[int] = (128, 256),
+        spade_hidden: int = 64,
+        unet_channels: Sequence[int] = (128, 256, 512),
+        unet_res_blocks: int = 2,
+        unet_attention: Sequence[bool] = (False, True, True),
+        head_channels: int = 32,
+        unet_norm_groups: int = 32,
+        method: str = "aldm",
+        sampler: str = "ddim",
+        steps: int = 50,
+        start: float = 0.0,
+        flow_noise: float = 0.1,
+        samples: int = 1,
+        seed: int = 0,
+        decoding: str = "whole",
+        slabs: int = 4,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"method is '{method}'; choose one of {', '.join(METHODS)}.")
+        has_spade, has_diffusion, palette = METHODS[method]
+        halvings = len(channels) - 1 + (len(unet_channels) - 1 if has_diffusion else 0)
+        super().__init__(sequences, spatial_dims=3, downsampling=2**halvings)
+        self.method = method
+        self.samples = samples
+        self.seed = seed
+        self.decoding, self.slabs = decoding, slabs
+        self.palette = palette
+        self.autoencoder = Autoencoder(
+            channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after
+        )
+        self.translator = None
+        if has_spade:
+            self.translator = SpadeTranslator(sequences, 3, latent_channels, spade_channels, spade_hidden)
+        self.denoiser = None
+        if has_diffusion:
+            self.process = Process(sampler, steps, start or (1.0 if self.palette else 0.5), flow_noise)
+            unet = DiffusionModelUNet(
+                spatial_dims=3,
+                in_channels=latent_channels * (2 if self.palette else 1),
+                out_channels=latent_channels,
+                num_res_blocks=unet_res_blocks,
+                channels=unet_channels,
+                attention_levels=unet_attention,
+                norm_num_groups=unet_norm_groups,
+                num_head_channels=head_channels,
+                with_conditioning=True,
+                cross_attention_dim=sequences,
+                use_flash_attention=True,
+            )
+            # Named for what it answers, so that the one's weights are never taken for the other's.
+            self.denoiser = nn.ModuleDict({"velocity" if self.process.is_flow else "noise": unet})
+            # Mean and standard deviation of the training subjects' latents, per channel.
+            scale = torch.stack([torch.zeros(latent_channels), torch.ones(latent_channels)])
+            self.register_buffer("latent_scale", scale)
+
+    def encode(self, image: Tensor, source: Tensor) -> Representation:
+        latent = self.autoencoder.encode(2 * image - 1)
+        draw = torch.full((len(image),), MEAN, device=image.device)
+        return Representation(latent, source.expand(len(image), -1), draw)
+
+    def decode(self, representation: Representation, target: Tensor) -> Tensor:
+        latent, source, draw = representation
+        same = (source * target).sum(1) > 0.5
+        if self.method == "autoencoder" or bool(same.all()):
+            return self._to_image(latent)
+        like = self.target_like(latent, target)
+        if self.denoiser is None:
+            return self._to_image(torch.where(same[:, None, None, None, None], latent, like))
+        draws = range(self.samples) if int(draw[0]) == MEAN else [int(draw[0])]
+        made: Tensor | int = 0
+        for k in draws:
+            sampled = torch.where(same[:, None, None, None, None], latent, self.sample(like, target, self.seed + k))
+            made = made + self._to_image(sampled) / len(draws)
+        return made
+
+    def _to_image(self, latent: Tensor) -> Tensor:
+        return ((self.autoencoder.decode(latent, self.decoding, self.slabs) + 1) / 2).clamp(DARKEST_TISSUE, 1)
+
+    def target_like(self, latent: Tensor, target: Tensor) -> Tensor:
+        """MS-SPADE's translation of latents [B, C, *s] to targets [1 or B, S]; without it, the source's own latent."""
+        return latent if self.translator is None else self.translator(latent, target)
+
+    def normalised(self, latent: Tensor) -> Tensor:
+        """Latents with mean 0 and standard deviation 1 in each channel, as the diffusion takes them."""
+        mean, deviation = self.latent_scale[..., None, None, None]
+        return (latent - mean) / deviation
+
+    def sample(self, like: Tensor, target: Tensor, seed: int) -> Tensor:
+        """Target-like latents [B, C, *s] and targets [1 or B, S] to a draw of the targets' latents."""
+        like = self.normalised(like)
+
+        def predict(x: Tensor, t: int) -> Tensor:
+            return self.predict(x, torch.full((len(x),), t, device=x.device), like, target)
+
+        mean, deviation = self.latent_scale[..., None, None, None]
+        return self.process.sample(predict, like, seed) * deviation + mean
+
+    def fuse(self, representations: Sequence[Representation], available: Tensor) -> list[tuple[Representation, Tensor]]:
+        """The images of all sources and draws, averaged."""
+        return [
+            (draw, weight / len(draws))
+            for draws, weight in zip(map(self._draws, representations), available.unbind(1), strict=True)
+            for draw in draws
+        ]
+
+    def variants(self, representations: Sequence[Representation]) -> list[Representation]:
+        """All draws of all sources."""
+        return [draw for representation in representations for draw in self._draws(representation)]
+
+    def _draws(self, representation: Representation) -> list[Representation]:
+        if self.denoiser is None or self.samples == 1:
+            return [representation]
+        if representation.latent not in _DRAWS:
+            draw = representation.draw
+            _DRAWS[representation.latent] = [
+                representation._replace(draw=torch.full_like(draw, k)) for k in range(self.samples)
+            ]
+        return _DRAWS[representation.latent]
+
+    def forward(
+        self,
+        image: Tensor,
+        source: Tensor | None = None,
+        rows: Sequence[Tensor] | None = None,
+        target: Tensor | None = None,
+        *,
+        step: str = "",
+        **inputs: Tensor,
+    ) -> Tensor | Translation | Reconstruction | tuple[Tensor, ...]:
+        """As in `TranslationNetwork`; with `step`, one of `STEPS`, the method of that name instead."""
+        if not step:
+            return super().forward(image, source, rows, target)
+        if step not in STEPS:
+            raise ValueError(f"step is '{step}'; it must be one of {', '.join(STEPS)}.")
+        return getattr(self, step)(image, **inputs)
+
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Stage 1: images [N, 1, X, Y, Z] in [0, 1]; see `Autoencoder.reconstruct`."""
+        return self.autoencoder.reconstruct(2 * image - 1)
+
+    def translate_latents(self, latent: Tensor, source_code: Tensor, target_code: Tensor) -> tuple[Tensor, Tensor]:
+        """MS-SPADE's training: latents [P, C, *s] to their target-like ones, and those back to their sources."""
+        like = self.target_like(latent, target_code)
+        return like, self.target_like(like, source_code)
+
+    def reconstruct_and_translate(
+        self, image: Tensor, source_code: Tensor, target_code: Tensor
+    ) -> tuple[Reconstruction, Tensor, Tensor]:
+        """The joint training: images [2 P, 1, X, Y, Z], P sources and then their P targets.
+
+        Returns their reconstruction, the target-like latents of the sources, and the images of the way there and back,
+        in [-1, 1].
+        """
+        made = self.reconstruct(image)
+        like, back = self.translate_latents(made.latent[: len(source_code)], source_code, target_code)
+        return made, like, self.autoencoder.decode(back)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, like: Tensor, target_code: Tensor) -> Tensor:
+        """The UNet's noise or velocity [P, C, *s] at timesteps [P]; all latents normalised."""
+        (unet,) = self.denoiser.values()
+        x = torch.cat([noisy, like], 1) if self.palette else noisy
+        return unet(x, timesteps, context=target_code.expand(len(x), -1)[:, None])

@@ -1,0 +1,111 @@
+"""MS-SPADE (Kim and Park, WACV 2024, Eq. 1 and Table B): normalisation switched by the wanted sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .hyperconv import LEAK, GeneratedConv
+
+
+class SwitchedConv(GeneratedConv):
+    """A convolution of its own for each of S targets, zero-padded; the code [1 or B, S] says which one."""
+
+    def __init__(self, targets: int, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3):
+        super().__init__(spatial_dims, in_channels, out_channels, kernel_size)
+        self.weight = nn.Parameter(torch.randn(targets, *self.kernel_shape) * self.kernel_std)
+        self.bias = nn.Parameter(torch.zeros(targets, out_channels))
+        self.padding = [kernel_size // 2] * (2 * spatial_dims)
+
+    def generate(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tensordot(code, self.weight, 1), code @ self.bias
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self.padding), code)
+
+
+class MSSpade(nn.Module):
+    """Eq. 1: instance normalisation, scaled and shifted at each voxel by what the target's layers read in x itself.
+
+    The scale is `1 + gamma`, as in MONAI's `SPADE` and the authors' code, so that it starts near 1.
+
+    Shapes: x [B, C, *spatial] and one-hot target [1 or B, S] to [B, C, *spatial].
+    """
+
+    def __init__(self, targets: int, spatial_dims: int, channels: int, hidden_channels: int = 64) -> None:
+        super().__init__()
+        self.shared = SwitchedConv(targets, spatial_dims, channels, hidden_channels)
+        self.gamma = SwitchedConv(targets, spatial_dims, hidden_channels, channels)
+        self.beta = SwitchedConv(targets, spatial_dims, hidden_channels, channels)
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        hidden = F.leaky_relu(self.shared(x, target), LEAK)
+        return F.instance_norm(x) * (1 + self.gamma(hidden, target)) + self.beta(hidden, target)
+
+
+class Block(nn.Module):
+    """Table B's residual block: twice convolution, ReLU and normalisation, which is MS-SPADE's where there are targets.
+
+    A 1-wide convolution leads around it where the width changes.
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, targets: int = 0, hidden_channels: int = 64
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.convs = nn.ModuleList(conv(c, out_channels, 3, padding=1) for c in (in_channels, out_channels))
+        self.norms = nn.ModuleList()
+        if targets:
+            self.norms.extend(MSSpade(targets, spatial_dims, out_channels, hidden_channels) for _ in range(2))
+        self.around = conv(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        h = x
+        for k, conv in enumerate(self.convs):
+            h = F.relu(conv(h))
+            h = self.norms[k](h, target) if self.norms else F.instance_norm(h)
+        return self.around(x) + h
+
+
+class SpadeTranslator(nn.Module):
+    """Table B: a source's latent [B, C, *spatial] and target [1 or B, S] to a target-like latent of the same shape.
+
+    Args:
+        targets: S.
+        spatial_dims: 2 or 3.
+        latent_channels: C.
+        channels: of the first layer and of the last block, and of the blocks between.
+        hidden_channels: of the layers that make gamma and beta.
+        res_blocks, spade_blocks: how many.
+    """
+
+    def __init__(
+        self,
+        targets: int,
+        spatial_dims: int = 3,
+        latent_channels: int = 3,
+        channels: Sequence[int] = (128, 256),
+        hidden_channels: int = 64,
+        res_blocks: int = 2,
+        spade_blocks: int = 4,
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        narrow, wide = channels
+        self.first = conv(latent_channels, narrow, 7, padding=3)
+        widths = [narrow] + [wide] * (res_blocks + spade_blocks - 1) + [narrow]
+        self.blocks = nn.ModuleList(
+            Block(spatial_dims, widths[k], widths[k + 1], targets if k >= res_blocks else 0, hidden_channels)
+            for k in range(res_blocks + spade_blocks)
+        )
+        self.last = conv(narrow, latent_channels, 7, padding=3)
+
+    def forward(self, latent: Tensor, target: Tensor) -> Tensor:
+        x = F.relu(F.instance_norm(self.first(latent)))
+        for block in self.blocks:
+            x = block(x, target)
+        return self.last(x)

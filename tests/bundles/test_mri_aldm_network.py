@@ -1,0 +1,200 @@
+"""ALDM at the paper's size (counted, never run) and at a tiny one (run)."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+
+from mri_aldm.memory import activation_bytes, example_step, gmacs, on_meta, with_checkpointing
+from mri_aldm.network import ALDM, METHODS
+from mri_aldm.sampling import Process, seeded_noise
+
+VOLUME = (192, 192, 144)
+
+
+def tiny(**options) -> ALDM:
+    torch.manual_seed(0)
+    small = {
+        **{"channels": (4, 8), "res_blocks": 1, "norm_groups": 2, "codes": 16, "spade_channels": (4, 4)},
+        **{"spade_hidden": 4, "unet_channels": (4, 8), "unet_res_blocks": 1, "unet_attention": (False, True)},
+        **{"head_channels": 4, "unet_norm_groups": 2, "steps": 2, "sequences": 3},
+    }
+    network = ALDM(**{**small, **options}).eval()
+    for parameter in network.parameters():  # the UNet starts with zeros in its last layer
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def image(seed: int = 0) -> torch.Tensor:
+    return torch.rand(1, 3, 16, 12, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_parameters_at_paper_size():
+    with torch.device("meta"):
+        paper = ALDM()
+    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in paper.named_children()}
+    assert millions == pytest.approx({"autoencoder": 237.55, "translator": 55.64, "denoiser": 197.01}, abs=0.01)
+
+
+def test_cached_latents_save_more_than_two_thirds_of_a_training_step():
+    """Forward and backward pass of the UNet, against the same after encoding two volumes and translating one."""
+    with torch.device("meta"):
+        paper = ALDM()
+    paper.requires_grad_(False)
+    paper.denoiser.requires_grad_(True)
+    inputs, code = example_step(paper, VOLUME), paper.codes[:1]
+    predict = inputs["image"], inputs["timesteps"], inputs["like"], code
+    cached = gmacs(paper, "predict", *predict, backward=True)
+    assert cached == pytest.approx(3 * gmacs(paper, "predict", *predict), rel=0.05)
+    encoding = gmacs(paper.autoencoder, "encode", torch.zeros(2, 1, *VOLUME, device="meta"))
+    assert cached + encoding + gmacs(paper, "target_like", inputs["image"], code) > 3 * cached
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "autoencoder"])
+def test_a_subject_is_completed(method: str):
+    network = tiny(method=method)
+    subject = image()
+    subject[:, 1] = -1
+    with torch.no_grad():
+        made = network(subject)
+    assert made.shape == subject.shape and made.min() >= 0 and made.max() <= 1
+    alone = subject.clone()
+    alone[:, 0] = -1
+    with torch.no_grad():
+        itself = network(alone)[:, 2]
+        plain = network.autoencoder.decode(network.encode(subject[:, 2:], network.codes[2:]).latent)
+    torch.testing.assert_close(itself, (plain[:, 0] + 1).div(2).clamp(1e-3, 1) * (subject[:, 2] > 0))
+
+
+def test_a_word_that_is_not_known_is_an_error():
+    with pytest.raises(ValueError, match="method is 'gan'; choose one of autoencoder, spade"):
+        tiny(method="gan")
+    with pytest.raises(ValueError, match="sampler is 'euler'"):
+        tiny(sampler="euler")
+    with pytest.raises(ValueError, match="regularisation is 'ae'; choose one of vq, kl"):
+        tiny(regularisation="ae")
+    with pytest.raises(ValueError, match="decoding is 'tiled'"), torch.no_grad():
+        tiny(decoding="tiled")(image())
+
+
+@pytest.mark.parametrize("options", [{}, {"sampler": "flow"}, {"method": "no_palette"}], ids=str)
+def test_draws_are_repeatable_and_their_spread_is_the_uncertainty(options: dict):
+    network = tiny(samples=3, **options)
+    subject = image()
+    with torch.no_grad():
+        first, second = (network.complete(subject, [0], [1], uncertainty=True) for _ in range(2))
+        single = [network.complete(subject, [0], [1])]
+        network.samples = 1
+        for seed in range(3):
+            network.seed = seed
+            single.append(network.complete(subject, [0], [1]))
+        network.samples, network.seed = 3, 0
+        matrix = network.translate(subject, [0], [1])
+    assert torch.equal(first, second)
+    each = torch.stack(single[1:])[:, :, 1]
+    torch.testing.assert_close(first[:, 1], each.mean(0))
+    torch.testing.assert_close(single[0][:, 1], each.mean(0))
+    torch.testing.assert_close(matrix[:, 0], each.mean(0))
+    torch.testing.assert_close(first[:, 4], each.std(0), rtol=1e-3, atol=1e-6)
+    assert each.std(0).max() > 1e-5
+
+
+def test_noise_is_normal_and_depends_on_the_seed():
+    noise = seeded_noise(torch.zeros(2, 3, 24, 24, 24), 1)
+    assert torch.equal(noise[0], noise[1]) and torch.equal(noise, seeded_noise(noise, 1))
+    moments = [noise[0].pow(k).mean().item() for k in (1, 2, 3, 4)]
+    assert moments == pytest.approx([0, 1, 0, 3], abs=0.1)
+    other = seeded_noise(noise, 0)
+    assert (noise * other).mean().abs() < 0.02 and (noise[0, :, 1:] * noise[0, :, :-1]).mean().abs() < 0.02
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "flow"])
+def test_a_perfect_network_leads_to_the_target(sampler: str):
+    """With the true noise or velocity of one known latent, every sampler ends at it."""
+    process = Process(sampler, steps=10)
+    latent, like = torch.randn(2, 1, 2, 4, 4, 4)
+    if sampler == "flow":
+        begin = like + process.flow_noise * seeded_noise(like, 5)
+        made = process.sample(lambda x, t: latent - begin, like, 5)
+    else:
+
+        def predict(x: torch.Tensor, t: int) -> torch.Tensor:
+            share = process.scheduler.alphas_cumprod[t]
+            return (x - share.sqrt() * latent) / (1 - share).sqrt()
+
+        made = process.sample(predict, like, 5)
+    torch.testing.assert_close(made, latent, rtol=0, atol=0.03)
+
+
+def test_what_the_network_answers_is_named_in_its_weights():
+    noise, velocity = tiny().state_dict(), tiny(sampler="flow").state_dict()
+    assert any(name.startswith("denoiser.noise.") for name in noise)
+    assert any(name.startswith("denoiser.velocity.") for name in velocity)
+
+
+@pytest.mark.parametrize("slabs", [2, 5])
+def test_split_decoding_is_whole_decoding(slabs: int):
+    network = tiny(channels=(4, 8, 8)).autoencoder
+    latent = 3 * torch.randn(2, 3, 11, 5, 4)
+    with torch.no_grad():
+        whole = network.decode(latent)
+        torch.testing.assert_close(network.decode(latent, "split", slabs), whole, rtol=0, atol=1e-4)
+
+
+def test_approximate_decoding_is_near_where_statistics_are_alike():
+    network = tiny().autoencoder
+    latent = torch.randn(1, 3, 40, 6, 6)
+    with torch.no_grad():
+        whole, apart = network.decode(latent), network.decode(latent, "approximate", 2)
+    assert apart.shape == whole.shape and 0 < (apart - whole).abs().max() < 0.3 * whole.std()
+
+
+def test_checkpointing_changes_nothing_but_memory():
+    network = tiny(method="autoencoder")
+    other = with_checkpointing(copy.deepcopy(network))
+    gradients = []
+    for each in (network, other):
+        made = each.reconstruct(image()[:, :1])
+        made.image.square().sum().backward()
+        gradients.append([p.grad for p in each.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+    kept, less = (activation_bytes(network, (16, 16, 16), checkpointing=c) for c in (False, True))
+    assert 0 < less < kept
+    assert "forward" not in on_meta(other).autoencoder.encoder.blocks[1].__dict__
+    assert "forward" in other.autoencoder.encoder.blocks[1].__dict__
+
+
+def test_memory_estimate_is_what_autograd_keeps():
+    """Counted without a value, it is what a real forward pass saves."""
+    network = tiny(method="spade")
+    seen = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    total, kept = 0, []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        kept.append(tensor)  # an address is not used twice
+        if tensor.untyped_storage().data_ptr() not in seen:
+            seen.add(tensor.untyped_storage().data_ptr())
+            total += tensor.untyped_storage().nbytes()
+        return tensor
+
+    network.autoencoder.requires_grad_(False)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(**example_step(network, (16, 16, 16)))
+    assert activation_bytes(network, (16, 16, 16)) == pytest.approx(total, rel=0.15)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "flow"])
+def test_a_trace_draws_the_same_at_every_call_and_size(sampler: str):
+    network = tiny(sampler=sampler)
+    slow = torch.jit.optimized_execution(False)  # to optimise takes longer than it saves here
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"), slow:
+        traced = torch.jit.trace(network, image(), check_trace=False)
+        other = torch.rand(2, 3, 8, 16, 12)
+        other[0, 1] = other[1, 2] = -1
+        for subject in (image(1), other, other):
+            torch.testing.assert_close(traced(subject), network(subject), rtol=0, atol=1e-5)
