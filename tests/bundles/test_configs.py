@@ -181,6 +181,7 @@ def test_network_in_and_out(tiny: dict[str, dict[str, Any]], bundle: str, n: int
 
 
 @every_bundle
+@torch.jit.optimized_execution(False)  # to optimise takes longer than it saves here
 def test_exported_network_equals_its_source(tiny, tiny_network, weights_of, tmp_path: Path, bundle: str):
     """Traced with everything available, it must still see at run time what is missing."""
     shape = [1, 4, 16, 20, 8 if bundle == "mri_aldm" else 5]
@@ -202,7 +203,7 @@ def test_exported_network_equals_its_source(tiny, tiny_network, weights_of, tmp_
     for missing in ([], [3], [0, 1, 2]):
         subject = image.clone()
         subject[:, missing] = -1
-        with torch.no_grad(), torch.jit.optimized_execution(False):  # to optimise takes longer than it saves
+        with torch.no_grad():
             results.append(network(subject))
             torch.testing.assert_close(exported(subject), results[-1], rtol=0, atol=1e-4)
     assert all((a - b).abs().max() > 1e-2 for a, b in pairwise(results)), "they differ"

@@ -189,10 +189,10 @@ def test_memory_estimate_is_what_autograd_keeps():
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "flow"])
+@torch.jit.optimized_execution(False)  # to optimise takes longer than it saves here
 def test_a_trace_draws_the_same_at_every_call_and_size(sampler: str):
     network = tiny(sampler=sampler)
-    slow = torch.jit.optimized_execution(False)  # to optimise takes longer than it saves here
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"), slow:
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         traced = torch.jit.trace(network, image(), check_trace=False)
         other = torch.rand(2, 3, 8, 16, 12)
         other[0, 1] = other[1, 2] = -1
