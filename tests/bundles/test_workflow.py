@@ -120,6 +120,10 @@ def test_evaluating_scores_the_test_subject(trained: Path, workflow, bundle: str
     assert len(rows) == 40 and {row["subject"] for row in rows} == {"phantom_003"}
     assert all(np.isfinite(float(row[metric])) for row in rows for metric in ("ssim", "nmse"))
     assert json.loads((tmp_path / "scores_declared.json").read_text())["truth"] == "reference"
+    if bundle == "mri_aldm":
+        own = {row["target"]: row["psnr"] for row in rows if row["source"] == row["target"]}
+        assert all(row["ceiling_psnr"] == own[row["target"]] for row in rows if row["method"] == "network")
+        assert not any(row["ceiling_psnr"] for row in rows if row["method"] != "network")
 
 
 SAGITTAL = {"slice_axis": -3, "ema_decay": 0.5, "clip_grad": 1.0, "divisible": [1, 2, 2]}

@@ -114,3 +114,11 @@ def test_wrong_rows_raise(table: ScoreTable):
         table.add("sub-1", "copy", "T1", "T2", {"psnr": 1.0})
     with pytest.raises(ValueError, match=r"'oracle'.*network, copy, map"):
         table.add("sub-1", "oracle", "T1", "T2", {"psnr": 1.0})
+
+
+def test_the_ceiling_stands_beside_the_score():
+    table = ScoreTable("declared")
+    table.add("sub-1", "network", "T1", "T2", {"psnr": 24.0, "ssim": 0.9, "ceiling_psnr": 31.5})
+    table.add("sub-1", "copy", "T1", "T2", {"psnr": 14.0, "ssim": 0.5})
+    text = table.table()
+    assert "copy | map | reconstruction of the target" in text and "14.00 | - | 31.50" in text

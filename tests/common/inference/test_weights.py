@@ -25,6 +25,15 @@ def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path):
         load_weights(nn.Linear(3, 2), str(tmp_path / "none.pt"))
 
 
+def test_a_part_s_weights_are_taken_from_the_whole_s(tmp_path: Path):
+    whole = nn.ModuleDict({"first": nn.Linear(3, 2), "second": nn.Linear(3, 2)})
+    torch.save(whole.state_dict(), tmp_path / "model.pt")
+    part = load_weights(nn.Linear(3, 2), str(tmp_path / "model.pt"), prefix="second.")
+    assert torch.equal(part.weight, whole["second"].weight)
+    with pytest.raises(FileNotFoundError, match=r"monai.bundle run first\), or pass --first_path"):
+        load_weights(part, str(tmp_path / "none.pt"), command="run first", option="first_path")
+
+
 def test_another_size_is_refused_with_both_shapes(tmp_path: Path):
     torch.save(nn.Linear(3, 2).state_dict() | {"more": torch.tensor(1.0)}, tmp_path / "model.pt")
     network = nn.Linear(4, 2, bias=False)

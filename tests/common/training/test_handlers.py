@@ -75,6 +75,13 @@ def test_reference_scale_by_hand():
     assert found[2].isnan().all()
 
 
+def test_reference_scale_of_batches_without_images():
+    whole = batch([[100.0, 5.0, 1.0]], [[10.0, 1.0, 0.0]], [[1, 1, 0]])
+    latents = {**whole, "available": torch.tensor([[True, True, False]])}
+    del latents["image"]
+    torch.testing.assert_close(reference_scale([latents]), reference_scale([whole]), equal_nan=True)
+
+
 def averaged(average: MovingAverage, weights: list[float]) -> float:
     """The average after the trained weights went through these values."""
     engine = Engine(lambda engine, value: nn.init.constant_(average.trained.weight, value))

@@ -38,12 +38,12 @@ def test_outputs_hold_every_term():
     assert engine.network.weight.tolist() == [[-3, -3]]  # 1 - (3 + 1)
 
 
-def test_the_objective_knows_the_epoch():
-    engine, epochs = trainer([1.0]), []
+def test_the_objective_knows_epoch_and_iteration():
+    engine, seen = trainer([1.0, 1.0]), []
     engine.state.max_epochs = 2
-    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: epochs.append(objective.epoch))
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append((objective.epoch, objective.iteration)))
     engine.run()
-    assert epochs == [1, 2]
+    assert seen == [(1, 1), (1, 2), (2, 3), (2, 4)]
 
 
 @pytest.mark.parametrize(("clip_grad", "change"), [(0.0, 4 * 2**0.5), (100.0, 4 * 2**0.5), (1.0, 1.0), (0.01, 0.01)])
@@ -68,6 +68,14 @@ def test_the_adversary_is_shown_the_samples():
     engine.run()
     assert adversary.shown == [2.0, -6.0]
     assert engine.state.output == {"loss": -24.0, "first": -18.0, "second": -6.0, "discriminator": 7.0}
+
+
+def test_an_adversary_without_samples_rests():
+    adversary = FixedAdversary()
+    engine = trainer([1.0], adversary=adversary)
+    engine.objective = lambda network, batch: (objective(network, batch)[0], {})
+    engine.run()
+    assert not adversary.shown and "discriminator" not in engine.state.output
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
