@@ -76,8 +76,8 @@ def _package(bundle: Path, weights: str, overlay: str, source: str, output_dir: 
 
 
 def merge(configs: Path, overlay: Path) -> None:
-    """Writes an overlay's values into train.json and inference.json; inference takes those that it has."""
-    for path in (configs / "train.json", configs / "inference.json"):
+    """Writes an overlay's values into each training's configuration and inference.json, which take those they have."""
+    for path in (*configs.glob("train*.json"), configs / "inference.json"):
         config, changes = json.loads(path.read_text()), json.loads(overlay.read_text())
         known = {key: value for key, value in changes.items() if key.split("::")[0] in config}
         merged = ConfigParser(config)
