@@ -10,7 +10,7 @@ Data, inference, evaluation and reports know these three verbs and nothing else 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -153,13 +153,23 @@ class TranslationNetwork(nn.Module):
         return torch.stack(completed, 1)
 
     def _decode_fused(
-        self, representations: list[NamedTuple], weight: Tensor, target: Tensor, uncertainty: bool
+        self,
+        representations: list[NamedTuple],
+        weight: Tensor,
+        target: Tensor,
+        uncertainty: bool = False,
+        known: Mapping[int, Tensor] | None = None,
     ) -> list[Tensor]:
-        """What is made of the fused representations and, if wanted, how far it may vary: volumes [B, X, Y, Z]."""
+        """What is made of the fused representations and, if wanted, how far it may vary: volumes [B, X, Y, Z].
+
+        `known` has, by their ids, what representations were decoded to already.
+        """
         fused = self.fuse(representations, weight)
         variants = self.variants(representations) if uncertainty else []
-        distinct = {id(each): each for each in [*(each for each, _ in fused), *variants]}
-        made = {key: self.from_output(self.decode(each, target), len(weight)) for key, each in distinct.items()}
+        made = dict(known or {})
+        for each in [*(each for each, _ in fused), *variants]:
+            if id(each) not in made:
+                made[id(each)] = self.from_output(self.decode(each, target), len(weight))
         total: Tensor | int = 0
         normaliser: Tensor | int = 0
         for representation, share in fused:
@@ -173,17 +183,25 @@ class TranslationNetwork(nn.Module):
             return [mean, torch.full_like(mean, torch.nan)]
         return [mean, torch.stack([made[id(each)] for each in variants]).std(0)]
 
-    def translate(self, image: Tensor, sources: Sequence[int], targets: Sequence[int]) -> Tensor:
-        """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z]."""
+    def translate(self, image: Tensor, sources: Sequence[int], targets: Sequence[int], fused: bool = False) -> Tensor:
+        """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z].
+
+        With `fused` another row follows: each target as `complete` makes it of all sources, which must be available.
+        """
         self._check_size(image)
-        foreground = image > 0
-        made = []
-        for i in sources:
-            representation = self.encode(self.to_input(image[:, i]), self.codes[i : i + 1])
-            for j in targets:
-                pred = self.from_output(self.decode(representation, self.codes[j : j + 1]), len(image))
-                made.append(pred * foreground[:, i])
-        return torch.stack(made, 1)
+        representations = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]) for i in sources]
+        foreground = image[:, list(sources)] > 0
+        rows: list[list[Tensor]] = [[] for _ in range(len(sources) + fused)]
+        for j in targets:
+            code = self.codes[j : j + 1]
+            known = {id(each): self.from_output(self.decode(each, code), len(image)) for each in representations}
+            for k, each in enumerate(representations):
+                rows[k].append(known[id(each)] * foreground[:, k])
+            if fused:
+                others = [each for i, each in zip(sources, representations, strict=True) if i != j] or representations
+                weight = image.new_ones(len(image), len(others))
+                rows[-1].append(self._decode_fused(others, weight, code, known=known)[0] * foreground.any(1))
+        return torch.stack([volume for row in rows for volume in row], 1)
 
     def to_input(self, volume: Tensor) -> Tensor:
         """Volume [B, X, Y, Z] to what `encode` takes: stacks of slices [B * Z, slices, X, Y], or [B, 1, X, Y, Z].

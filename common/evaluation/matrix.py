@@ -26,9 +26,10 @@ from .volumes import WorstVolumes
 class ScoreMatrix:
     """Scores the predictions of a `MatrixInferer`, prints the table and writes the scores under each convention.
 
-    Attach it to an evaluator whose postprocessing leaves, per subject, "pred" [routes, X, Y, Z] and "label"
-    [S, X, Y, Z] (training units) in the output, and in the batch "available" [S], "subject", and whatever masks the
-    subject has, all on one grid.
+    Attach it to an evaluator whose postprocessing leaves, per subject, "pred" [routes, X, Y, Z] and the truth "label"
+    [S, X, Y, Z] (training units) in the output, and in the batch "source" [S, X, Y, Z], the images as the network got
+    them, which the rivals get too, "available" [S], "subject", and whatever masks the subject has, all on one grid.
+    Everything is computed on the engine's device.
 
     Args:
         sequences: S names, in the network's order.
@@ -74,7 +75,8 @@ class ScoreMatrix:
         self.conventions = list(conventions)
         self.brain = brain
         self.regions = list(regions)
-        self.lpips = load_lpips(lpips_weights)
+        self.lpips_weights = lpips_weights
+        self.lpips = None
         self.origin = origin(metadata_file, weights)
         self.keep = keep
         self.ceiling = ceiling
@@ -91,6 +93,7 @@ class ScoreMatrix:
         self.tables = {name: ScoreTable(name, CONVENTIONS[name].region) for name in self.conventions}
         self.volumes = WorstVolumes(self.output_dir / "volumes", self.sequences, self.keep)
         self.masks: set[str] = set()
+        self.lpips = load_lpips(self.lpips_weights, device=engine.state.device)
         if self.map is None:
             self.map = IntensityMap(self.sequences)
             for item in tqdm(self.training, desc="fitting the intensity map"):
@@ -98,8 +101,9 @@ class ScoreMatrix:
 
     def update(self, engine: Engine) -> None:
         """Scores one subject."""
-        batch, output = engine.state.batch[0], engine.state.output[0]
-        label, pred = output["label"], output["pred"]  # postprocessing returns it there, not in the batch
+        output = engine.state.output[0]  # postprocessing returns it there, not in the batch
+        batch = {k: v.to(engine.state.device) if torch.is_tensor(v) else v for k, v in engine.state.batch[0].items()}
+        label, pred = output["label"].to(engine.state.device), output["pred"]
         available = batch["available"].tolist()
         regions = {name: batch[name][0] > 0 for name in self.regions if name in batch and (batch[name] > 0).any()}
         self.masks.add("the subject list's" if self.brain in batch else "the target's non-background")
@@ -110,11 +114,11 @@ class ScoreMatrix:
             if not available[route.target] or not sources:
                 continue
             name = self._name(route)
-            for method, make in self._methods(route, sources, pred[channel], label).items():
+            for method, make in self._methods(route, sources, pred[channel], batch["source"]).items():
                 made = self._make(make)
                 for convention, table in self.tables.items() if made is not None else ():
                     numbers = score(
-                        made,
+                        made.to(label.device),
                         label[route.target],
                         brains[route.target],
                         convention=convention,
@@ -144,7 +148,7 @@ class ScoreMatrix:
         return ">".join(self.sequences[k] for k in (*route.sources, *route.via))
 
     def _methods(
-        self, route: Route, sources: tuple[int, ...], pred: Tensor, label: Tensor
+        self, route: Route, sources: tuple[int, ...], pred: Tensor, images: Tensor
     ) -> dict[str, Callable[[], Tensor]]:
         """The network and, of several sources by their mean, its two rivals."""
         j = route.target
@@ -152,7 +156,7 @@ class ScoreMatrix:
             return {"network": lambda: pred}
 
         def mean(of: Callable[[Tensor, int, int], Tensor]) -> Tensor:
-            return torch.stack([of(label[i], i, j) for i in sources]).mean(0)
+            return torch.stack([of(images[i], i, j) for i in sources]).mean(0)
 
         return {"network": lambda: pred, "copy": lambda: mean(copy_source), "map": lambda: mean(self.map.predict)}
 

@@ -39,6 +39,7 @@ class SynthesisMetric(CumulativeIterationMetric):
             raise ValueError(f"Convention {convention!r} has no number {number!r}, only {', '.join(names)}")
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+        y_pred = y_pred.to(y.device)  # inferers gather whole volumes on the CPU
         values = torch.full(y.shape[:2], torch.nan)
         for b, available in enumerate(is_available(y)):
             for j in available.nonzero()[:, 0].tolist() if available.sum() > 1 else []:

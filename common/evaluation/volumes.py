@@ -50,9 +50,9 @@ class WorstVolumes:
             sequences=np.array(self.sequences),
             available=np.array(available),
             spacing=nib.affines.voxel_sizes(np.asarray(label.affine)),
-            label=label.numpy().astype(np.float16),
-            pred=pred[: count**2].unflatten(0, (count, count)).numpy().astype(np.float16),
-            brain=torch.stack([torch.as_tensor(b) for b in brains]).any(0).numpy(),
+            label=label.cpu().numpy().astype(np.float16),
+            pred=pred[: count**2].unflatten(0, (count, count)).cpu().numpy().astype(np.float16),
+            brain=torch.stack([torch.as_tensor(b) for b in brains]).any(0).cpu().numpy(),
         )
         os.replace(part, path)
 

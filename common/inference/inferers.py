@@ -137,12 +137,13 @@ class MatrixInferer(Inferer):
         network, image = unwrapped(network), plain(inputs)
         available, count = available_sequences(inputs), network.sequences
         made = torch.zeros(1, len(self.routes), *image.shape[2:])
-        for i in available:  # a row at a time bounds the memory
-            row = slice(i * count, (i + 1) * count)
-            made[:, row] = self._translate(network, image, i, range(count)).to(made)
         if any(len(route.sources) > 1 for route in self.routes):
-            whole = self.inferer(image, partial(network.complete, sources=available, targets=range(count)))
-            made[:, count**2 : count**2 + count] = whole.to(made)
+            whole = self.inferer(image, partial(network.translate, sources=available, targets=range(count), fused=True))
+            for k, i in enumerate([*available, count]):
+                made[:, i * count : (i + 1) * count] = whole[:, k * count : (k + 1) * count].to(made)
+        else:
+            for i in available:  # a row at a time bounds the memory
+                made[:, i * count : (i + 1) * count] = self._translate(network, image, i, range(count)).to(made)
         for channel, route in enumerate(self.routes):
             if route.via and route.sources[0] in available:
                 step = image.clone()

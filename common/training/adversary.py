@@ -48,7 +48,11 @@ class Adversary:
         return torch.stack([self.criterion(v, True, for_discriminator=False) for v in verdicts]).mean()
 
     def step(self, real: Tensor, real_sequence: Tensor, fake: Tensor, fake_sequence: Tensor) -> Tensor:
-        """One step of ||D_j(real) - 1||_2 + ||D_j(fake)||_2, the mean over the sequences seen; returns the loss."""
+        """One step of ||D_j(real) - 1||_2 + ||D_j(fake)||_2, the mean over the sequences seen; returns the loss.
+
+        Raises:
+            FloatingPointError: the gradient is NaN or infinite; nothing is updated.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         sequence = torch.cat([real_sequence, fake_sequence])
         is_real = torch.arange(len(sequence)) < len(real)
@@ -61,6 +65,12 @@ class Adversary:
                     losses.append(self.criterion(verdict[rows], truth, for_discriminator=True))
         loss = torch.stack(losses).sum() / sum(verdict is not None for verdict in verdicts)
         loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.discriminators.parameters(), torch.inf)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"The discriminators' gradient has the norm {norm.item()}, their loss is {loss.item():g}. Training "
+                "stops before their weights are touched; the last checkpoint is good. Lower the learning rate."
+            )
         self.optimizer.step()
         return loss.detach()
 

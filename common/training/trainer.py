@@ -29,7 +29,7 @@ class TranslationTrainer(SupervisedTrainer):
         compile, kwargs: as for `SupervisedTrainer`.
 
     Raises:
-        FloatingPointError: a loss is NaN or infinite. Nothing is updated, so the last checkpoint stays good.
+        FloatingPointError: a loss or its gradient is NaN or infinite. The last checkpoint stays good.
     """
 
     def __init__(
@@ -64,11 +64,12 @@ class TranslationTrainer(SupervisedTrainer):
         with torch.autocast(device.type, dtype=self.amp_type, enabled=self.amp_type is not None):
             terms, samples = self.objective(engine.network, batch)
             loss = torch.stack(list(terms.values())).sum()
-        self._check_finite(loss, terms)
+        self._check_finite(loss, terms, "loss")
         self.grad_scaler.scale(loss).backward()
-        if self.clip_grad:
-            self.grad_scaler.unscale_(engine.optimizer)
-            torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.clip_grad)
+        self.grad_scaler.unscale_(engine.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.clip_grad or torch.inf)
+        if self.amp_type is not torch.float16:  # whose scaler leaves out such steps by itself
+            self._check_finite(norm, terms, "gradient's norm")
         self.grad_scaler.step(engine.optimizer)
         self.grad_scaler.update()
         output = {Keys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
@@ -78,11 +79,11 @@ class TranslationTrainer(SupervisedTrainer):
         engine.state.output = dict(zip(output, values, strict=True))
         return engine.state.output
 
-    def _check_finite(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        if not torch.isfinite(loss):
+    def _check_finite(self, value: Tensor, terms: dict[str, Tensor], name: str) -> None:
+        if not torch.isfinite(value):
             values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
             raise FloatingPointError(
-                f"The loss is {loss.item()} at epoch {self.state.epoch}, iteration {self.state.iteration} ({values}). "
-                "Training stops before the weights are touched; the last checkpoint is good. Lower the learning rate, "
-                "set clip_grad, or use amp 'bf16' in place of 'fp16'."
+                f"The {name} is {value.item()} at epoch {self.state.epoch}, iteration {self.state.iteration} "
+                f"({values}). Training stops before the weights are touched; the last checkpoint is good. Lower the "
+                "learning rate, set clip_grad, or use amp 'bf16' in place of 'fp16'."
             )

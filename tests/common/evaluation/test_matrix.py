@@ -56,7 +56,7 @@ def evaluated(phantom_dir: Path, workflow, tiny_weights: Path, tmp_path_factory)
 
     def keep(self, engine) -> None:
         item = {**engine.state.batch[0], **engine.state.output[0]}
-        names = {"pred", "label", "brain", "lesion"} & item.keys()
+        names = {"pred", "label", "source", "brain", "lesion"} & item.keys()
         seen[item["subject"]] = {name: torch.as_tensor(item[name]).clone() for name in names}
         update(self, engine)
 
@@ -132,6 +132,27 @@ def test_the_numbers_are_those_of_the_images(evaluated: SimpleNamespace, i: int,
         row = evaluated.rows["one", method, NAMES[i], NAMES[j]]
         for metric, value in score(image, seen["label"][j], brain, regions=regions).items():
             assert float(row[metric]) == pytest.approx(value, rel=1e-5), metric
+
+
+def test_the_rivals_get_what_the_network_gets(phantom_dir: Path, workflow, tiny_weights: Path, tmp_path: Path):
+    """The noisy and disturbed image, not the truth that the phantom knows."""
+    seen, update = {}, ScoreMatrix.update
+
+    def keep(self, engine) -> None:
+        item = {**engine.state.batch[0], **engine.state.output[0]}
+        seen.update({name: torch.as_tensor(item[name]).clone() for name in ("source", "label", "brain")}, map=self.map)
+        update(self, engine)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScoreMatrix, "update", keep)
+        settings = {"dataset_dir": phantom_dir, "output_dir": tmp_path, "ckpt_path": tiny_weights}
+        disturbed = {"truth": "reference", "disturbance": "noise", "level": 3}
+        workflow("mri_seq2seq", "train.json", "evaluate.json", **settings, **disturbed).run()
+    assert (seen["source"] - seen["label"])[seen["label"] > 0].std() > 0.05
+    rows = {(r["method"], r["source"], r["target"]): r["psnr"] for r in ScoreTable.read(tmp_path).rows}
+    for method, image in (("copy", seen["source"][0]), ("map", seen["map"].predict(seen["source"][0], 0, 2))):
+        by_hand = score(image, seen["label"][2], seen["brain"][0] > 0)["psnr"]
+        assert rows[method, "T1", "T2"] == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_all_conventions_several_sources_and_kept_volumes(

@@ -157,6 +157,13 @@ def test_matrix_with_several_sources_and_several_steps():
     assert (fewer[:, 12] == 0).all() and fewer[:, 13].std() > 0, "a path needs its first sequence only"
 
 
+@torch.no_grad()
+def test_fused_rows_reuse_what_the_pairs_were_made_of(calls: Counter):
+    made = MatrixInferer(NAMES, SlabInferer(3), multi_source=True)(subject(0, 2), make())
+    assert calls == {("encode", i): 3 for i in (0, 2)} | {("decode", j): 6 for j in range(3)}, "three slabs"
+    torch.testing.assert_close(made[:, 10], made[:, [1, 7]].mean(1), rtol=0, atol=1e-5)  # T2 from T1 and FLAIR
+
+
 def test_bad_paths():
     with pytest.raises(ValueError, match="T1 > T2 is no multi-step"):
         MatrixInferer(NAMES, paths=[["T1", "T2"]])

@@ -89,6 +89,20 @@ def test_stops_before_a_loss_that_is_not_finite_touches_the_weights(bad: float):
     assert len(weights) == len(adversary.shown) == 1 and torch.equal(engine.network.weight, weights[0])
 
 
+def test_stops_before_a_gradient_that_is_not_finite_touches_the_weights():
+    """The loss is finite, its derivative is not: sqrt at 0."""
+    engine = trainer([1.0])
+    before = engine.network.weight.clone()
+
+    def flat(network: nn.Module, batch: dict) -> tuple[dict, dict]:
+        return {"root": (0 * network(batch["image"])).sum().sqrt()}, {}
+
+    engine.objective = flat
+    with pytest.raises(FloatingPointError, match=r"gradient's norm is nan at epoch 1, iteration 1 \(root 0\)"):
+        engine.run()
+    assert torch.equal(engine.network.weight, before)
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_amp_is_ignored_without_cuda(amp: str):
     engine = trainer([1 / 3], amp=amp)
