@@ -76,8 +76,11 @@ def _hover(pair: Pair, values: dict[str, float], metric: Metric) -> str:
     return "<br>".join(lines)
 
 
-def matrix_figure(means: Means, metric: Metric) -> go.Figure:
-    """Sources down, targets across: the bluer, the better the network; its reconstructions are grey."""
+def matrix_figure(means: Means, metric: Metric, label: Callable[[str], str] = str) -> go.Figure:
+    """Sources down, targets across: the bluer, the better the network; its reconstructions are grey.
+
+    `label` is what a sequence is called beside its row or column.
+    """
     pairs = {pair: values for pair, values in means.items() if "network" in values}
     sources, targets = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
 
@@ -87,8 +90,8 @@ def matrix_figure(means: Means, metric: Metric) -> go.Figure:
     figure = go.Figure()
     for same, scale in ((False, SCALE), (True, GREY)):
         figure.add_heatmap(
-            x=[escape(name) for name in targets],
-            y=[escape(name) for name in sources],
+            x=[escape(label(name)) for name in targets],
+            y=[escape(label(name)) for name in sources],
             z=grid(lambda pair: pairs[pair]["network"], same, None),
             text=grid(lambda pair: _cell(*pair, pairs[pair], metric), same),
             hovertext=grid(lambda pair: _hover(pair, pairs[pair], metric), same),

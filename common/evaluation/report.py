@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import statistics
@@ -31,7 +32,8 @@ TRUTHS = {
     "images": "the data set's own images, acquired unless the data set is a simulation",
 }
 MATRIX_NOTE = """<p class="note">The network's mean over subjects; the bluer, the better. Below it, its difference to
-the intensity map, ▼ where the map is better. Grey: a sequence made from itself. Point at a cell for the rivals.</p>"""
+the intensity map, ▼ where the map is better. Grey: a sequence made from itself. *: never seen in training. Point at a
+cell for the rivals.</p>"""
 SUBJECTS_NOTE = """<p class="note">The lines are the means of the trivial rivals: copying the source, and the intensity
 map. Values that are not finite, such as the PSNR of identical images, are left out of charts and means.</p>"""
 
@@ -124,6 +126,7 @@ def _headline(tables: Sequence[ScoreTable], means: Means) -> str:
     return (
         f'<p class="warning">Not for clinical use.</p><p>{verdict(plain)}</p><dl class="cards">{cards}</dl>'
         f'<p class="note">{escape("; ".join(facts))}.</p>'
+        + "".join(f"<p>{escape(line)}</p>" for line in scores.unseen_verdicts())
         + (f"<p>From all the other sequences together: {verdict(others)}</p>" if others else "")
     )
 
@@ -176,12 +179,33 @@ def _figures(scores: ScoreTable) -> dict[str, dict[str, Any]]:
     result = {}
     for name, means in pair_means(scores).items():
         metric = describe(name, scores.region)
-        figures = {"matrix": matrix_figure(means, metric), "subjects": subjects_figure(scores, name, means, metric)}
+        matrix = matrix_figure(means, metric, scores.marked)
+        figures = {"matrix": matrix, "subjects": subjects_figure(scores, name, means, metric)}
         result[name] = {"label": metric.label} | {
             kind: json.loads(go.Figure(figure).update_layout(template=TEMPLATE).to_json())
             for kind, figure in figures.items()
         }
     return result
+
+
+def _chosen(scores: ScoreTable) -> str:
+    """The pairs that the run was asked to list by themselves."""
+    note = f"PSNR in dB / SSIM, mean ± standard deviation over subjects, convention {escape(scores.convention)}."
+    rows = [[escape(cell) for cell in row] for row in scores.chosen()]
+    return f'<p class="note">{note}</p>' + table(["source", "target", *METHODS], rows) if rows else ""
+
+
+def _parameter_map(folder: Path) -> str:
+    """The map that `run grid_error` left in the folder; nothing if there is none."""
+    file = folder / "grid.png"
+    if not file.exists():
+        return ""
+    image = base64.b64encode(file.read_bytes()).decode()
+    note = "Simulated: against the phantom's exact signal, in the brain, mean over subjects. All values: grid.csv."
+    return (
+        f'<p class="note">{note}</p><img src="data:image/png;base64,{image}" style="max-width: 100%" '
+        'alt="Relative error over TR, TE and TI">'
+    )
 
 
 def _viewer(subjects: Sequence[Any]) -> str:
@@ -288,7 +312,7 @@ def read_scores(folder: Path) -> list[ScoreTable]:
     return [ScoreTable.read(folder, name) for name in sorted(names, key=lambda name: (name != "declared", name))]
 
 
-def _sections(tables: Sequence[ScoreTable], subjects: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _sections(tables: Sequence[ScoreTable], subjects: Sequence[dict[str, Any]], folder: Path) -> list[tuple[str, str]]:
     """Headings and HTML, all but the charts and the viewer's images."""
     scores = tables[0]
     means = pair_means(scores)
@@ -299,6 +323,8 @@ def _sections(tables: Sequence[ScoreTable], subjects: Sequence[dict[str, Any]]) 
         ("", f"<style>{_asset('report.css')}</style>" + _headline(tables, means["psnr"])),
         ("Where it fails", _failures(scores, [s["subject"] for s in subjects])),
         ("Every source to every target", MATRIX_NOTE + _selectable("matrix", psnr["matrix"])),
+        ("Chosen translations", "".join(map(_chosen, tables))),
+        ("Error over TR, TE and TI", _parameter_map(folder)),
         ("Every subject", SUBJECTS_NOTE + _selectable("subjects", psnr["subjects"])),
         ("Images", _viewer(subjects)),
         ("What each sequence contributes", _contribution(scores)),
@@ -327,5 +353,5 @@ def report(results_dir: str, output: str = "") -> None:
     info = tables[0].info
     title = f"{info.get('bundle', 'A run')} {info.get('bundle_version', '')}".strip() + ", evaluated"
     path = Path(str(output)) if output else folder / "report.html"
-    write_text(path, page(title, _sections(tables, subjects), script=_asset("report.js")))
+    write_text(path, page(title, _sections(tables, subjects, folder), script=_asset("report.js")))
     print(f"{path}, {path.stat().st_size / 1e6:.1f} MB. Open it in a browser.")

@@ -56,7 +56,8 @@ class ScoreTable:
         region: where the main numbers are measured, in words that can follow "PSNR".
 
     Attributes:
-        info: what `read` found beside the numbers: weights' sha256, versions, seed, subjects ...
+        info: what was written or read beside the numbers: weights' sha256, versions, seed, subjects ... Of these
+            `held_out` names sequences never seen in training, and `translations` pairs to be listed by themselves.
 
     Example:
         >>> table = ScoreTable("declared")
@@ -163,10 +164,9 @@ class ScoreTable:
         writer.writerows(self.rows)
         _replace(folder / f"scores_{self.convention}.csv", lines.getvalue())
         head = {"convention": self.convention, "region": self.region, "subjects": self.subjects}
-        content = {**(info or {}), **head, "summary": self.summary()}
-        _replace(
-            folder / f"scores_{self.convention}.json", json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"
-        )
+        self.info = {**(info or {}), **head, "summary": self.summary()}
+        text = json.dumps(_strict(self.info), indent=2, allow_nan=False)
+        _replace(folder / f"scores_{self.convention}.json", text + "\n")
 
     def print_table(self) -> None:
         """Prints `table`."""
@@ -185,20 +185,57 @@ class ScoreTable:
             f"Convention {self.convention}{region}, mean over {subjects} subject{'s' * (subjects != 1)}.",
             f"Network: PSNR (dB) / SSIM; below it the rivals' PSNR: copy | map{last}. Rows: source, columns: target.",
             "",
-            "source".ljust(head) + "".join(target.rjust(width) for target in targets),
+            "source".ljust(head) + "".join(self.marked(target).rjust(width) for target in targets),
         ]
         for source in sources:
             cells = [self._cell(source, target) for target in targets]
-            for k, label in enumerate((source, "")):
+            for k, label in enumerate((self.marked(source), "")):
                 lines.append((label.ljust(head) + "".join(cell[k].rjust(width) for cell in cells)).rstrip())
         same = [f"{s} {self._cell(s, t, True)[0]}" for s, t in pairs if s == t]
         if same:
             lines += ["", "Reconstruction (source = target): " + ", ".join(same)]
-        plain = [(s, t) for s, t in pairs if is_sequence(s) and s != t]
-        lines += ["", self._verdict("pairs, source != target", plain)]
+        if chosen := self.chosen():
+            lines += ["", "PSNR (dB) / SSIM, mean ± standard deviation over subjects:"]
+            for row in (["source", "target", *METHODS], *chosen):
+                lines.append(row[0].ljust(head) + row[1].ljust(head) + "".join(cell.rjust(30) for cell in row[2:]))
+        seen = [(s, t) for s, t in pairs if is_sequence(s) and s != t and not {s, t} & {*self.held_out}]
+        lines += ["", self._verdict("pairs, source != target", seen), *self.unseen_verdicts()]
         if fused := [pair for pair in pairs if pair[0] == "others"]:
             lines += [self._verdict("sequences, each from all the others", fused)]
         return "\n".join(lines)
+
+    @property
+    def held_out(self) -> list[str]:
+        """Sequences that training never saw, marked * as in Table 3 of the CRL paper."""
+        return self.info.get("held_out", [])
+
+    def marked(self, name: str) -> str:
+        """A sequence's name, with a star if training never saw it."""
+        return name + "*" * (name in self.held_out)
+
+    def unseen_verdicts(self) -> list[str]:
+        """A sentence about the pairs to, and one about those from, sequences that training never saw."""
+        pairs = dict.fromkeys((s, t) for _, _, s, t in self._rows if is_sequence(s) and s != t)
+        to = [(s, t) for s, t in pairs if t in self.held_out]
+        come = [(s, t) for s, t in pairs if s in self.held_out and t not in self.held_out]
+        named = {"pairs to one never seen in training (*)": to, "pairs from one never seen (*) to a seen one": come}
+        return [self._verdict(what, of) for what, of in named.items() if of]
+
+    def chosen(self) -> list[list[str]]:
+        """A row per scored pair of `info["translations"]`: source, target, by method PSNR / SSIM, mean ± SD."""
+        rows = []
+        for source, target in self.info.get("translations", []):
+            texts = [self._spread(method, source, target) for method in METHODS]
+            rows += [[self.marked(source), self.marked(target), *texts]] if any(texts) else []
+        return rows
+
+    def _spread(self, method: str, source: str, target: str) -> str:
+        texts = []
+        for metric, digits in (("psnr", 2), ("ssim", 3)):
+            if values := _finite(self._values(metric, method, source, target)):
+                std = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else "-"
+                texts.append(f"{statistics.fmean(values):.{digits}f} ± {std}")
+        return " / ".join(texts)
 
     def _cell(self, source: str, target: str, diagonal: bool = False) -> tuple[str, str]:
         """A pair's two lines: the network's PSNR / SSIM, and the rivals' PSNR; the matrix leaves the diagonal open."""

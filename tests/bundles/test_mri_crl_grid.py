@@ -15,6 +15,7 @@ from common.data.phantom import make_anatomy, simulate
 from mri_crl.grid import ScoreGrid, draw, points
 
 SETTINGS = torch.tensor([(each.tr, each.te, each.ti) for each in FSE9.values()])
+RANGE = torch.stack([SETTINGS.amin(0), SETTINGS.amax(0)])
 
 
 def test_points_leave_out_what_is_no_acquisition():
@@ -34,13 +35,16 @@ def test_errors_by_hand(fse_dir: Path, tmp_path: Path):
     truth = np.stack([simulate(anatomy, Acquisition(*each)) for each in wanted]) * gain / scale
     score = ScoreGrid(
         output_dir=str(tmp_path), sequences=list(FSE9), targets=wanted, scale_per="subject",
-        reference_scale=torch.ones(9, 2), weights="", metadata_file="",
+        reference_scale=torch.ones(9, 2), weights="", metadata_file="", trained_range=RANGE,
     )  # fmt: skip
     data = {"subject": subject, "images": files, "parameters": SETTINGS, "scale": torch.full((9,), scale)}
+    data["available"] = torch.tensor([True] + [False] * 8)
     score({**data, "pred": torch.from_numpy(truth + np.array([0, 0.1]).reshape(2, 1, 1, 1))})
     with open(tmp_path / "grid.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["mae"]) for row in rows] == pytest.approx([0, 0.1], abs=1e-4)
+    copied = np.abs(first * gain / scale - truth[0])[anatomy.brain].mean() / truth[0][anatomy.brain].mean()
+    assert float(rows[0]["copy"]) == pytest.approx(copied, rel=1e-3)
     assert float(rows[1]["relative"]) == pytest.approx(0.1 / truth[1][anatomy.brain].mean(), rel=1e-3)
 
 
@@ -48,11 +52,11 @@ def test_images_of_their_own_scale_have_no_exact_truth():
     with pytest.raises(ValueError, match="scale_per is 'image'"):
         ScoreGrid(
             output_dir="", sequences=[], targets=[], scale_per="image",
-            reference_scale=torch.ones(0, 2), weights="", metadata_file="",
+            reference_scale=torch.ones(0, 2), weights="", metadata_file="", trained_range=RANGE,
         )  # fmt: skip
 
 
 def test_a_map_with_gaps(tmp_path: Path):
     rows = [{"tr": tr, "te": 10.0, "ti": ti, "relative": 0.1} for tr, ti in ((500, 0), (3000, 0), (3000, 1000))]
-    draw(rows, tmp_path / "grid.png")
+    draw(rows, tmp_path / "grid.png", RANGE.tolist())
     assert (tmp_path / "grid.png").stat().st_size > 1000

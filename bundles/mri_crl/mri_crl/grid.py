@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from torch import Tensor
 
 from .common.data.acquisition import Parameters, check_parameters
 from .common.data.mr_signal import Acquisition
@@ -33,39 +34,45 @@ def points(tr: Sequence[float], te: Sequence[float], ti: Sequence[float]) -> lis
 class ScoreGrid(SaveTargets):
     """Compares "pred" with the exact signal, in the brain, and writes `grid.csv` and the map `grid.png`.
 
-    Columns: subject, tr, te, ti (ms), `mae`, the mean absolute error in units of the subject's scale, and `relative`,
-    the same divided by the mean true signal. The map shows the subjects' mean of `relative`, a panel per TI.
+    Columns: subject, tr, te, ti (ms), `mae`, the mean absolute error in units of the subject's scale, `relative`, the
+    same divided by the mean true signal, and `copy`, the relative error of that acquired image, free of noise, which is
+    the nearest to the truth. The map shows the subjects' mean of `relative`, a panel per TI; parameters outside the
+    trained range are in italics.
 
     Args:
         seed: of the phantom.
+        trained_range: `network.trained_range`.
         others: see `SaveTargets`; scale_per must be "subject", for images of their own scale have no common truth.
 
     Raises:
         ValueError: a subject that is not of the phantom with this seed.
     """
 
-    def __init__(self, *, seed: int = 0, **others: Any) -> None:
+    def __init__(self, *, trained_range: Tensor, seed: int = 0, **others: Any) -> None:
         super().__init__(**others)
         if self.scale_per != "subject":
             raise ValueError(f"scale_per is '{self.scale_per}'; the exact signal has the subject's scale only.")
         self.seed = seed
+        self.trained_range = trained_range.tolist()
         self.rows: list[dict[str, Any]] = []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         anatomy, gain = self._anatomy(data)
-        scale = float(data["scale"][0])
+        unit = gain / float(data["scale"][0])
+        acquired = data["parameters"][data["available"]].tolist()
+        sources = [simulate(anatomy, Acquisition(*timing))[anatomy.brain] * unit for timing in acquired]
         for point, image in zip(self.wanted.further, torch.as_tensor(data["pred"]).numpy(), strict=True):
-            truth = simulate(anatomy, Acquisition(*point))[anatomy.brain] * gain / scale
-            error = float(np.abs(image[anatomy.brain] - truth).mean())
-            times = dict(zip(("tr", "te", "ti"), point, strict=True))
-            row = {"subject": data["subject"], **times, "mae": error, "relative": error / float(truth.mean())}
-            self.rows.append(row)
+            truth = simulate(anatomy, Acquisition(*point))[anatomy.brain] * unit
+            error, *copies = (float(np.abs(made - truth).mean()) for made in (image[anatomy.brain], *sources))
+            times, mean = dict(zip(("tr", "te", "ti"), point, strict=True)), float(truth.mean())
+            numbers = {"mae": error, "relative": error / mean, "copy": min(copies) / mean}
+            self.rows.append({"subject": data["subject"], **times, **numbers})
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with open(self.output_dir / "grid.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, self.rows[0])
             writer.writeheader()
             writer.writerows(self.rows)
-        draw(self.rows, self.output_dir / "grid.png")
+        draw(self.rows, self.output_dir / "grid.png", self.trained_range)
         return data
 
     def _anatomy(self, data: Mapping[Hashable, Any]) -> tuple[Anatomy, float]:
@@ -87,26 +94,29 @@ class ScoreGrid(SaveTargets):
         return anatomy, gain
 
 
-def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The map of the mean relative error: TE over TR, a panel per TI, to a PNG."""
+def draw(rows: Sequence[Mapping[str, Any]], path: Path, trained_range: Sequence[Sequence[float]]) -> None:
+    """The map of the mean relative error in %: TE over TR, a panel per TI, to a PNG."""
     from matplotlib.figure import Figure
 
-    axes = {name: sorted({row[name] for row in rows}) for name in ("tr", "te", "ti")}
-    total = np.zeros([len(axes[name]) for name in ("ti", "te", "tr")])
-    count = np.zeros_like(total)
+    errors: dict[tuple[float, ...], list[float]] = {}
     for row in rows:
-        place = tuple(axes[name].index(row[name]) for name in ("ti", "te", "tr"))
-        total[place] += row["relative"]
-        count[place] += 1
-    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    figure = Figure(figsize=(3 * len(mean) + 1.5, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(mean), squeeze=False)[0]
-    for panel, ti, error in zip(panels, axes["ti"], mean, strict=True):
-        shown = panel.imshow(error, origin="lower", cmap="viridis", vmin=0, vmax=float(np.nanmax(mean)))
+        errors.setdefault((row["ti"], row["te"], row["tr"]), []).append(100 * row["relative"])
+    tis, tes, trs = (sorted(set(values)) for values in zip(*errors, strict=True))
+    percent = np.full((len(tis), len(tes), len(trs)), np.nan)
+    figure = Figure(figsize=(3 * len(tis) + 1.5, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(tis), squeeze=False)[0]
+    for (ti, te, tr), values in errors.items():
+        i, y, x = tis.index(ti), tes.index(te), trs.index(tr)
+        percent[i, y, x] = np.mean(values)
+        known = all(low <= time <= high for time, low, high in zip((tr, te, ti), *trained_range, strict=True))
+        style = {"style": "normal" if known else "italic", "color": "white", "ha": "center", "va": "center"}
+        panels[i].text(x, y, f"{percent[i, y, x]:.0f}", **style)
+    for panel, ti, error in zip(panels, tis, percent, strict=True):
+        shown = panel.imshow(error, origin="lower", cmap="viridis", vmin=0, vmax=1.3 * float(np.nanmax(percent)))
         panel.set_title(f"TI {ti:g} ms")
         panel.set_xlabel("TR, ms")
-        panel.set_xticks(range(len(axes["tr"])), [f"{value:g}" for value in axes["tr"]], rotation=45)
-        panel.set_yticks(range(len(axes["te"])), [f"{value:g}" for value in axes["te"]])
+        panel.set_xticks(range(len(trs)), [f"{value:g}" for value in trs], rotation=45)
+        panel.set_yticks(range(len(tes)), [f"{value:g}" for value in tes])
     panels[0].set_ylabel("TE, ms")
-    figure.colorbar(shown, ax=panels, label="mean absolute error / mean signal")
+    figure.colorbar(shown, ax=panels, label="mean absolute error, % of the mean signal")
     figure.savefig(path, dpi=100)

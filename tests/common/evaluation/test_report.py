@@ -325,3 +325,14 @@ def test_a_network_that_made_nothing_finite_is_an_error(tmp_path: Path):
     table.write(tmp_path)
     with pytest.raises(ValueError, match="no finite PSNR"):
         report(str(tmp_path))
+
+
+def test_unseen_sequences_chosen_translations_and_the_map_over_parameters(tmp_path: Path):
+    table = write_scores(tmp_path)
+    table.write(tmp_path, table.info | {"held_out": ["T2"], "translations": [["T1", "FL"]]})
+    text, data = made(tmp_path)
+    assert data["charts"]["declared"]["psnr"]["matrix"]["data"][0]["x"] == ["T1", "T2*", "FL"]
+    assert "to one never seen in training (*)" in text and "<td>T1</td><td>FL</td>" in text
+    assert "Error over TR, TE and TI" not in text
+    Image.new("L", (2, 2)).save(tmp_path / "grid.png")
+    assert '<img src="data:image/png;base64,' in made(tmp_path)[0]

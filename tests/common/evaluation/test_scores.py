@@ -122,3 +122,19 @@ def test_the_ceiling_stands_beside_the_score():
     table.add("sub-1", "copy", "T1", "T2", {"psnr": 14.0, "ssim": 0.5})
     text = table.table()
     assert "copy | map | reconstruction of the target" in text and "14.00 | - | 31.50" in text
+
+
+def test_what_training_never_saw_is_marked_and_counted_apart(table: ScoreTable, tmp_path: Path):
+    for method, value in {"network": 30.0, "copy": 10.0}.items():
+        table.add("sub-1", method, "T1", "PD", {"psnr": value, "ssim": 0.5})
+        table.add("sub-1", method, "PD", "T2", {"psnr": value - 2, "ssim": 0.5})
+    table.write(tmp_path, {"held_out": ["PD"], "translations": [["T1", "T2"], ["T1", "PD"], ["T1", "FLAIR"]]})
+    for read in (table, ScoreTable.read(tmp_path)):
+        text = read.table()
+        assert "PD*" in text and "T1*" not in text
+        assert "Mean over 2 of 2 pairs, source != target: network 23.00" in text
+        assert "Mean over 1 of 1 pairs to one never seen in training (*): network 30.00, copy 10.00 dB." in text
+        assert "Mean over 1 of 1 pairs from one never seen (*) to a seen one: network 28.00, copy 8.00 dB." in text
+        rows = [["T1", "T2", "25.00 ± 1.41 / 0.900 ± 0.000", "15.00 ± 1.41 / 0.900 ± 0.000"], ["T1", "PD*"]]
+        assert [row[: len(start)] for row, start in zip(read.chosen(), rows, strict=True)] == rows
+        assert read.chosen()[1][2:] == ["30.00 ± - / 0.500 ± -", "10.00 ± - / 0.500 ± -", ""]
