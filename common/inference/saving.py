@@ -25,14 +25,16 @@ logger = logging.getLogger(__name__)
 SYNTHESISED = b"synthesised"  # in the header of what is written here, the only files that it replaces
 
 
-def save_like(array: np.ndarray, like: str | Path, path: str | Path) -> None:
+def save_like(array: np.ndarray, like: str | Path, path: str | Path, step: float = 0.0) -> None:
     """Writes float32 [X, Y, Z] as NIfTI on the grid of the file `like`: its affine, codes and units, to the bit.
+
+    A series [X, Y, Z, T] has `step`, in ms, as its fourth spacing.
 
     Raises:
         ValueError: the array's shape is not the grid's, a voxel is NaN or infinite, or `path` is the file `like`.
     """
     original = nib.load(like)
-    if array.shape != original.shape[:3]:
+    if array.shape[:3] != original.shape[:3]:
         raise ValueError(f"An image of shape {array.shape} cannot lie on the grid of {like}, {original.shape}.")
     if not np.isfinite(array).all():
         raise ValueError(f"The image for {path} has NaN or infinite voxels and is not written.")
@@ -44,6 +46,9 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path) -> None:
     image.header["descrip"] = SYNTHESISED
     if header is None:
         image.header.set_xyzt_units("mm")
+    if array.ndim == 4:
+        image.header.set_zooms((*original.header.get_zooms()[:3], step))
+        image.header.set_xyzt_units(image.header.get_xyzt_units()[0], "msec")
     path = Path(path)
     if path.exists() and path.samefile(like):
         raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
@@ -95,14 +100,25 @@ class SaveVolumes(Transform):
         Raises:
             ValueError: an acquired image would be overwritten; and what `save_like` raises.
         """
+        self._save_as(volume, data, name, sources, target=self.sequences[target], **more)
+
+    def _save_as(
+        self,
+        volume: torch.Tensor,
+        data: Mapping[Hashable, Any],
+        name: str,
+        sources: Sequence[int],
+        step: float = 0.0,
+        **more,
+    ) -> Path:
+        """`_save` of what is no image of one target, such as a series [X, Y, Z, T]; returns the NIfTI's path."""
         path = self.output_dir / data["subject"] / f"{data['subject']}_{name}.nii.gz"
         ours = path.exists() and nib.load(path).header["descrip"].item() == SYNTHESISED
         if path.exists() and (not ours or any(path.samefile(file) for file in data["images"].values())):
             raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
-        save_like(volume.numpy(), data["grid_file"], path)
+        save_like(volume.numpy(), data["grid_file"], path, step)
         sidecar = {
             "subject": data["subject"],
-            "target": self.sequences[target],
             "sources": {self.sequences[i]: data["images"][self.sequences[i]] for i in sources},
             "grid": data["grid_file"],
             **self._origin,
@@ -114,6 +130,7 @@ class SaveVolumes(Transform):
             path.with_name(f"{data['subject']}_{name}.json"),
             lambda file: file.write_text(json.dumps(sidecar, indent=1)),
         )
+        return path
 
 
 class SaveCompleted(SaveVolumes):

@@ -26,6 +26,7 @@ RUNS = [
     ("train.json",),
     ("train.json", "small.json"),
     ("train.json", "evaluate.json"),
+    ("train.json", "evaluate.json", "robustness.json"),
     ("inference.json",),
     ("inference.json", "small.json"),
     ("inference.json", "sweep.json"),

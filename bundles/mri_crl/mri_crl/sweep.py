@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from .common.data.acquisition import PLAUSIBLE, Parameters, check_parameters
-from .common.inference.saving import SYNTHESISED
 from .inference import SaveTargets, bids
 
 MS_PER_FRAME = 150
@@ -66,44 +63,15 @@ class SaveSeries(SaveTargets):
         available = data["available"].nonzero()[:, 0].tolist()
         units, scale, offset = self.scale(data, len(self.sequences))
         pred = torch.as_tensor(data["pred"])
-        volumes = torch.where(pred > 0, pred * scale + offset, 0).permute(1, 2, 3, 0).numpy()
+        volumes = torch.where(pred > 0, pred * scale + offset, 0).permute(1, 2, 3, 0)
         points = self.wanted.further
-        stem = self.output_dir / data["subject"] / f"{data['subject']}_sweep_{self.parameter}"
-        stem.parent.mkdir(parents=True, exist_ok=True)
         values = [point[list(PLAUSIBLE).index(self.parameter)] for point in points]
-        image = _save_4d(volumes, values[1] - values[0], data["grid_file"], Path(f"{stem}.nii.gz"))
-        seen = nib.as_closest_canonical(image).get_fdata(dtype=np.float32)
-        _save_gif(seen, [f"{self.parameter} {value:g} ms" for value in values], self.slice_axis, Path(f"{stem}.gif"))
-        sidecar = {
-            "subject": data["subject"],
-            "volumes": [bids(point) for point in points],
-            "sources": {self.sequences[i]: data["images"][self.sequences[i]] for i in available},
-            "grid": data["grid_file"],
-            **self._origin,
-            "units": units,
-            "note": "Made by a network, not acquired. Not for clinical use.",
-        }
-        Path(f"{stem}.json").write_text(json.dumps(sidecar, indent=1))
+        more = {"units": units, "volumes": [bids(point) for point in points], "step": abs(values[1] - values[0])}
+        path = self._save_as(volumes, data, f"sweep_{self.parameter}", available, **more)
+        seen = nib.as_closest_canonical(nib.load(path)).get_fdata(dtype=np.float32)
+        texts = [f"{self.parameter} {value:g} ms" for value in values]
+        _save_gif(seen, texts, self.slice_axis, path.with_name(path.name.replace(".nii.gz", ".gif")))
         return data
-
-
-def _save_4d(volumes: np.ndarray, step: float, like: str, path: Path) -> nib.Nifti1Image:
-    if path.exists() and nib.load(path).header["descrip"].item() != SYNTHESISED:
-        raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
-    original = nib.load(like)
-    if volumes.shape[:3] != original.shape[:3] or not np.isfinite(volumes).all():
-        raise ValueError(f"The series for {path} has NaN or infinite voxels, or not the shape of {like}.")
-    image = nib.Nifti1Image(volumes.astype(np.float32), original.affine)
-    for form in ("sform", "qform"):
-        code = int(original.header[f"{form}_code"]) if isinstance(original, nib.Nifti1Pair) else 1
-        getattr(image, f"set_{form}")(original.affine, code=code)
-    image.header.set_zooms((*original.header.get_zooms()[:3], abs(step)))
-    image.header.set_xyzt_units("mm", "msec")
-    image.header["descrip"] = SYNTHESISED
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    nib.save(image, partial)
-    os.replace(partial, path)
-    return image
 
 
 def _save_gif(volumes: np.ndarray, texts: Sequence[str], slice_axis: int, path: Path) -> None:

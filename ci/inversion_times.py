@@ -1,0 +1,104 @@
+"""Real inversion-recovery images at inversion times that training never saw, beside linear interpolation between two.
+
+python -m ci.inversion_times prepare QMRLAB_DIR DIR      # magnitude images at nine TIs, TR 2500 ms; a subject per slice
+python -m ci.inversion_times score DIR RESULTS_DIR       # what `run inference` made of the held-out TIs
+
+`prepare` prints the commands to run between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import fire
+import nibabel as nib
+import numpy as np
+import torch
+
+from common.evaluation.conventions import score as measure
+
+TR, TE = 2500.0, 10.0  # TE is not known; it is the same for all
+HELD_OUT = (800, 1250)
+
+
+def prepare(source: str, output_dir: str) -> None:
+    """Writes each slice, its air made 0 by the brain mask, as a subject of its own, and the subject lists.
+
+    Lists: both.json (both slices train), one.json (the first trains, the second tests), and known.json (both, without
+    the held-out images, for `run inference`).
+
+    Args:
+        source: folder with IR_TI0350.nii.gz ... and mask.nii.gz.
+        output_dir: made if need be.
+    """
+    folder = Path(output_dir).resolve()
+    mask = nib.load(Path(source) / "mask.nii.gz").get_fdata() > 0
+    files = sorted(Path(source).glob("IR_TI*.nii.gz"))
+    if not files:
+        raise SystemExit(f"{source} has no IR_TI*.nii.gz.")
+    acquisitions = {f"TI{int(file.name[5:9])}": [TR, TE, float(file.name[5:9])] for file in files}
+    subjects = [
+        {"subject": f"slice{z}", "images": {name: f"slice{z}/slice{z}_{name}.nii.gz" for name in acquisitions}}
+        for z in range(mask.shape[2])
+    ]
+    for z, subject in enumerate(subjects):
+        (folder / f"slice{z}").mkdir(parents=True, exist_ok=True)
+        for file, path in zip(files, subject["images"].values(), strict=True):
+            image = nib.load(file)
+            voxels = np.where(mask, np.maximum(image.get_fdata(dtype=np.float32), 0), 0)[:, :, z : z + 1]
+            nib.save(nib.Nifti1Image(voxels, image.affine), folder / path)
+    held_out = [f"TI{time}" for time in HELD_OUT]
+    known = [
+        {**subject, "images": {name: path for name, path in subject["images"].items() if name not in held_out}}
+        for subject in subjects
+    ]
+    lists = {"both": (subjects, subjects, subjects), "one": (subjects[:1], subjects[:1], subjects[1:])}
+    lists["known"] = ([], [], known)
+    for name, splits in lists.items():
+        listing = dict(zip(("training", "validation", "test"), splits, strict=True))
+        listing = {"sequences": list(acquisitions), "acquisitions": acquisitions, **listing}
+        (folder / f"{name}.json").write_text(json.dumps(listing, indent=1))
+    options = f'--dataset_dir {folder} --acquisitions "{acquisitions}"'
+    for name in ("both", "one"):
+        run = "python -m monai.bundle run"
+        print(
+            f"{run} training --config_file \"['configs/train.json','configs/small.json']\" {options} --held_out "
+            f'"{held_out}" --subject_list {folder}/{name}.json --ckpt_dir {folder}/{name}\n'
+            f"{run} inference --config_file \"['configs/inference.json','configs/small.json']\" {options} "
+            f"--subject_list {folder}/known.json --ckpt_path {folder}/{name}/model.pt --output_dir {folder}/{name}/made\n"
+        )
+
+
+def score(folder: str, results_dir: str) -> None:
+    """Prints, per slice and held-out TI, PSNR, SSIM (`declared`) and NMSE of the network and of the interpolation.
+
+    Args:
+        folder: what `prepare` wrote.
+        results_dir: output folder of `run inference` with known.json.
+    """
+    known = json.loads((Path(folder) / "known.json").read_text())
+    print(f"{'':10}{'':8}{'network: PSNR  SSIM    NMSE':>36}{'interpolation':>36}")
+    for subject in known["test"]:
+        name = subject["subject"]
+        times = sorted(int(each[2:]) for each in subject["images"])
+
+        def load(time: int, name: str = name) -> np.ndarray:
+            return nib.load(Path(folder) / name / f"{name}_TI{time}.nii.gz").get_fdata(dtype=np.float32)
+
+        for time in HELD_OUT:
+            below, above = max(t for t in times if t < time), min(t for t in times if t > time)
+            share = (time - below) / (above - below)
+            made = nib.load(Path(results_dir) / name / f"{name}_TI{time}.nii.gz").get_fdata(dtype=np.float32)
+            truth = torch.from_numpy(load(time))
+            texts = []
+            for image in (made, (1 - share) * load(below) + share * load(above)):
+                with warnings.catch_warnings(action="ignore"):
+                    numbers = measure(torch.from_numpy(image), truth, truth > 0, convention="declared")
+                texts.append(f"{numbers['psnr']:.2f} {numbers['ssim']:.3f} {numbers['nmse']:.4f}")
+            print(f"{name:10}{f'TI{time}':8}{texts[0]:>36}{texts[1]:>36}")
+
+
+if __name__ == "__main__":
+    fire.Fire({"prepare": prepare, "score": score})
