@@ -62,13 +62,14 @@ def prepare(source: str, output_dir: str) -> None:
         (folder / f"{name}.json").write_text(json.dumps(listing, indent=1))
     options = f'--dataset_dir {folder} --acquisitions "{acquisitions}"'
     for name in ("both", "one"):
-        run = "python -m monai.bundle run"
-        print(
-            f"{run} training --config_file \"['configs/train.json','configs/small.json']\" {options} --held_out "
-            f'"{held_out}" --subject_list {folder}/{name}.json --ckpt_dir {folder}/{name}\n'
-            f"{run} inference --config_file \"['configs/inference.json','configs/small.json']\" {options} "
-            f"--subject_list {folder}/known.json --ckpt_path {folder}/{name}/model.pt --output_dir {folder}/{name}/made\n"
-        )
+        training = f'--held_out "{held_out}" --subject_list {folder}/{name}.json --ckpt_dir {folder}/{name}'
+        inference = f"--ckpt_path {folder}/{name}/model.pt --subject_list {folder}/known.json"
+        for run, config, own in (
+            ("training", "train", f"--visits_per_epoch 64 {training}"),
+            ("inference", "inference", f"{inference} --output_dir {folder}/{name}/made"),
+        ):
+            files = f"\"['configs/{config}.json','configs/small.json']\""
+            print(f"python -m monai.bundle run {run} --config_file {files} {options} {own}\n")
 
 
 def score(folder: str, results_dir: str) -> None:

@@ -24,8 +24,8 @@ from .common.translation import TranslationNetwork
 # its own: the magnitude after an inversion with TI = 0 is that of none, |1 - 2 + exp(-TR/T1)| = 1 - exp(-TR/T1).
 ONSET = (1000.0, 10.0, 100.0)
 LARGEST_GAIN = 10.0
-# Mean and deviation that tissue has at one scale per subject. Between grey and white matter lie a few hundredths: unless
-# they are made larger, a network learns each setting's brightness, and anatomy late.
+# Mean and deviation that tissue has at one scale per subject. Grey and white matter differ by a few hundredths: unless
+# these are made larger, a network learns each setting's brightness first, and anatomy late.
 USUAL = (0.25, 0.15)
 
 
