@@ -37,7 +37,7 @@ def benchmark(
     network = CRL(settings, variant, downsampling=downsampling).to(device).eval()
     codes = network.codes
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {variant}, 1/{downsampling}")
-    print(f"{'':28}{'parameters':>12}{'GMACs':>10}{'median s':>10}{'peak GiB':>10}")
+    print(f"{'':32}{'parameters':>12}{'GMACs':>10}{'median s':>10}{'peak GiB':>10}")
     with torch.inference_mode():
         image = torch.rand(1, 1, 192, 192, device=device)
         z = network.encode(image, codes[:1])
