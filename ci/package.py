@@ -22,7 +22,10 @@ from monai.bundle import ConfigParser
 from common.inference.weights import load_weights, sha256
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "eval", "runs", "last.pt")
+LEFT_OUT = shutil.ignore_patterns(
+    *("__pycache__", "*.pyc", "eval", "runs", "last.pt"),
+    *("latents", "autoencoder", "translation", "finished"),  # what ALDM's trainings leave to each other
+)
 LIST = ROOT / "models" / "model_info.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 
