@@ -24,10 +24,10 @@ HELD_OUT = (800, 1250)
 
 
 def prepare(source: str, output_dir: str) -> None:
-    """Writes each slice, its air made 0 by the brain mask, as a subject of its own, and the subject lists.
+    """Writes each slice, its air made 0 by the brain mask, as a subject of its own, and two subject lists.
 
-    Lists: both.json (both slices train), one.json (the first trains, the second tests), and known.json (both, without
-    the held-out images, for `run inference`).
+    train.json: the first slice trains, the second validates. known.json: both, without the held-out images, for
+    `run inference`. With one validation, after the last epoch, the second slice chooses nothing.
 
     Args:
         source: folder with IR_TI0350.nii.gz ... and mask.nii.gz.
@@ -54,22 +54,19 @@ def prepare(source: str, output_dir: str) -> None:
         {**subject, "images": {name: path for name, path in subject["images"].items() if name not in held_out}}
         for subject in subjects
     ]
-    lists = {"both": (subjects, subjects, subjects), "one": (subjects[:1], subjects[:1], subjects[1:])}
-    lists["known"] = ([], [], known)
-    for name, splits in lists.items():
+    for file, splits in (("train", (subjects[:1], subjects[1:], [])), ("known", ([], [], known))):
         listing = dict(zip(("training", "validation", "test"), splits, strict=True))
         listing = {"sequences": list(acquisitions), "acquisitions": acquisitions, **listing}
-        (folder / f"{name}.json").write_text(json.dumps(listing, indent=1))
+        (folder / f"{file}.json").write_text(json.dumps(listing, indent=1))
     options = f'--dataset_dir {folder} --acquisitions "{acquisitions}"'
-    for name in ("both", "one"):
-        training = f'--held_out "{held_out}" --subject_list {folder}/{name}.json --ckpt_dir {folder}/{name}'
-        inference = f"--ckpt_path {folder}/{name}/model.pt --subject_list {folder}/known.json"
-        for run, config, own in (
-            ("training", "train", f"--visits_per_epoch 64 {training}"),
-            ("inference", "inference", f"{inference} --output_dir {folder}/{name}/made"),
-        ):
-            files = f"\"['configs/{config}.json','configs/small.json']\""
-            print(f"python -m monai.bundle run {run} --config_file {files} {options} {own}\n")
+    epochs = "--visits_per_epoch 64 --max_epochs 14 --val_interval 14"
+    for run, config, own in (
+        ("training", "train", f'{epochs} --held_out "{held_out}" --subject_list {folder}/train.json'),
+        ("inference", "inference", f"--subject_list {folder}/known.json --output_dir {folder}/made"),
+    ):
+        weights = f"--ckpt_dir {folder}/models" if run == "training" else f"--ckpt_path {folder}/models/model.pt"
+        files = f"\"['configs/{config}.json','configs/small.json']\""
+        print(f"python -m monai.bundle run {run} --config_file {files} {options} {weights} {own}\n")
 
 
 def score(folder: str, results_dir: str) -> None:
