@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from .mr_signal import Acquisition, brightest
@@ -57,6 +58,8 @@ def unscale(image: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 class ScaleSequencesd(MapTransform):
     """Each available sequence to [0, 1] by a rule of `RULES`: `clip((x - offset) / scale, 0.001, 1)`, 0 where x <= 0.
 
+    Voxels of 0 or less that tissue encloses are tissue too, however dark: liquor may have no signal in T1.
+
     Reads "available" [S]; adds "scale" and "offset" [S], 1 and 0 for a missing sequence. Further keys (a noise-free
     reference) are brought to the first key's scale.
 
@@ -99,7 +102,8 @@ class ScaleSequencesd(MapTransform):
         shape = (-1,) + (1,) * (image.ndim - 1)
         for key in self.key_iterator(d):
             scaled = ((d[key] - offset.view(shape)) / scale.view(shape)).clamp(DARKEST_TISSUE, 1)
-            d[key] = torch.where(d[key] > 0, scaled, 0)
+            tissue = torch.stack([torch.as_tensor(binary_fill_holes(np.asarray(each) > 0)) for each in d[key]])
+            d[key] = torch.where(tissue, scaled, 0)
         d["scale"], d["offset"] = scale, offset
         return d
 

@@ -49,6 +49,14 @@ def test_dark_tissue_is_not_air(rule: str):
     assert (found[:2] == 0).all() and (found[2:] > 0).all() and found.max() <= 1
 
 
+def test_what_tissue_encloses_is_not_air():
+    image = torch.zeros(1, 5, 5, 5)
+    image[0, 1:4, 1:4, 1:4] = 10
+    image[0, 2, 2, 2] = -1
+    found = scaled(image, "p99_foreground")["image"]
+    assert found[0, 2, 2, 2] == DARKEST_TISSUE and (found > 0).sum() == 27
+
+
 def test_each_sequence_has_its_own_scale_and_a_missing_one_none():
     image = torch.cat([IMAGE, torch.zeros_like(IMAGE), 10 * IMAGE])
     available = torch.tensor([True, False, True])
