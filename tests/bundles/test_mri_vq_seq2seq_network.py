@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mri_vq_seq2seq.network import VQSeq2Seq, common_latent
 
-SIZES = [{}, {"slices": 3}, {"spatial_dims": 3}]  # 2D, 2.5D, 3D
+SIZES = [{}, {"slices": 3, "norm": "branches"}, {"spatial_dims": 3}]  # 2D, 2.5D, 3D
 KINDS = ["gradient", "ema", "none"]
 
 
@@ -196,7 +196,12 @@ def test_frozen_network_makes_the_live_ones_image(options: dict, quantiser: str)
 
 
 @pytest.mark.parametrize(
-    ("options", "named"), [({"quantiser": "soft"}, "'soft'.*gradient, ema, none"), ({"spread": "range"}, "'range'")]
+    ("options", "named"),
+    [
+        ({"quantiser": "soft"}, "'soft'.*gradient, ema, none"),
+        ({"spread": "range"}, "'range'"),
+        ({"norm": "nowhere"}, "'nowhere'"),
+    ],
 )
 def test_wrong_words(options: dict, named: str):
     with pytest.raises(ValueError, match=named):

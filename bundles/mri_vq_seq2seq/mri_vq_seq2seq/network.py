@@ -68,6 +68,7 @@ class VQSeq2Seq(TranslationNetwork):
         samples: so many samples make an uncertainty map.
         code_channels, bank_channels: of HyperConv.
         slice_axis: spatial axis that is sliced.
+        norm: where instances are normalised, "everywhere" (the paper's) or in the residual "branches" only.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class VQSeq2Seq(TranslationNetwork):
         code_channels: int = 64,
         bank_channels: int = 16,
         slice_axis: int = -1,
+        norm: str = "everywhere",
     ) -> None:
         super().__init__(sequences, spatial_dims, slices, slice_axis, downsampling=2 ** (len(channels) - 1))
         if quantiser not in (*MODES, "none"):
@@ -94,7 +96,7 @@ class VQSeq2Seq(TranslationNetwork):
             raise ValueError(f"spread is '{spread}'; choose one of {', '.join(SPREADS)}.")
         self.spread = spread
         self.samples = samples
-        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks)
+        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks, norm)
         self.quantiser = None
         self.to_latent: nn.Module = nn.Identity()
         self.from_latent: nn.Module = nn.Identity()
@@ -104,7 +106,7 @@ class VQSeq2Seq(TranslationNetwork):
             self.quantiser = VectorQuantiser(codes, dimensions, quantiser, revive_after=revive_after)
             self.from_latent = conv(dimensions, channels[-1], 1)
         options = {"code_channels": code_channels, "bank_channels": bank_channels}
-        self.decoder = HyperDecoder(spatial_dims, self.slices, channels, res_blocks, **options)
+        self.decoder = HyperDecoder(spatial_dims, self.slices, channels, res_blocks, norm, **options)
         self.code_layer: nn.Module = CodeLayer(code_channels)
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
