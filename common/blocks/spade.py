@@ -14,8 +14,16 @@ from .hyperconv import LEAK, GeneratedConv
 class SwitchedConv(GeneratedConv):
     """A convolution of its own for each of S targets, zero-padded; the code [1 or B, S] says which one."""
 
-    def __init__(self, targets: int, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3):
-        super().__init__(spatial_dims, in_channels, out_channels, kernel_size)
+    def __init__(
+        self,
+        targets: int,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__(spatial_dims, in_channels, out_channels, kernel_size, gain)
         self.weight = nn.Parameter(torch.randn(targets, *self.kernel_shape) * self.kernel_std)
         self.bias = nn.Parameter(torch.zeros(targets, out_channels))
         self.padding = [kernel_size // 2] * (2 * spatial_dims)
@@ -38,8 +46,9 @@ class MSSpade(nn.Module):
     def __init__(self, targets: int, spatial_dims: int, channels: int, hidden_channels: int = 64) -> None:
         super().__init__()
         self.shared = SwitchedConv(targets, spatial_dims, channels, hidden_channels)
-        self.gamma = SwitchedConv(targets, spatial_dims, hidden_channels, channels)
-        self.beta = SwitchedConv(targets, spatial_dims, hidden_channels, channels)
+        # Read in x before its normalisation, they would multiply its size from layer to layer if they started large.
+        self.gamma = SwitchedConv(targets, spatial_dims, hidden_channels, channels, gain=0.01)
+        self.beta = SwitchedConv(targets, spatial_dims, hidden_channels, channels, gain=0.01)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         hidden = F.leaky_relu(self.shared(x, target), LEAK)

@@ -39,3 +39,11 @@ def test_translator_has_table_b_s_layers_and_learns_each_target_apart():
     made.sum().backward()
     gradient = translator.blocks[2].norms[0].gamma.weight.grad
     assert gradient[0].abs().max() > 0 and gradient[1].abs().max() == 0
+
+
+def test_latents_keep_their_size_at_the_start():
+    torch.manual_seed(0)
+    translator = SpadeTranslator(4, channels=(16, 32), hidden_channels=16)
+    with torch.no_grad():
+        made = translator(torch.randn(1, 3, 12, 12, 12), torch.eye(4)[:1])
+    assert 0.1 < made.std() < 5
