@@ -96,12 +96,12 @@ def tiny_network(tiny: dict[str, dict[str, Any]]) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def weights_of(tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], Any]) -> Callable[[str], Path]:
-    """Random weights of a bundle's tiny network; FLAIR and T2 have a reference scale, T1 and T1Gd have none."""
+    """Random weights of a bundle's tiny network, with a reference scale of each sequence."""
 
     @functools.cache
     def create(bundle: str) -> Path:
         network = tiny_network(bundle)
-        network.reference_scale[2:] = torch.tensor([[300.0, 10.0], [400.0, 20.0]])
+        network.reference_scale.copy_(torch.tensor([[100.0, 0.0], [200.0, 5.0], [300.0, 10.0], [400.0, 20.0]]))
         path = tmp_path_factory.mktemp(bundle) / "model.pt"
         torch.save(network.state_dict(), path)
         return path

@@ -102,7 +102,8 @@ def subject_items(
     Returns:
         One dict per subject with `subject` and, in the order of `sequences`, `images`, `reference`, `withheld` (name to
         absolute path) and `parameters` (name to TR, TE, TI in ms); `masks` has all of the subject's masks. A subject
-        with none of the wanted sequences is left out with a warning.
+        with none of the wanted sequences is left out with a warning; a further one tells what of the list's sequences
+        is not wanted, and what of the wanted ones there is nothing of to train on.
 
     Raises:
         ValueError: no `dataset_dir`, an unknown split, or a split without a subject to use.
@@ -129,6 +130,12 @@ def subject_items(
             f"{', '.join(sequences)} and are left out: {some(left_out)}",
             stacklevel=2,
         )
+    unused = [name for name in subjects["sequences"] if name not in sequences]
+    lacking = [name for name in sequences if split == "training" and not any(name in item["images"] for item in items)]
+    if unused or lacking:
+        facts = [f"the configuration leaves out {', '.join(unused)}"] * bool(unused)
+        facts += [f"no training subject has {', '.join(lacking)}"] * bool(lacking)
+        warnings.warn(f"{file}: {'; '.join(facts)}; its 'sequences' say which are wanted.", stacklevel=2)
     return [item for item in items if item["images"]]
 
 

@@ -71,6 +71,7 @@ class CompletionInferer(Inferer):
         inferer: Inferer | None = None,
         uncertainty: bool | str = False,
     ) -> None:
+        resolve_targets(targets, sequences, ())  # unknown names are known before any work is done
         self.sequences = sequences
         self.targets = targets
         self.inferer = inferer or SimpleInferer()

@@ -82,6 +82,7 @@ class SaveVolumes(Transform):
         weights: str,
         metadata_file: str,
     ) -> None:
+        resolve_targets(targets, sequences, ())  # unknown names are known before any work is done
         self.output_dir = Path(output_dir)
         self.sequences = sequences
         self.targets = targets
@@ -141,8 +142,13 @@ class SaveCompleted(SaveVolumes):
     (no file where it is nan: there is no spread).
 
     Args:
-        reference_scale: scale and offset [S, 2] of the training subjects, `network.reference_scale`.
+        reference_scale: scale and offset [S, 2] of the training subjects, `network.reference_scale`. A sequence that
+            has none beside others that have was in no training image, and is left out; that is logged. Where none has
+            one, the weights were made elsewhere and nothing is known.
         others: see `SaveVolumes`.
+
+    Raises:
+        ValueError: a target that is wanted by name was in no training image.
     """
 
     def __init__(
@@ -156,12 +162,19 @@ class SaveCompleted(SaveVolumes):
     ) -> None:
         super().__init__(output_dir, sequences, targets, weights, metadata_file)
         self.reference_scale = reference_scale.cpu()
+        trained = self.reference_scale.isfinite().all(1).tolist()
+        self.untrained = [j for j, known in enumerate(trained) if any(trained) and not known]
+        if lacking := [j for j in resolve_targets(targets, sequences, ()) if j in self.untrained]:
+            message = f"The weights were trained without any {', '.join(sequences[j] for j in lacking)}"
+            if targets not in (None, "all"):
+                raise ValueError(f"{message}, which targets names. Name others, or train on a list that has it.")
+            logger.warning(f"{message}, which is not made.")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         available = data["available"].nonzero()[:, 0].tolist()
-        targets = resolve_targets(self.targets, self.sequences, available)
+        targets = [j for j in resolve_targets(self.targets, self.sequences, available) if j not in self.untrained]
         if not targets:
-            logger.warning(f"{data['subject']} lacks nothing, so nothing is made; name what you want with --targets.")
+            logger.warning(f"{data['subject']} lacks nothing that can be made; name what you want with --targets.")
         pred = torch.as_tensor(data["pred"])
         count = len(self.sequences)
         for j in targets:

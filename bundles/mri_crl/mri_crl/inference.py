@@ -94,7 +94,7 @@ class SaveTargets(SaveVolumes):
         metadata_file: str,
     ) -> None:
         self.wanted = Targets(targets, sequences)
-        super().__init__(output_dir, self.wanted.names, targets, weights, metadata_file)
+        super().__init__(output_dir, self.wanted.names, None, weights, metadata_file)
         self.scale_per = scale_per
         self.reference_scale = reference_scale.cpu()
 

@@ -159,6 +159,14 @@ def test_a_subject_with_none_of_the_sequences_is_left_out_aloud(tmp_path):
         subject_items(tmp_path, "val", ["T1"])
 
 
+def test_sequences_that_list_and_configuration_do_not_share_are_named(tmp_path, recwarn):
+    write_subjects(tmp_path / "subjects.json", {**listing(training=[entry("A", ["T1", "T2"])]), "test": [entry("B")]})
+    subject_items(tmp_path, "training", ["T2", "T1", "PD"])
+    assert "leaves out T1Gd, FLAIR; no training subject has PD" in str(recwarn.pop().message)
+    subject_items(tmp_path, "test", [*SEQUENCES, "PD"])
+    assert not recwarn, "what is missing there is what inference makes"
+
+
 def test_random_silence_leaves_at_least_one_and_loses_nothing():
     subjects = listing(training=[entry(f"S{i:03}") for i in range(300)], test=[entry("T")])
     before = copy.deepcopy(subjects)

@@ -110,6 +110,11 @@ def test_uncertainty_comes_as_further_channels(slab: int):
     torch.testing.assert_close(made[:, :3], image_alone)
 
 
+def test_an_unknown_target_is_known_at_once():
+    with pytest.raises(ValueError, match=r"T3.*T1, T2, FLAIR"):
+        CompletionInferer(NAMES, "T3")
+
+
 def test_uncertainty_is_a_switch():
     with pytest.raises(ValueError, match="uncertainty is 'yes'"):
         CompletionInferer(NAMES, uncertainty="yes")

@@ -43,9 +43,9 @@ def subject(tmp_path: Path) -> dict[str, Any]:
 def saver(tmp_path: Path):
     (tmp_path / "model.pt").write_bytes(b"weights")
     (tmp_path / "metadata.json").write_text(json.dumps({"name": "mri_any", "version": "1.2.3"}))
-    scale = torch.tensor([[400.0, 20.0], [torch.nan, torch.nan], [800.0, 0.0]])
+    scale = torch.tensor([[400.0, 20.0], [200.0, 0.0], [800.0, 0.0]])
 
-    def make(targets: Any = None, output_dir: str = "out") -> SaveCompleted:
+    def make(targets: Any = None, output_dir: str = "out", scale: torch.Tensor = scale) -> SaveCompleted:
         files = (str(tmp_path / "model.pt"), str(tmp_path / "metadata.json"))
         return SaveCompleted(str(tmp_path / output_dir), NAMES, targets, scale, *files)
 
@@ -111,7 +111,7 @@ def test_the_missing_target_has_the_training_subjects_units(subject: dict[str, A
 
 
 def test_targets_without_a_scale_and_sources(subject: dict[str, Any], saver, tmp_path: Path):
-    saver("all")(subject)
+    saver("all", scale=torch.full((3, 2), torch.nan))(subject)
     assert len(files(tmp_path / "out")) == 6
     sidecars = {name: json.loads((tmp_path / f"out/sub-7/sub-7_{name}.json").read_text()) for name in NAMES}
     assert {name: list(sidecar["sources"]) for name, sidecar in sidecars.items()} == {
@@ -121,8 +121,24 @@ def test_targets_without_a_scale_and_sources(subject: dict[str, Any], saver, tmp
     }
     assert sidecars["T2"]["scale"] is None and sidecars["T2"]["units"] == "normalised, 0 to 1"
     assert nib.load(tmp_path / "out/sub-7/sub-7_T2.nii.gz").get_fdata().max() == 0.25
-    assert nib.load(tmp_path / "out/sub-7/sub-7_FLAIR.nii.gz").get_fdata().max() == 100
     saver("all")(subject)  # what a former run synthesised may be replaced
+    assert nib.load(tmp_path / "out/sub-7/sub-7_FLAIR.nii.gz").get_fdata().max() == 100
+
+
+def test_what_no_training_image_showed_is_not_made(subject: dict[str, Any], saver, tmp_path: Path, caplog):
+    scale = torch.tensor([[torch.nan, torch.nan], [200.0, 0.0], [800.0, 0.0]])
+    saver("all", scale=scale)(subject)
+    assert {Path(file).name for file in files(tmp_path / "out")} == {
+        f"sub-7_{name}{end}" for name in NAMES[1:] for end in (".json", ".nii.gz")
+    }
+    assert "trained without any T1" in caplog.text
+    with pytest.raises(ValueError, match="trained without any T1, which targets names"):
+        saver(["T2", "T1"], scale=scale)
+
+
+def test_an_unknown_target_is_known_at_once(saver):
+    with pytest.raises(ValueError, match=r"T3.*T1, T2, FLAIR"):
+        saver("T3")
 
 
 def test_the_only_sequence_is_its_own_source(subject: dict[str, Any], saver, tmp_path: Path):
@@ -160,7 +176,7 @@ def test_the_uncertainty_is_scaled_without_the_offset(subject: dict[str, Any], s
     )
     voxels = nib.load(tmp_path / "out/sub-7/sub-7_T1_uncertainty.nii.gz").get_fdata()
     assert (voxels[0] == 0).all() and np.allclose(voxels[1:], 0.05 * 400)
-    assert np.allclose(nib.load(tmp_path / "out/sub-7/sub-7_T2_uncertainty.nii.gz").get_fdata().max(), 0.025)
+    assert np.allclose(nib.load(tmp_path / "out/sub-7/sub-7_T2_uncertainty.nii.gz").get_fdata().max(), 0.025 * 200)
     image, spread = (
         json.loads((tmp_path / f"out/sub-7/sub-7_T1{end}.json").read_text()) for end in ("", "_uncertainty")
     )
