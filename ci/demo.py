@@ -5,6 +5,7 @@ Everything lies in demo/. A finished training is used again; remove demo/models 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def complete_own(folder: Path) -> None:
         raise SystemExit(f"{folder} is not a folder.")
     own = DEMO / "own"
     if any(folder.glob("*.nii*")):
-        shutil.copytree(folder, own / "scans" / folder.name, dirs_exist_ok=True)
+        shutil.rmtree(own / "scans", ignore_errors=True)  # an earlier patient's link
+        (own / "scans").mkdir(parents=True)
+        (own / "scans" / folder.name).symlink_to(folder)
         folder = own / "scans"
     make_list(folder, output=own / "subjects.json", validation=0, test=0, overwrite=True)
     complete(own, own / "completed")
@@ -93,7 +96,7 @@ def demo(input: str = "", epochs: int = 250) -> None:
     """
     train(epochs)
     if input:
-        complete_own(Path(input).expanduser().resolve())
+        complete_own((os.environ.get("CALLED_FROM", "") / Path(input).expanduser()).resolve())
     else:
         complete_held_out()
     shown = DEMO / ("own" if input else "")

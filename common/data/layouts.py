@@ -79,7 +79,7 @@ def make_list(
         layout: brats (2021 and 2023 names), ixi, bids, pattern, or auto: the first of these that fits. listed takes
             subjects, files and splits from the folder's own subjects.json, to drop sequences into another list.
         pattern: for any other folder, the files' paths below root with the placeholders {subject}, {sequence} and, if
-            there are several visits per person, {session}; * stands for any text within a name.
+            there are several visits per person, {session}; * stands for any text within a name, .nii.gz for .nii too.
         names: what your pattern's {sequence} texts are called here, such as '{"t1ce": "T1Gd"}'; usual ones are known.
         sequences: the sequences to list, such as T1,T2; by default all that were found.
         output: the list to write, by default subjects.json in root.
@@ -173,6 +173,8 @@ def from_pattern(pattern: str, names: Mapping[str, str] | None = None) -> Layout
     texts = "|".join(re.escape(text) for text in sorted(known, key=len, reverse=True))
     groups = {"subject": "[^/]+?", "session": "[^/]+?", "sequence": f"(?i:{texts})"}
     expression = re.escape(pattern).replace(r"\*", "[^/]*")
+    if pattern.endswith(".nii.gz"):
+        expression = expression.removesuffix(r"\.gz") + r"(\.gz)?"
     for name, group in groups.items():
         placeholder = re.escape(f"{{{name}}}")
         expression = expression.replace(placeholder, f"(?P<{name}>{group})", 1).replace(placeholder, f"(?P={name})")

@@ -1,0 +1,24 @@
+"""The user's own scans in the demonstration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ci import demo
+from common.data.subjects import read_subjects
+
+
+def test_a_second_patient_does_not_join_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(demo, "DEMO", tmp_path / "demo")
+    monkeypatch.setattr(demo, "train", lambda epochs: None)
+    monkeypatch.setattr(demo, "complete", lambda dataset_dir, output_dir: None)
+    monkeypatch.setenv("CALLED_FROM", str(tmp_path))
+    for patient in ("first", "second"):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "T1.nii").touch()
+        demo.demo(input=patient)
+    found = read_subjects(tmp_path / "demo" / "own")["training"]
+    assert [entry["subject"] for entry in found] == ["second"]
+    assert Path(found[0]["images"]["T1"]).samefile(tmp_path / "second" / "T1.nii")
