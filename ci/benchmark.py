@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import fire
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,6 +24,7 @@ sys.path[:0] = [str(BUNDLES / "mri_seq2seq"), str(BUNDLES / "mri_vq_seq2seq")]
 from mri_seq2seq.common.inference.inferers import MatrixInferer, SlabInferer  # noqa: E402
 from mri_seq2seq.common.translation import TranslationNetwork  # noqa: E402
 
+from common.options import run_command  # noqa: E402
 from mri_seq2seq.network import Seq2Seq  # noqa: E402
 from mri_seq2seq.objective import Seq2SeqObjective  # noqa: E402
 from mri_vq_seq2seq.network import VQSeq2Seq  # noqa: E402
@@ -145,4 +145,4 @@ def _encode_and_decode(network: TranslationNetwork, grid: torch.Tensor) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(benchmark)
+    run_command(benchmark)

@@ -11,13 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fire
-
 from common.data.layouts import make_list
 from common.data.phantom import make_phantom
 from common.data.subjects import read_subjects, write_subjects
 from common.evaluation.completed import draw_completed
 from common.evaluation.report import report
+from common.options import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "mri_seq2seq"
@@ -107,4 +106,4 @@ def demo(input: str = "", epochs: int = 250) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(demo)
+    run_command(demo)

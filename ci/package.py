@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-import fire
 from monai.bundle import ConfigParser
 
 from common.inference.weights import load_weights, sha256
+from common.options import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(
@@ -127,4 +127,4 @@ def _list(full_name: str, entry: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(package)
+    run_command(package)

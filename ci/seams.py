@@ -8,9 +8,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import fire
 import nibabel as nib
 import numpy as np
+
+from common.options import run_command
 
 from .demo import run_bundle
 
@@ -56,4 +57,4 @@ def seams(
 
 
 if __name__ == "__main__":
-    fire.Fire(seams)
+    run_command(seams)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
 
 def switch(value: bool | str, name: str) -> bool:
     """A yes or no: `--name false` reaches a bundle as the string "false", which Python takes for true.
@@ -13,3 +18,30 @@ def switch(value: bool | str, name: str) -> bool:
     if word not in ("true", "false"):
         raise ValueError(f"{name} is {value!r}; it must be true or false.")
     return word == "true"
+
+
+def words(value: str | Sequence[str] | None) -> list[str]:
+    """Names: one, or several separated by commas, reach a bundle as a string."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else list(value or ())
+
+
+def run_command(command: Callable | Mapping[str, Callable], name: str | None = None) -> None:
+    """`fire.Fire` of a function, or of several by name, which by itself meets an unknown option after the work only.
+
+    Raises:
+        SystemExit: there is no such option; the status is 2, and a line on stderr names the nearest.
+    """
+    import fire
+
+    arguments = sys.argv[1:]
+    function = command.get(arguments[0]) if isinstance(command, Mapping) and arguments else command
+    known = dict(inspect.signature(function).parameters) if callable(function) else {}
+    if known and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
+        flags = [word[2:].split("=")[0].replace("-", "_") for word in arguments if word[:2] == "--" != word]
+        allowed = {*known, *(f"no{option}" for option in known), "help"}
+        if unknown := [flag for flag in flags if flag not in allowed]:
+            nearest = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"; did you mean --{nearest[0]}?" if nearest else f"; there are: {', '.join(known)}."
+            print(f"error: There is no option --{unknown[0]}{hint}", file=sys.stderr)
+            sys.exit(2)
+    fire.Fire(command, name=name)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-import fire
-
+from ..options import run_command
 from .check import check_subjects
 from .layouts import make_list
 
@@ -44,7 +43,7 @@ def main() -> None:
             from .phantom import make_phantom
 
             commands["phantom"] = make_phantom
-        fire.Fire(commands, name="common.data")
+        run_command(commands, name="common.data")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

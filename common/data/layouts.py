@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..options import words
 from .subjects import LIST_NAME, SPLITS, drop_sequences, read_subjects, some, write_subjects
 
 DEFAULT_PATTERN = "{subject}/{sequence}.nii.gz"
@@ -110,12 +111,12 @@ def make_list(
     if layout == "listed":
         subjects = read_subjects(root)
     else:
-        entries, people = _entries(root, layout, pattern, names, _as_tuple(sequences))
-        subjects = {"sequences": _in_order(entries, _as_tuple(sequences), names or {}, root)}
+        entries, people = _entries(root, layout, pattern, names, words(sequences))
+        subjects = {"sequences": _in_order(entries, words(sequences), names or {}, root)}
         chosen = _read_splits(Path(str(splits)), people) if splits else _random_splits(people, validation, test, seed)
         subjects |= {split: [entry for entry in entries if chosen[entry["subject"]] == split] for split in SPLITS}
     if drop:
-        subjects = drop_sequences(subjects, rule=drop, seed=seed, pairs=pairs, splits=_as_tuple(drop_splits))
+        subjects = drop_sequences(subjects, rule=drop, seed=seed, pairs=pairs, splits=words(drop_splits))
     written = write_subjects(output, subjects)
     print(_summary(subjects))
     return written
@@ -369,7 +370,3 @@ def _summary(subjects: dict) -> str:
         counts = ", ".join(f"{name} {has[name]}" for name in subjects["sequences"])
         lines.append(f"{split:<10} {len(subjects[split]):>5} subjects: {counts}")
     return "\n".join(lines)
-
-
-def _as_tuple(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(value.split(",")) if isinstance(value, str) else tuple(value or ())

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from tqdm import tqdm
 
+from ..options import words
 from .mr_signal import FSE9, TISSUES, Acquisition, corrupt, enhanced_t1, resolve, spin_echo
 
 # Field of view of the template: the first voxel's centre and the last one's offset from it, in mm.
@@ -335,7 +336,7 @@ def _split(subjects: int, validation: float, test: float) -> tuple[int, int]:
 def _timings(sequences: str | Sequence[str], acquisitions: Mapping | None) -> dict[str, Acquisition]:
     """Acquisition of each sequence asked for, by name."""
     names = list(FSE9) if sequences == "fse9" else sequences
-    names = names.split(",") if isinstance(names, str) else list(names)
+    names = words(names)
     bad = [name for name in names if not name.isalnum() or name in MASKS]
     if bad or not names or len(set(names)) < len(names):
         raise ValueError(f"sequences must be different words of letters and digits, none of {MASKS}: got {names}")

@@ -13,7 +13,7 @@ import sys
 import warnings
 from importlib import import_module
 
-import fire
+from ..options import run_command
 
 COMMANDS = {  # name: module and function; a module is imported when its command is called, so that help is quick
     "picture": ("completed", "draw_completed"),
@@ -35,7 +35,7 @@ def main() -> None:
             raise ValueError(f"Unknown command {name!r}; there are: {', '.join(COMMANDS)}")
         module, function = COMMANDS[name]
         command = getattr(import_module(f".{module}", __package__), function)
-        fire.Fire({name: command}, name="common.evaluation")
+        run_command({name: command}, name="common.evaluation")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -13,7 +13,7 @@ from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from torch import Tensor
 from tqdm import tqdm
 
-from ..options import switch
+from ..options import switch, words
 from ..training.checkpoints import unwrapped
 from ..translation import TranslationNetwork, is_available
 
@@ -107,7 +107,8 @@ class MatrixInferer(Inferer):
         sequences: S names, in the network's order.
         inferer: see `CompletionInferer`.
         multi_source: add the S channels made from several sources.
-        paths: multi-step translations, such as ["T1", "T1Gd", "T2"]: T2 from the T1Gd that was made from T1.
+        paths: multi-step translations, such as ["T1", "T1Gd", "T2"]: T2 from the T1Gd that was made from T1; one, or a
+            list of them.
 
     Attributes:
         routes: what each channel is.
@@ -128,7 +129,8 @@ class MatrixInferer(Inferer):
         self.routes = [Route((i,), (), j) for i in every for j in every]
         if switch(multi_source, "multi_source"):
             self.routes += [Route(tuple(i for i in every if i != j), (), j) for j in every]
-        for path in paths:
+        paths = words(paths)
+        for path in [paths] if paths and all(isinstance(name, str) for name in paths) else paths:
             if len(path) < 3:
                 raise ValueError(f"The path {' > '.join(path)} is no multi-step translation: name three or more.")
             first, *via, last = resolve_targets(path, sequences, ())
@@ -178,7 +180,7 @@ def resolve_targets(
     """
     if targets is None or targets == "all":
         return [j for j in range(len(sequences)) if targets == "all" or j not in available]
-    names = [targets] if isinstance(targets, str) else list(targets)
+    names = words(targets)
     unknown = [name for name in names if name not in sequences]
     if unknown:
         raise ValueError(f"targets has {', '.join(unknown)}; this network makes {', '.join(sequences)}.")

@@ -1,10 +1,12 @@
-"""Yes and no, however they were written."""
+"""Options, however they were written."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from common.options import switch
+from common.options import run_command, switch, words
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,26 @@ def test_switch(value: bool | str, meant: bool):
 def test_neither_is_refused(value):
     with pytest.raises(ValueError, match=r"resume is .* true or false"):
         switch(value, "resume")
+
+
+@pytest.mark.parametrize("value", ["T1,T2", "T1, T2", ["T1", "T2"], ("T1", "T2")])
+def test_words(value):
+    assert words(value) == ["T1", "T2"]
+    assert words("T1") == ["T1"] and words(()) == words(None) == []
+
+
+def test_a_misspelt_option_stops_the_command_before_its_work(monkeypatch, capsys):
+    done = []
+
+    def work(folder: str, validation: float = 0.1, overwrite: bool = False) -> None:
+        done.append((folder, validation, overwrite))
+
+    for command, first in ((work, []), ({"list": work}, ["list"])):
+        monkeypatch.setattr(sys, "argv", ["data", *first, "DIR", "--validaton", "0.3"])
+        with pytest.raises(SystemExit) as end:
+            run_command(command)
+        assert end.value.code == 2 and not done
+        assert capsys.readouterr().err == "error: There is no option --validaton; did you mean --validation?\n"
+        monkeypatch.setattr(sys, "argv", ["data", *first, "DIR", "--validation=0.3", "--overwrite"])
+        run_command(command)
+        assert done.pop() == ("DIR", 0.3, True)

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import fire
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.nets import VQVAE
 from torch import Tensor, nn
 
+from .common.options import run_command
 from .common.training.checkpoints import save_atomically
 
 
@@ -68,4 +68,4 @@ def convert(old: str, new: str, network: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(convert)
+    run_command(convert)

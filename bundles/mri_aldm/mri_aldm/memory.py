@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Sequence
 
-import fire
 import torch
 from ignite.engine import Engine, Events
 from monai.networks.nets.autoencoderkl import AEKLResBlock
@@ -23,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from .common.blocks.spade import Block
-from .common.options import switch
+from .common.options import run_command, switch
 from .common.training.checkpoints import unwrapped
 from .network import ALDM
 
@@ -230,4 +229,4 @@ def report(size: Sequence[int] = (192, 192, 144)) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(report)
+    run_command(report)

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import fire
 import torch
 from torch import nn
 
 from .common.inference.weights import load_weights
-from .common.options import switch
+from .common.options import run_command, switch
 from .network import ALDM
 
 TRAININGS = {"autoencoder": "train_autoencoder", "translation": "train_translation", "diffusion": "train"}
@@ -112,4 +111,4 @@ def train_all(
 UNNEEDED = {("translation", "diffusion"), ("translation", "no_spade"), ("diffusion", "spade")}
 
 if __name__ == "__main__":
-    fire.Fire(train_all)
+    run_command(train_all)

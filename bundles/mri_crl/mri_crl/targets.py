@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .common.data.acquisition import PLAUSIBLE, Parameters, check_parameters, read_sidecar
 from .common.inference.inferers import resolve_targets
+from .common.options import words
 
 logger = logging.getLogger(__name__)
 Wanted = str | Sequence[float]
@@ -33,8 +34,8 @@ class Targets:
 
     def __init__(self, targets: Wanted | Sequence[Wanted] | None, sequences: Sequence[str]) -> None:
         self.names, self.further = list(sequences), []
-        single = isinstance(targets, str) or (bool(targets) and not isinstance(targets[0], str | Sequence))
-        several = [targets] if single else targets
+        single = bool(targets) and not isinstance(targets[0], str | Sequence)
+        several = [targets] if single else words(targets)
         self._wanted = targets if targets in (None, "all") else [self._name(each) for each in several]
         resolve_targets(self._wanted, self.names, ())  # unknown names are known before any work is done
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import fire
 import torch
 from torch import Tensor
 
+from .common.options import run_command
 from .common.training.checkpoints import save_atomically
 
 PARTS = {"fc": "mix", "param": "bank", "fc_bias": "bias_mix", "b": "bias_bank"}
@@ -54,4 +54,4 @@ def convert_file(theirs: str, ours: str, sequences: int = 4) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(convert_file)
+    run_command(convert_file)

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
 from matplotlib.figure import Figure
 from monai.bundle import ConfigWorkflow, create_workflow
 
 from .common.evaluation.files import write_csv
 from .common.evaluation.robustness import means
+from .common.options import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PANELS = {"translated_psnr": "PSNR in dB", "translated_ssim": "SSIM", "codebook_share": "share of the codes used"}
@@ -102,4 +102,4 @@ def _several(values: int | Sequence[int]) -> Sequence[int]:
 
 
 if __name__ == "__main__":
-    fire.Fire(sweep)
+    run_command(sweep)

@@ -169,6 +169,11 @@ def test_fused_rows_reuse_what_the_pairs_were_made_of(calls: Counter):
     torch.testing.assert_close(made[:, 10], made[:, [1, 7]].mean(1), rtol=0, atol=1e-5)  # T2 from T1 and FLAIR
 
 
+@pytest.mark.parametrize("paths", ["T1,T2,FLAIR", ["T1", "T2", "FLAIR"], [["T1", "T2", "FLAIR"]]])
+def test_one_path_needs_no_list_of_paths(paths):
+    assert MatrixInferer(NAMES, paths=paths).routes[9:] == [((0,), (1,), 2)]
+
+
 def test_bad_paths():
     with pytest.raises(ValueError, match="T1 > T2 is no multi-step"):
         MatrixInferer(NAMES, paths=[["T1", "T2"]])
@@ -195,6 +200,7 @@ def test_3d_windows():
         ("FLAIR", [2]),
         (["FLAIR", "T1"], [2, 0]),
         (("T2",), [1]),
+        ("T2,T1", [1, 0]),
         ([], []),
     ],
 )
