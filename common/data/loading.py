@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class LoadSubject(Transform):
             refuses a subject whose files lie on different grids. No registration is done.
         masks: names of masks to load.
         label: what to add as "label" [S, X, Y, Z]: "" nothing, "images" a copy of the image, "reference" the noise-free
-            truth, which only a phantom has.
+            truth, which only a phantom has. "label_sha256" comes with it: by that, runs know whether they had the same.
         settings: (TR, TE, TI) [S, 3] in ms that the sequences have by default. If given, "parameters" [S, 3] is added:
             what the subject list or an image's own sidecar says, else these.
 
@@ -66,7 +67,9 @@ class LoadSubject(Transform):
             )
         grid_name = self.grid or next(iter(files))
         like = self._load(subject, files[grid_name])
-        images = {name: self._match(subject, name, file, like, grid_name) for name, file in files.items()}
+        others = {name: file for name, file in files.items() if name != grid_name}
+        images = {name: self._match(subject, name, file, like, grid_name) for name, file in others.items()}
+        images[grid_name] = like
         d = {"subject": subject, "images": files, "grid_file": files[grid_name], "image": self._stack(images, like)}
         d["available"] = torch.tensor([name in files for name in self.sequences])
         if self.settings:
@@ -87,6 +90,8 @@ class LoadSubject(Transform):
                 for name in files
             }
             d["label"] = self._stack(truth, like)
+        if self.label:
+            d["label_sha256"] = hashlib.sha256(d["label"].as_tensor().numpy()).hexdigest()
         return d
 
     def _parameters(self, name: str, data: Mapping[Hashable, Any]) -> tuple[float, float, float]:

@@ -65,7 +65,7 @@ def _tests(tests: Sequence[Comparison]) -> str:
 
 def _facts(runs: Sequence[Run]) -> str:
     """What each run's JSON says of where its numbers come from; hashes by their start."""
-    names = ("bundle", "bundle_version", "weights", "weights_sha256", "seed", *CONDITIONS)
+    names = ("bundle", "bundle_version", "weights", "weights_sha256", *CONDITIONS)
     known = [name for name in names if any(name in run.info for run in runs)]
     hashes = ("weights_sha256", "lpips")
 

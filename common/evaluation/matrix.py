@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..inference.inferers import Route
 from ..inference.weights import origin
+from ..options import words
 from .conventions import CONVENTIONS, brain_mask, score
 from .metrics import load_lpips
 from .rivals import IntensityMap, copy_source
@@ -66,15 +67,16 @@ class ScoreMatrix:
         ceiling: bool = False,
         info: Mapping[str, Any] | None = None,
     ) -> None:
+        conventions = words(conventions)
         if unknown := set(conventions) - CONVENTIONS.keys():
             raise ValueError(f"conventions has {', '.join(sorted(unknown))}; there are: {', '.join(CONVENTIONS)}.")
         self.sequences = list(sequences)
         self.routes = list(routes)
         self.training = training
         self.output_dir = Path(output_dir)
-        self.conventions = list(conventions)
+        self.conventions = conventions
         self.brain = brain
-        self.regions = list(regions)
+        self.regions = words(regions)
         self.lpips_weights = lpips_weights
         self.lpips = None
         self.origin = origin(metadata_file, weights)
@@ -94,6 +96,7 @@ class ScoreMatrix:
         self.volumes = WorstVolumes(self.output_dir / "volumes", self.sequences, self.keep)
         self.masks: set[str] = set()
         self.lpips = load_lpips(self.lpips_weights, device=engine.state.device)
+        self.truths: dict[str, str] = {}
         if self.map is None:
             self.map = IntensityMap(self.sequences)
             for item in tqdm(self.training, desc="fitting the intensity map"):
@@ -104,6 +107,7 @@ class ScoreMatrix:
         output = engine.state.output[0]  # postprocessing returns it there, not in the batch
         batch = {k: v.to(engine.state.device) if torch.is_tensor(v) else v for k, v in engine.state.batch[0].items()}
         label, pred = output["label"].to(engine.state.device), output["pred"]
+        self.truths[batch["subject"]] = batch["label_sha256"]
         available = batch["available"].tolist()
         regions = {name: batch[name][0] > 0 for name in self.regions if name in batch and (batch[name] > 0).any()}
         self.masks.add("the subject list's" if self.brain in batch else "the target's non-background")
@@ -182,6 +186,7 @@ class ScoreMatrix:
             "lpips": self.lpips.sha256 if self.lpips else "missing",
             **self.origin,
             "brain_mask": " and ".join(sorted(self.masks)),
+            "label_sha256": self.truths,
             "monai": monai.__version__,
             "torch": torch.__version__,
         }

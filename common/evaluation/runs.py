@@ -17,6 +17,7 @@ CONDITIONS = {
     "brain_mask": "evaluate both on one subject list, with or without brain masks",
     "disturbance": "evaluate both with the same --disturbance",
     "level": "evaluate both with the same --level",
+    "seed": "evaluate both with the same --seed",
     "grid": "evaluate both with the same --grid",
     "lpips": "evaluate both with the same --lpips_weights",
 }
@@ -48,8 +49,8 @@ class Run(NamedTuple):
         return cls(name, table.info, scores)
 
     def condition(self, name: str) -> Any:
-        """One of `CONDITIONS`; the level of a disturbance is none where nothing was disturbed."""
-        if name == "level" and self.info.get("disturbance") == "none":
+        """One of `CONDITIONS`; level and seed of a disturbance are none where nothing was disturbed."""
+        if name in ("level", "seed") and self.info.get("disturbance") == "none":
             return None
         return self.info.get(name)
 
@@ -95,6 +96,13 @@ def check_alike(first: Run, other: Run) -> None:
             raise ValueError(
                 f"{start} {first.name} has {len(mine)} {what}{_alone(mine - others)}, {other.name} has {len(others)}"
                 f"{_alone(others - mine)}; evaluate both on the same subjects and sequences."
+            )
+    mine, others = (run.info.get("label_sha256", {}) for run in (first, other))
+    for subject in mine.keys() & others.keys():
+        if mine[subject] != others[subject]:
+            raise ValueError(
+                f"{start} the true images of {subject} have the sha256 {mine[subject][:12]} in {first.name} and "
+                f"{others[subject][:12]} in {other.name}; evaluate both on the same files."
             )
 
 

@@ -53,6 +53,19 @@ def test_the_level_counts_only_where_there_is_a_disturbance(results: Results):
         read_runs([results("three", [20, 22], level=1, **noisy), results("four", [20, 22], level=2, **noisy)])
 
 
+def test_the_seed_counts_only_where_there_is_a_disturbance(results: Results):
+    read_runs([results("one", [20, 22]), results("two", [20, 22], seed=7)])
+    with pytest.raises(ValueError, match="seed is 0 in three and 7 in four"):
+        read_runs([results(name, [20], disturbance="noise", seed=k) for name, k in (("three", 0), ("four", 7))])
+
+
+def test_other_images_under_the_same_name_are_refused(results: Results):
+    one, two = (results(name, [20], label_sha256={"a": sha * 32}) for name, sha in (("one", "ab"), ("two", "cd")))
+    with pytest.raises(ValueError, match="images of a have the sha256 abababababab in one and cdcdcdcdcdcd in two"):
+        read_runs([one, two])
+    read_runs([one, results("three", [20], label_sha256={"a": "ab" * 32})])
+
+
 def test_lpips_of_another_backbone_is_refused(results: Results):
     one, two = (results(name, [20, 22], lpips=sha) for name, sha in (("one", "aa"), ("two", "bb")))
     with pytest.raises(ValueError, match=r"lpips is 'aa' in one and 'bb' in two; .*--lpips_weights"):
