@@ -89,7 +89,11 @@ def write_subjects(path: str | os.PathLike, subjects: dict) -> Path:
 
 
 def subject_items(
-    dataset_dir: str | os.PathLike | None, split: str, sequences: Sequence[str], subject_list: str | os.PathLike = ""
+    dataset_dir: str | os.PathLike | None,
+    split: str,
+    sequences: Sequence[str],
+    subject_list: str | os.PathLike = "",
+    fewest: int = 1,
 ) -> list[dict]:
     """The items of one split, ready for a `monai.data.Dataset`.
 
@@ -98,11 +102,12 @@ def subject_items(
         split: "training", "validation", "test" or "all".
         sequences: the wanted sequences; whatever else the list has is left out.
         subject_list: another list than `subjects.json`; absolute, or relative to `dataset_dir`.
+        fewest: how many of the wanted sequences a subject needs, 2 where only pairs of different ones train.
 
     Returns:
         One dict per subject with `subject` and, in the order of `sequences`, `images`, `reference`, `withheld` (name to
         absolute path) and `parameters` (name to TR, TE, TI in ms); `masks` has all of the subject's masks. A subject
-        with none of the wanted sequences is left out with a warning; a further one tells what of the list's sequences
+        with fewer of the wanted sequences is left out with a warning; a further one tells what of the list's sequences
         is not wanted, and what of the wanted ones there is nothing of to train on.
 
     Raises:
@@ -117,17 +122,18 @@ def subject_items(
     subjects = read_subjects(file)
     entries = [entry for name in (SPLITS if split == "all" else (split,)) for entry in subjects[name]]
     items = [_item(entry, sequences, subjects.get("acquisitions", {})) for entry in entries]
-    left_out = [item["subject"] for item in items if not item["images"]]
+    left_out = [item["subject"] for item in items if len(item["images"]) < fewest]
+    few = f"any of {', '.join(sequences)}" if fewest == 1 else f"{fewest} of {', '.join(sequences)}"
     if len(left_out) == len(items):
-        reason = f"none of its subjects has any of {', '.join(sequences)}" if items else "it lists no subject"
+        reason = f"none of its subjects has {few}" if items else "it lists no subject"
         raise ValueError(
             f"{file}: the split '{split}' is empty, {reason}; the list's sequences are "
             f"{', '.join(subjects['sequences'])}"
         )
     if left_out:
         warnings.warn(
-            f"{file}: {len(left_out)} of {len(items)} subjects in '{split}' have none of "
-            f"{', '.join(sequences)} and are left out: {some(left_out)}",
+            f"{file}: {len(left_out)} of {len(items)} subjects in '{split}' do not have {few} "
+            f"and are left out: {some(left_out)}",
             stacklevel=2,
         )
     unused = [name for name in subjects["sequences"] if name not in sequences]
@@ -136,7 +142,7 @@ def subject_items(
         facts = [f"the configuration leaves out {', '.join(unused)}"] * bool(unused)
         facts += [f"no training subject has {', '.join(lacking)}"] * bool(lacking)
         warnings.warn(f"{file}: {'; '.join(facts)}; its 'sequences' say which are wanted.", stacklevel=2)
-    return [item for item in items if item["images"]]
+    return [item for item in items if len(item["images"]) >= fewest]
 
 
 def drop_sequences(

@@ -100,7 +100,7 @@ class MovingAverage:
         return self.average.state_dict() if self.average else {}
 
     def load_state_dict(self, state: dict) -> None:
-        if self.average is not None:
+        if self.average is not None and state:  # else it starts as a copy of the network at the next step
             self.average.load_state_dict(state)
 
 

@@ -148,7 +148,7 @@ def test_no_dataset_dir_says_what_to_pass(dataset_dir):
 
 def test_a_subject_with_none_of_the_sequences_is_left_out_aloud(tmp_path):
     write_subjects(tmp_path / "subjects.json", listing(training=[entry("A", ["T1"]), entry("B", ["T2"])]))
-    with pytest.warns(UserWarning, match="1 of 2 subjects in 'training' have none of T2 and are left out: A"):
+    with pytest.warns(UserWarning, match="1 of 2 subjects in 'training' do not have any of T2 and are left out: A"):
         items = subject_items(tmp_path, "training", ["T2"])
     assert [item["subject"] for item in items] == ["B"]
     with pytest.raises(ValueError, match="the split 'training' is empty, none of its subjects has any of PD"):
@@ -157,6 +157,13 @@ def test_a_subject_with_none_of_the_sequences_is_left_out_aloud(tmp_path):
         subject_items(tmp_path, "test", ["T1"])
     with pytest.raises(ValueError, match="Unknown split 'val'"):
         subject_items(tmp_path, "val", ["T1"])
+
+
+def test_a_subject_without_a_pair_is_left_out_where_only_pairs_train(tmp_path):
+    write_subjects(tmp_path / "subjects.json", listing(training=[entry("A", ["T1"]), entry("B")]))
+    with pytest.warns(UserWarning, match="1 of 2 subjects in 'training' do not have 2 of T1, .* are left out: A"):
+        items = subject_items(tmp_path, "training", SEQUENCES, fewest=2)
+    assert [item["subject"] for item in items] == ["B"]
 
 
 def test_sequences_that_list_and_configuration_do_not_share_are_named(tmp_path, recwarn):

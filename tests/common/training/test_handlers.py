@@ -104,6 +104,12 @@ def test_moving_average_goes_on_from_its_state():
     assert averaged(second, [5.0, 3.0]) == pytest.approx(expected)
 
 
+def test_an_average_may_begin_when_a_training_goes_on():
+    average = MovingAverage(nn.Linear(1, 1, bias=False), decay=0.9)
+    average.load_state_dict(MovingAverage(nn.Linear(1, 1, bias=False)).state_dict())
+    assert averaged(average, [1.0, 2.0]) == pytest.approx(0.9 * 1 + 0.1 * 2)
+
+
 def test_no_decay_is_the_network_itself():
     network = nn.Linear(1, 1, bias=False)
     average = MovingAverage(network)
