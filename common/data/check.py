@@ -200,7 +200,7 @@ def _check_file(path: Path, *, is_image: bool) -> tuple[list[Problem], Grid | No
         reason = " ".join(str(error).split()) or type(error).__name__
         return [("FILE_UNREADABLE", ERROR, f"{reason}; copy or download it again")], None
     usable = not any(code in ("NOT_3D", "NO_AFFINE") for code, _, _ in problems)
-    return problems, (image.shape, image.affine) if usable else None
+    return problems, (image.shape[:3], image.affine) if usable else None
 
 
 def _check_voxels(voxels: np.ndarray, is_image: bool) -> Iterator[Problem]:
@@ -211,7 +211,7 @@ def _check_voxels(voxels: np.ndarray, is_image: bool) -> Iterator[Problem]:
         yield "CONSTANT", ERROR, f"every voxel is {low:g}"
     elif is_image and low < 0:
         yield "NEGATIVE", WARNING, f"{np.count_nonzero(voxels < 0)} voxels below 0, from {low:.4g} up to {high:.4g}"
-    if voxels.ndim != 3:
+    if voxels.ndim != 3 and not (voxels.ndim == 4 and voxels.shape[3] == 1):
         yield "NOT_3D", ERROR, f"shape {_text(voxels.shape)}; split or average it into one volume"
 
 

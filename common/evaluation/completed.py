@@ -11,6 +11,7 @@ import numpy as np
 from monai.transforms import LoadImage, Orientation, ResampleToMatch
 from torch import Tensor
 
+from ..data.check import same_grid
 from ..data.subjects import LIST_NAME, SPLITS, read_subjects
 from .pictures import completion_picture
 
@@ -78,7 +79,7 @@ class _Reader:
 
     def __call__(self, path: str | Path, grid: Tensor | None = None) -> Tensor:
         image = self.orient(self.load(path))
-        if grid is None or (image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-3)):
+        if grid is None or not same_grid(image.shape[1:], image.affine, grid.shape[1:], grid.affine):
             return image
         return self.match(image, img_dst=grid)
 

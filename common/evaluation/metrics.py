@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..inference.weights import pretrained_file
+
 
 def _pair(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The two images' values inside the mask; raises ValueError when the shapes differ."""
@@ -177,7 +179,9 @@ class Lpips:
     """
 
     def __init__(self, weights: str | Path, *, device: str | torch.device = "cpu", batch: int = 16) -> None:
-        path = _download() if str(weights) == "download" else Path(weights)
+        from torchvision.models import AlexNet_Weights
+
+        path = pretrained_file(weights, AlexNet_Weights.IMAGENET1K_V1.url, "lpips_weights")
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.device, self.batch = device, batch
         self.net = _lpips_net(path).to(device)
@@ -201,24 +205,6 @@ class Lpips:
 def load_lpips(weights: str | Path, *, device: str | torch.device = "cpu") -> Lpips | None:
     """`Lpips` for a path or "download"; None for "none", and the metric is then reported as missing."""
     return None if str(weights) == "none" else Lpips(weights, device=device)
-
-
-def _download() -> Path:
-    """Fetches torchvision's AlexNet into torch hub's cache, unless it is there."""
-    from torchvision.models import AlexNet_Weights
-
-    url = AlexNet_Weights.IMAGENET1K_V1.url
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # torchvision's files end in the first digits of their sha256
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.split("-")[-1], progress=False)
-        except (OSError, RuntimeError) as error:
-            raise RuntimeError(
-                f"Could not download {url} ({error}). Give LPIPS the path of that file, or 'none' to leave it out."
-            ) from error
-    return path
 
 
 def _lpips_net(path: Path) -> torch.nn.Module:

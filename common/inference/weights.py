@@ -65,6 +65,34 @@ def load_weights(
     return network.to(device).eval()
 
 
+def pretrained_file(weights: str | Path, url: str, option: str) -> Path:
+    """A file of torchvision's weights: `weights` itself or, for "download", what `url` has, in torch hub's cache.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: the download failed.
+    """
+    path, name = Path(weights), url.split("/")[-1]
+    if str(weights) != "download":
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{option} is '{weights}', which is no file. Give the path of {name}, 'download' to fetch it, or "
+                "'none' to do without."
+            )
+        return path
+    path = Path(torch.hub.get_dir(), "checkpoints", name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # torchvision's files end in the first digits of their sha256
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.split("-")[-1], progress=False)
+        except (OSError, RuntimeError) as error:
+            raise RuntimeError(
+                f"Could not download {url} ({error}). Give {option} the path of that file, or 'none' to do without."
+            ) from error
+    return path
+
+
 def origin(metadata_file: str | Path, weights: str | Path) -> dict[str, str]:
     """What everything that is written says about the network: bundle, version, the weights' file and its sha256."""
     metadata = json.loads(Path(metadata_file).read_text())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..inference.weights import pretrained_file
 
 
 class VGG19Loss(nn.Module):
@@ -18,24 +18,18 @@ class VGG19Loss(nn.Module):
         weights: a file with torchvision's vgg19 state dict, or "download" for torchvision's ImageNet weights.
 
     Raises:
-        FileNotFoundError: there is no such file. Random weights are never used in its place.
+        FileNotFoundError, RuntimeError: there is no such file, or the download failed. Random weights are never used in
+            its place.
     """
 
     def __init__(self, weights: str) -> None:
         super().__init__()
         from torchvision.models import VGG19_Weights, vgg19
 
-        if weights == "download":
-            features = vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features
-        elif Path(weights).is_file():
-            network = vgg19(weights=None)
-            network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-            features = network.features
-        else:
-            raise FileNotFoundError(
-                f"perceptual_weights is '{weights}', which is no file. Give torchvision's vgg19 state dict, 'download' "
-                "to fetch it, or 'none' to train without the perceptual term."
-            )
+        network = vgg19(weights=None)
+        file = pretrained_file(weights, VGG19_Weights.IMAGENET1K_V1.url, "perceptual_weights")
+        network.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+        features = network.features
         layers = [nn.AvgPool2d(2) if isinstance(layer, nn.MaxPool2d) else layer for layer in features[:30]]
         self.layers = nn.ModuleList(nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in layers)
         self.requires_grad_(False).eval()

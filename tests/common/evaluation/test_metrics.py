@@ -239,7 +239,7 @@ def test_lpips_without_slices_is_nan(backbone: Path):
 
 def test_lpips_never_has_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert load_lpips("none") is None
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"lpips_weights is .*no.pth', which is no file.*alexnet.*'none'"):
         load_lpips(tmp_path / "no.pth")
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "half.pth")
     with pytest.raises(ValueError, match=r"half.pth is not a state dict"):

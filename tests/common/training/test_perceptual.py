@@ -74,3 +74,13 @@ def test_gradient_reaches_the_prediction_only(weights: Path):
 def test_no_file_no_random_weights(weights: Path, name: str):
     with pytest.raises(FileNotFoundError, match=r"perceptual_weights is .*'none'"):
         VGG19Loss(str(weights.parent / name))
+
+
+def test_offline_says_which_file_to_fetch(weights: Path, monkeypatch: pytest.MonkeyPatch):
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights.parent / "hub"))
+    with pytest.raises(RuntimeError, match=r"Could not download .*vgg19.*no network.*perceptual_weights.*'none'"):
+        VGG19Loss("download")
