@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import fire
 import torch
+
+from common.options import run_command
 
 from .benchmark import print_rows
 
@@ -62,4 +63,4 @@ def benchmark(
 
 
 if __name__ == "__main__":
-    fire.Fire(benchmark)
+    run_command(benchmark)

@@ -12,12 +12,12 @@ import json
 import warnings
 from pathlib import Path
 
-import fire
 import nibabel as nib
 import numpy as np
 import torch
 
 from common.evaluation.conventions import score as measure
+from common.options import run_command
 
 TR, TE = 2500.0, 10.0  # TE is not known; it is the same for all
 HELD_OUT = (800, 1250)
@@ -99,4 +99,4 @@ def score(folder: str, results_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire({"prepare": prepare, "score": score})
+    run_command({"prepare": prepare, "score": score})

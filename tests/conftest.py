@@ -101,7 +101,7 @@ def weights_of(tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[
     @functools.cache
     def create(bundle: str) -> Path:
         network = tiny_network(bundle)
-        network.reference_scale.copy_(torch.tensor([[100.0, 0.0], [200.0, 5.0], [300.0, 10.0], [400.0, 20.0]]))
+        network.reference_scale.copy_(torch.tensor([[100.0, 0.0], [200.0, 0.0], [300.0, 10.0], [400.0, 20.0]]))
         path = tmp_path_factory.mktemp(bundle) / "model.pt"
         torch.save(network.state_dict(), path)
         return path

@@ -335,8 +335,7 @@ def _split(subjects: int, validation: float, test: float) -> tuple[int, int]:
 
 def _timings(sequences: str | Sequence[str], acquisitions: Mapping | None) -> dict[str, Acquisition]:
     """Acquisition of each sequence asked for, by name."""
-    names = list(FSE9) if sequences == "fse9" else sequences
-    names = words(names)
+    names = words(list(FSE9) if sequences == "fse9" else sequences)
     bad = [name for name in names if not name.isalnum() or name in MASKS]
     if bad or not names or len(set(names)) < len(names):
         raise ValueError(f"sequences must be different words of letters and digits, none of {MASKS}: got {names}")

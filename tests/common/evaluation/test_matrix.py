@@ -70,6 +70,8 @@ def evaluated(phantom_dir: Path, workflow, tiny_weights: Path, tmp_path_factory)
             output_dir=folder / "scores",
             ckpt_path=tiny_weights,
             seed=5,
+            conventions="declared",
+            regions="lesion",
         )
         evaluation.run()
     with open(folder / "scores" / "scores_declared.csv", newline="") as file:
