@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 from scipy.spatial.transform import Rotation
 
 AXES = [
@@ -54,7 +55,8 @@ def voxels_of(seed: int) -> NDArray:
 
 
 def normalised(voxels: NDArray) -> NDArray:
-    return np.where(voxels > 0, np.clip(voxels / (1.5 * np.percentile(voxels[voxels > 0], 99)), 1e-3, 1), 0)
+    scaled = np.clip(voxels / (1.5 * np.percentile(voxels[voxels > 0], 99)), 1e-3, 1)
+    return np.where(binary_fill_holes(voxels > 0), scaled, 0)
 
 
 def average(image: torch.Tensor, sources: list[int], targets: list[int]) -> torch.Tensor:
