@@ -262,4 +262,8 @@ class ScoreTable:
         if {"network", "map"} <= means.keys():
             wins = sum(means["network"][pair] > means["map"][pair] for pair in shared)
             line += f"; the network beats the map for {wins}"
-        return line + "."
+        texts = []
+        for metric in [name for name in ("ssim", "nmse", "lpips") if name in self.metrics]:
+            values = {m: _mean(_mean(self._values(metric, m, *pair)) for pair in shared) for m in means}
+            texts.append(f"{metric.upper()} " + ", ".join(f"{m} {value:.3f}" for m, value in values.items()))
+        return "\n  ".join([line + ".", *texts])
