@@ -138,6 +138,10 @@ VARIANTS = {
             **{"unpaired": True, "roi_size": [32, 32, 3], "batch_size": 2, "samples_per_subject": 2},
             "self_weight": 0.0,
         },
+        "3D unpaired": {
+            **{"spatial_dims": 3, "unpaired": True, "roi_size": [32, 32, 32], "divisible": [2, 2, 2]},
+            **{"batch_size": 2, "pairs_per_subject": 5},
+        },
         "two sequences": {
             **{"sequences": ["T2", "T1"], "normalisation": "percentile", "pairs_per_subject": 2, "cache_rate": 0.0}
         },
