@@ -21,7 +21,7 @@ from .conventions import CONVENTIONS, brain_mask, score
 from .metrics import load_lpips
 from .rivals import IntensityMap, copy_source
 from .scores import ScoreTable
-from .volumes import WorstVolumes
+from .volumes import KeptVolumes
 
 
 class ScoreMatrix:
@@ -44,7 +44,8 @@ class ScoreMatrix:
         lpips_weights: AlexNet's weights: a file, "download", or "none" to report LPIPS as missing.
         ceiling: beside the network's numbers of a pair, those of the target's own reconstruction, which no translation
             through the same latent space can be expected to exceed, as "ceiling_psnr" and so on.
-        keep: the volumes of so many subjects, those with the worst scores, are written for the report.
+        keep: the volumes of so many subjects, those with the worst scores, or of the named ones, are written for the
+            report.
         info: what else the JSON shall say: the truth, the seed, the run's configuration.
 
     Attributes:
@@ -63,7 +64,7 @@ class ScoreMatrix:
         brain: str = "brain",
         regions: Sequence[str] = (),
         lpips_weights: str = "none",
-        keep: int = 0,
+        keep: int | str | Sequence[str] = 0,
         ceiling: bool = False,
         info: Mapping[str, Any] | None = None,
     ) -> None:
@@ -93,7 +94,7 @@ class ScoreMatrix:
     def start(self, engine: Engine) -> None:
         """Empty tables; the intensity map is fitted once."""
         self.tables = {name: ScoreTable(name, CONVENTIONS[name].region) for name in self.conventions}
-        self.volumes = WorstVolumes(self.output_dir / "volumes", self.sequences, self.keep)
+        self.volumes = KeptVolumes(self.output_dir / "volumes", self.sequences, self.keep)
         self.masks: set[str] = set()
         self.lpips = load_lpips(self.lpips_weights, device=engine.state.device)
         self.truths: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The volumes of the subjects that scored worst, for the report to show."""
+"""The volumes of the subjects that scored worst, or of those that were named, for the report to show."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..options import words
 
-class WorstVolumes:
-    """Keeps `<folder>/<subject>.npz` of the subjects with the lowest scores, in training units.
+
+class KeptVolumes:
+    """Keeps `<folder>/<subject>.npz` of the subjects with the lowest scores, or of some by name, in training units.
 
     Each file: "sequences" [S], "available" [S], "spacing" [3] in mm, "label" [S, X, Y, Z], "pred" [S, S, X, Y, Z]
     (rows are sources), both float16, and "brain" bool [X, Y, Z].
@@ -22,18 +24,22 @@ class WorstVolumes:
     Args:
         folder: emptied first, since its volumes belong to the scores beside it.
         sequences: S names.
-        keep: how many subjects; 0 keeps none.
+        keep: how many subjects, 0 for none, or their names.
     """
 
-    def __init__(self, folder: Path, sequences: Sequence[str], keep: int) -> None:
-        self.folder, self.sequences, self.keep = folder, list(sequences), keep
+    def __init__(self, folder: Path, sequences: Sequence[str], keep: int | str | Sequence[str]) -> None:
+        self.folder, self.sequences = folder, list(sequences)
+        self.named = None if isinstance(keep, int) else words(keep)
+        self.keep = keep if isinstance(keep, int) else len(self.named)
         self.kept: list[tuple[float, str]] = []
         shutil.rmtree(folder, ignore_errors=True)
 
     def offer(
         self, subject: str, score: float, pred: Tensor, label: Tensor, available: list[bool], brains: Sequence[Tensor]
     ) -> None:
-        """Keeps the subject if fewer than `keep` scored worse so far; drops the one that it displaces."""
+        """Keeps a named subject, or one that fewer than `keep` were worse than; drops the one that it displaces."""
+        if self.named is not None and subject not in self.named:
+            return
         self.kept = sorted([*self.kept, (score, subject)])
         dropped = {name for _, name in self.kept[self.keep :]}
         self.kept = self.kept[: self.keep]
