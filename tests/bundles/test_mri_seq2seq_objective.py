@@ -138,7 +138,7 @@ def test_adversary_and_cycle():
     sum(terms.values()).backward()
     assert all(p.grad is None for p in adversary.discriminators.parameters())
     assert all(p.requires_grad for p in adversary.discriminators.parameters())
-    assert network.encoder[0][0].weight.grad.abs().sum() > 0
+    assert network.encoder[0].conv.weight.grad.abs().sum() > 0
     before = {name: p.clone() for name, p in adversary.discriminators.named_parameters()}
     grads = [p.grad.clone() for p in network.parameters()]
     assert torch.isfinite(adversary.step(**samples))
