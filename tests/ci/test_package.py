@@ -114,7 +114,7 @@ print(parser.get_parsed_content("network").reference_scale[0, 0].item())
 
 
 def test_bad_requests():
-    with pytest.raises(ValueError, match="There is no bundle mri_none; there are: mri_crl, mri_seq2seq"):
+    with pytest.raises(ValueError, match="There is no bundle mri_none; there are: mri_aldm, mri_crl, mri_seq2seq"):
         package("mri_none")
     with pytest.raises(ValueError, match="belong to one bundle, but 0 are named"):
         package(weights="model.pt")
