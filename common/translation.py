@@ -83,13 +83,12 @@ class TranslationNetwork(nn.Module):
         """
         return list(zip(representations, available.unbind(1), strict=True))
 
-    def variants(self, representations: Sequence[NamedTuple]) -> list[NamedTuple]:
-        """What to decode to see how far an image may vary: the spread of these images is its uncertainty.
+    def variants(self, representations: Sequence[NamedTuple], available: Tensor) -> list[tuple[NamedTuple, Tensor]]:
+        """As `fuse`, where it is also asked how far an image may vary: the spread of these images is its uncertainty.
 
-        The default is every source's own representation. A method with a distribution overrides this with draws from
-        it. An object that is there twice, or in what `fuse` returns too, is decoded once. Fewer than two: no spread.
+        A method with a distribution overrides this with draws from it. Fewer than two: no spread.
         """
-        return list(representations)
+        return self.fuse(representations, available)
 
     def forward(
         self,
@@ -164,24 +163,20 @@ class TranslationNetwork(nn.Module):
 
         `known` has, by their ids, what representations were decoded to already.
         """
-        fused = self.fuse(representations, weight)
-        variants = self.variants(representations) if uncertainty else []
-        made = dict(known or {})
-        for each in [*(each for each, _ in fused), *variants]:
-            if id(each) not in made:
-                made[id(each)] = self.from_output(self.decode(each, target), len(weight))
+        fused = (self.variants if uncertainty else self.fuse)(representations, weight)
+        volumes = []
         total: Tensor | int = 0
         normaliser: Tensor | int = 0
         for representation, share in fused:
+            made = None if known is None else known.get(id(representation))
+            volumes.append(self.from_output(self.decode(representation, target), len(weight)) if made is None else made)
             share = share[:, None, None, None]
-            total = total + share * made[id(representation)]
+            total = total + share * volumes[-1]
             normaliser = normaliser + share
         mean = total / torch.clamp(normaliser, min=1e-6)
         if not uncertainty:
             return [mean]
-        if len(variants) < 2:
-            return [mean, torch.full_like(mean, torch.nan)]
-        return [mean, torch.stack([made[id(each)] for each in variants]).std(0)]
+        return [mean, torch.stack(volumes).std(0) if len(volumes) > 1 else torch.full_like(mean, torch.nan)]
 
     def translate(self, image: Tensor, sources: Sequence[int], targets: Sequence[int], fused: bool = False) -> Tensor:
         """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z].

@@ -51,5 +51,3 @@ class SynthesisMetric(CumulativeIterationMetric):
         """The mean; nan if nothing could be scored."""
         return torch.nanmean(self.get_buffer()).item()
 
-
-SynthesisPSNR = SynthesisMetric  # the name in configs, where its defaults are meant

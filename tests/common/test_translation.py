@@ -137,13 +137,15 @@ def test_one_source_has_no_spread(available: list[int], sources: list[int], targ
 
 def test_a_method_may_draw_its_variants():
     class Drawing(Scaler):
-        def variants(self, representations):
-            return [Features(representations[0].features * share) for share in (0.5, 1.0, 1.5)]
+        def variants(self, representations, available):
+            drawn = [Features(representations[0].features * share) for share in (0.5, 1.0, 2.5)]
+            return [(each, available[:, 0]) for each in drawn]
 
     image = subjects([[1, 0, 0]])
     pred, spread = Drawing().complete(image, [0], [1], uncertainty=True).split(3, 1)
-    torch.testing.assert_close(pred, Scaler().complete(image, [0], [1]))
-    torch.testing.assert_close(spread[:, 1], 0.5 * OF_TARGET[1] * image[:, 0])
+    each = [share * OF_SOURCE[0] * OF_TARGET[1] * image[:, 0] + BIAS for share in (0.5, 1.0, 2.5)]
+    torch.testing.assert_close(pred[:, 1], torch.stack(each).mean(0) * (image[:, 0] > 0))
+    torch.testing.assert_close(spread[:, 1], torch.stack(each).std(0))
 
 
 def test_uncertainty_needs_known_sources():

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from .autoencoder import Autoencoder, Reconstruction
 from .common.blocks.spade import SpadeTranslator
@@ -37,9 +36,6 @@ class Representation(NamedTuple):
     latent: Tensor
     source: Tensor
     draw: Tensor
-
-
-_DRAWS: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by latent: the same objects each time, so none is decoded twice
 
 
 class ALDM(TranslationNetwork):
@@ -167,27 +163,14 @@ class ALDM(TranslationNetwork):
         mean, deviation = self.latent_scale[..., None, None, None]
         return self.process.sample(predict, like, seed) * deviation + mean
 
-    def fuse(self, representations: Sequence[Representation], available: Tensor) -> list[tuple[Representation, Tensor]]:
-        """The images of all sources and draws, averaged."""
-        return [
-            (draw, weight / len(draws))
-            for draws, weight in zip(map(self._draws, representations), available.unbind(1), strict=True)
-            for draw in draws
-        ]
-
-    def variants(self, representations: Sequence[Representation]) -> list[Representation]:
+    def variants(
+        self, representations: Sequence[Representation], available: Tensor
+    ) -> list[tuple[Representation, Tensor]]:
         """All draws of all sources."""
-        return [draw for representation in representations for draw in self._draws(representation)]
-
-    def _draws(self, representation: Representation) -> list[Representation]:
-        if self.denoiser is None or self.samples == 1:
-            return [representation]
-        if representation.latent not in _DRAWS:
-            draw = representation.draw
-            _DRAWS[representation.latent] = [
-                representation._replace(draw=torch.full_like(draw, k)) for k in range(self.samples)
-            ]
-        return _DRAWS[representation.latent]
+        fused = self.fuse(representations, available)
+        if self.denoiser is None:
+            return fused
+        return [(r._replace(draw=torch.full_like(r.draw, k)), weight) for r, weight in fused for k in range(self.samples)]
 
     def forward(
         self,

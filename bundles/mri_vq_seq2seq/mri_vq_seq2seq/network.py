@@ -65,10 +65,12 @@ class VQSeq2Seq(TranslationNetwork):
         codes, dimensions: K and D.
         revive_after: see `VectorQuantiser`.
         spread: Eq. 5's sample is mu + eps * sigma^2 ("variance", as in the paper), or mu + eps * sigma ("deviation").
-        samples: so many samples make an uncertainty map.
+        samples: so many samples make an image, their mean, and its uncertainty, where that is wanted.
+        seed: of these samples, the same ones in every call.
         code_channels, bank_channels: of HyperConv.
         slice_axis: spatial axis that is sliced.
         norm: where instances are normalised, "everywhere" (the paper's) or in the residual "branches" only.
+        source_code: whether the encoder is told which sequence it gets, which the paper's is not.
     """
 
     def __init__(
@@ -84,10 +86,12 @@ class VQSeq2Seq(TranslationNetwork):
         revive_after: int = 0,
         spread: str = "variance",
         samples: int = 8,
+        seed: int = 0,
         code_channels: int = 64,
         bank_channels: int = 16,
         slice_axis: int = -1,
         norm: str = "everywhere",
+        source_code: bool = False,
     ) -> None:
         super().__init__(sequences, spatial_dims, slices, slice_axis, downsampling=2 ** (len(channels) - 1))
         if quantiser not in (*MODES, "none"):
@@ -96,7 +100,10 @@ class VQSeq2Seq(TranslationNetwork):
             raise ValueError(f"spread is '{spread}'; choose one of {', '.join(SPREADS)}.")
         self.spread = spread
         self.samples = samples
-        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks, norm)
+        self.seed = seed
+        self.source_code = source_code
+        told = sequences if source_code else 0
+        self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks, norm, told)
         self.quantiser = None
         self.to_latent: nn.Module = nn.Identity()
         self.from_latent: nn.Module = nn.Identity()
@@ -110,7 +117,7 @@ class VQSeq2Seq(TranslationNetwork):
         self.code_layer: nn.Module = CodeLayer(code_channels)
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
-        encoded = self.to_latent(self.encoder(2 * image - 1))
+        encoded = self.to_latent(self.encoder(2 * image - 1, source if self.source_code else None))
         if self.quantiser is None:
             latent, loss = encoded, encoded.new_zeros(len(encoded))
         else:
@@ -126,22 +133,24 @@ class VQSeq2Seq(TranslationNetwork):
         mean, _ = common_latent(torch.stack([r.latent for r in representations], 1), available)
         return [(self._of_latent(mean, representations[0]), available.amax(1))]
 
-    def sample(self, mean: Tensor, variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, mean: Tensor, variance: Tensor, noise: Tensor | None = None) -> Tensor:
         """Eq. 5: z_s, through which gradients flow to mean and variance."""
         # The deviation's gradient would be infinite where the sequences agree.
         spread = variance if self.spread == "variance" else variance.clamp(min=1e-12).sqrt()
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean + noise * spread
+        return mean + (torch.randn_like(mean) if noise is None else noise) * spread
 
-    def variants(self, representations: Sequence[Representation]) -> list[Representation]:
-        """Samples of Eq. 5, the same in every call; none of a single source, whose variance is 0."""
+    def variants(
+        self, representations: Sequence[Representation], available: Tensor
+    ) -> list[tuple[Representation, Tensor]]:
+        """Samples of Eq. 5; a single source, whose variance is 0, is taken as it is."""
         if len(representations) < 2:
-            return []
-        latents = torch.stack([r.latent for r in representations], 1)
-        mean, variance = common_latent(latents, latents.new_ones(len(latents), len(representations)))
-        generator = torch.Generator(latents.device).manual_seed(0)
-        drawn = [self.sample(mean, variance, generator) for _ in range(self.samples)]
-        return [self._of_latent(latent, representations[0]) for latent in drawn]
+            return self.fuse(representations, available)
+        mean, variance = common_latent(torch.stack([r.latent for r in representations], 1), available)
+        # All slices get the same noise: no flicker between them, and an image does not depend on how it is cut.
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(self.samples, 1, *mean.shape[1:], generator=generator).to(mean)
+        drawn = [self._of_latent(self.sample(mean, variance, each), representations[0]) for each in noise]
+        return [(each, available.amax(1)) for each in drawn]
 
     def forward(
         self,

@@ -15,7 +15,7 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, RandFlipd
 from torch import nn
 
-from common.evaluation.validation import SynthesisPSNR
+from common.evaluation.validation import SynthesisMetric
 from common.training.adversary import Adversary
 from common.training.checkpoints import Checkpoints
 from common.training.handlers import MovingAverage, ReferenceScale, Reseed
@@ -69,7 +69,7 @@ def train(folder: Path, seed: int, adversarial: bool, killed_after: int | None =
         val_data_loader=DataLoader(Dataset(validation), batch_size=1),
         network=average.network,
         inferer=SimpleInferer(),
-        key_val_metric={"psnr": IgniteMetricHandler(SynthesisPSNR(), output_transform=scored)},
+        key_val_metric={"psnr": IgniteMetricHandler(SynthesisMetric(), output_transform=scored)},
     )
     objects = {"model": network, "average": average, "optimizer": optimizer, "lr_scheduler": schedule}
     trainer = TranslationTrainer(
