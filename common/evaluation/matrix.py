@@ -133,7 +133,8 @@ class ScoreMatrix:
                     if method == "network":
                         numbers |= ceilings.get((route.target, convention), {})
                     table.add(batch["subject"], method, name, self.sequences[route.target], numbers)
-        self.volumes.offer(batch["subject"], self._worst(batch["subject"]), pred, label, available, brains)
+        subject = batch["subject"]
+        self.volumes.offer(subject, self._worst(subject), pred, batch["source"], label, available, brains)
 
     def _ceilings(
         self, pred: Tensor, label: Tensor, brains: Sequence[Tensor], available: Sequence[bool]

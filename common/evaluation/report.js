@@ -62,7 +62,7 @@
     const { source, target } = state;
     const [i, j] = [source, target].map((name) => subject().sequences.indexOf(name));
     return {
-      source: { sheet: sheets.true[i], caption: `Source: ${source}` },
+      source: { sheet: sheets.source[i], caption: `Source: ${source}` },
       synthesised: { sheet: sheets.synthesised[i][j], caption: `Synthesised: ${target}` },
       true: { sheet: sheets.true[j], caption: `True: ${target}` },
       error: { sheet: sheets.error[i][j], caption: `|error|: ${target} from ${source}`, coloured: true },

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..inference.differentiation import differentiation_maps
 from .pictures import ERROR_SHARE, upright, white_level
 
 SLICES = 30  # per plane, at most: enough to see every region, few enough for one file
@@ -44,19 +46,6 @@ class Layout(NamedTuple):
         cut = image[self.box].astype(np.float32)
         first = self.box[self.plane.axis].start
         return np.stack([upright(cut, self.plane.axis, int(voxel) - first) for voxel in self.voxels])
-
-
-def differentiation(errors: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Imaging-differentiation maps [S, ...]: the mean error of each target over its other sources, 0 in air.
-
-    Seq2Seq (Han et al., MedIA 2024), Eq. 5, without the target's reconstruction from itself.
-
-    Args:
-        errors: |X'_{i->t} - X_t| from every source i to every target t, [S, S, ...], S > 1.
-        inside: where a target has signal, bool [S, ...].
-    """
-    itself = np.einsum("tt...->t...", errors)
-    return inside * (errors.sum(axis=0) - itself) / (len(errors) - 1)
 
 
 def sheet(tiles: np.ndarray) -> str:
@@ -91,8 +80,11 @@ def layout(brain: np.ndarray, plane: Plane) -> Layout:
 
 
 class Subject(NamedTuple):
-    """The available sequences' images: truth [S, X, Y, Z] and its white levels [S], predictions [S, S, X, Y, Z]."""
+    """The available sequences' images: what the network was given and what is true [S, X, Y, Z], the truth's white
+    levels [S], predictions [S, S, X, Y, Z].
+    """
 
+    source: np.ndarray
     label: np.ndarray
     white: list[float]
     pred: np.ndarray
@@ -103,11 +95,16 @@ class Subject(NamedTuple):
 def _draw_sheets(chosen: Layout, subject: Subject) -> dict[str, list]:
     """The "sheets" of `draw_subject` along one plane."""
     true = np.stack([chosen.tiles(image) for image in subject.label])  # (S, slices, rows, columns)
+    given = np.stack([chosen.tiles(image) for image in subject.source])
     made = np.stack([[chosen.tiles(image) for image in row] for row in subject.pred])  # (S, S, slices, rows, columns)
     white = np.reshape(subject.white, (-1, 1, 1, 1))
     errors = np.abs(made - true) / (ERROR_SHARE * white)
-    maps = differentiation(errors, true > 0) if len(true) > 1 else None
+    maps = None
+    if len(true) > 1:
+        maps = differentiation_maps(*map(torch.from_numpy, (made, true)), range(len(true))).numpy()
+        maps = maps / (ERROR_SHARE * white)
     return {
+        "source": [sheet(tiles) for tiles in given / white],
         "true": [sheet(tiles) for tiles in true / white],
         "synthesised": [[sheet(tiles) for tiles in row] for row in made / white],
         "error": [[sheet(tiles) for tiles in row] for row in errors],
@@ -144,13 +141,14 @@ def draw_subject(path: Path) -> dict[str, Any]:
         - "name" and "letters", see `Plane`;
         - "size" of a slice in pixels, and "mm": width and height;
         - "voxels": where the slices lie along the axis; "fullest": the index of the one with most brain;
-        - "sheets" in base64, each `columns` slices wide: "true" [S], "synthesised" and "error" [source][target], and
-          "differentiation" [S], None where there is no other sequence.
+        - "sheets" in base64, each `columns` slices wide: "source" and "true" [S], "synthesised" and "error"
+          [source][target], and "differentiation" [S], None where there is no other sequence.
     """
     with np.load(path, allow_pickle=False) as volumes:
         available = np.flatnonzero(volumes["available"])
-        label, pred = volumes["label"][available], volumes["pred"][np.ix_(available, available)]
+        source, label = volumes["source"][available], volumes["label"][available]
+        pred = volumes["pred"][np.ix_(available, available)]
         brain, spacing, names = volumes["brain"], volumes["spacing"], volumes["sequences"][available].tolist()
-    subject = Subject(label, [white_level(image.astype(np.float32)) for image in label], pred, brain, spacing)
+    subject = Subject(source, label, [white_level(image.astype(np.float32)) for image in label], pred, brain, spacing)
     planes = [_draw_plane(plane, subject) for plane in tqdm(PLANES, desc=f"drawing {path.stem}", unit="plane")]
     return {"subject": path.stem, "sequences": names, "planes": planes}

@@ -50,4 +50,3 @@ class SynthesisMetric(CumulativeIterationMetric):
     def aggregate(self) -> float:
         """The mean; nan if nothing could be scored."""
         return torch.nanmean(self.get_buffer()).item()
-

@@ -18,8 +18,9 @@ from ..options import words
 class KeptVolumes:
     """Keeps `<folder>/<subject>.npz` of the subjects with the lowest scores, or of some by name, in training units.
 
-    Each file: "sequences" [S], "available" [S], "spacing" [3] in mm, "label" [S, X, Y, Z], "pred" [S, S, X, Y, Z]
-    (rows are sources), both float16, and "brain" bool [X, Y, Z].
+    Each file: "sequences" [S], "available" [S], "spacing" [3] in mm; float16 "source" and "label" [S, X, Y, Z],
+    what the network was given and what it is scored against, and "pred" [S, S, X, Y, Z], whose rows are sources; and
+    "brain" bool [X, Y, Z].
 
     Args:
         folder: emptied first, since its volumes belong to the scores beside it.
@@ -35,7 +36,14 @@ class KeptVolumes:
         shutil.rmtree(folder, ignore_errors=True)
 
     def offer(
-        self, subject: str, score: float, pred: Tensor, label: Tensor, available: list[bool], brains: Sequence[Tensor]
+        self,
+        subject: str,
+        score: float,
+        pred: Tensor,
+        source: Tensor,
+        label: Tensor,
+        available: list[bool],
+        brains: Sequence[Tensor],
     ) -> None:
         """Keeps a named subject, or one that fewer than `keep` were worse than; drops the one that it displaces."""
         if self.named is not None and subject not in self.named:
@@ -56,8 +64,9 @@ class KeptVolumes:
             sequences=np.array(self.sequences),
             available=np.array(available),
             spacing=nib.affines.voxel_sizes(np.asarray(label.affine)),
-            label=label.cpu().numpy().astype(np.float16),
-            pred=pred[: count**2].unflatten(0, (count, count)).cpu().numpy().astype(np.float16),
+            source=source.half().cpu().numpy(),
+            label=label.half().cpu().numpy(),
+            pred=pred[: count**2].unflatten(0, (count, count)).half().cpu().numpy(),
             brain=torch.stack([torch.as_tensor(b) for b in brains]).any(0).cpu().numpy(),
         )
         os.replace(part, path)

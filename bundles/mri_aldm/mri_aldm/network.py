@@ -170,7 +170,9 @@ class ALDM(TranslationNetwork):
         fused = self.fuse(representations, available)
         if self.denoiser is None:
             return fused
-        return [(r._replace(draw=torch.full_like(r.draw, k)), weight) for r, weight in fused for k in range(self.samples)]
+        return [
+            (r._replace(draw=torch.full_like(r.draw, k)), weight) for r, weight in fused for k in range(self.samples)
+        ]
 
     def forward(
         self,

@@ -18,7 +18,7 @@ from PIL import Image
 from common.evaluation.pictures import ERROR_SHARE
 from common.evaluation.report import by_subject, cases, report, verdict
 from common.evaluation.scores import ScoreTable
-from common.evaluation.sprites import PLANES, differentiation, draw_subject, sheet
+from common.evaluation.sprites import PLANES, draw_subject, sheet
 
 NAMES = ["T1", "T2", "FL"]
 NASTY = "<script>alert(1)&quot;"
@@ -62,6 +62,7 @@ def volumes() -> dict[str, Any]:
         "sequences": np.array(NAMES),
         "available": np.array([True, True, False]),
         "spacing": np.array([1.0, 1.0, 3.0]),
+        "source": 0.5 * label,
         "label": label,
         "pred": pred,
         "brain": brain,
@@ -273,13 +274,8 @@ def test_errors_have_one_scale(kept: Path):
     assert tiles(drawn, sheets["error"][0][1])[inside] == pytest.approx(expected, abs=3)
     assert tiles(drawn, sheets["synthesised"][0][1])[inside] == pytest.approx(255 * 0.8, abs=3)
     assert tiles(drawn, sheets["differentiation"][1])[inside] == pytest.approx(expected, abs=3), "without T2 itself"
-    assert [len(sheets[kind]) for kind in ("true", "error", "differentiation")] == [2, 2, 2]
-
-
-def test_differentiation_is_the_mean_error_of_the_other_sources():
-    errors = np.array([[9.0, 0.1, 0.3], [0.5, 9.0, 0.2], [0.7, 0.3, 9.0]])[..., None] * np.ones(2)
-    maps = differentiation(errors, np.array([[True, False]] * 3))
-    np.testing.assert_allclose(maps, [[0.6, 0], [0.2, 0], [0.25, 0]])
+    assert tiles(drawn, sheets["source"][0])[inside] == pytest.approx(255 * 0.5, abs=3), "half the truth"
+    assert [len(sheets[kind]) for kind in ("source", "true", "error", "differentiation")] == [2, 2, 2, 2]
 
 
 def test_a_lone_sequence_has_no_differentiation(kept: Path):
@@ -289,7 +285,7 @@ def test_a_lone_sequence_has_no_differentiation(kept: Path):
 
 def test_a_brain_of_many_slices_is_thinned_out(kept: Path):
     arrays = volumes()
-    long = {name: np.repeat(arrays[name], 10, axis=-1) for name in ("label", "pred", "brain")}
+    long = {name: np.repeat(arrays[name], 10, axis=-1) for name in ("source", "label", "pred", "brain")}
     np.savez_compressed(kept, **arrays | long)
     voxels = draw_subject(kept)["planes"][0]["voxels"]
     assert len(voxels) == 30 and voxels[0] == 50 and voxels[-1] == 109 and max(np.diff(voxels)) <= 3

@@ -20,5 +20,5 @@ def test_the_worst_or_the_named(keep: int | str | list[str], kept: str, tmp_path
     volumes = KeptVolumes(tmp_path, ["T1", "T2"], keep)
     for subject, score in SCORES.items():
         label = MetaTensor(torch.rand(2, 2, 3, 4))
-        volumes.offer(subject, score, torch.rand(4, 2, 3, 4), label, [True, True], list(label > 0))
+        volumes.offer(subject, score, torch.rand(4, 2, 3, 4), label, label, [True, True], list(label > 0))
     assert sorted(path.stem for path in tmp_path.glob("*.npz")) == list(kept)
