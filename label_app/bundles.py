@@ -1,0 +1,301 @@
+"""A bundle as the server uses it: its own workflows, with overrides and nothing in between."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from monai.bundle import ConfigParser, create_workflow
+
+from common.data.check import same_grid
+from common.data.subjects import SPLITS
+from common.evaluation.scores import ScoreTable
+from common.options import words
+
+from .studies import Studies
+
+logger = logging.getLogger(__name__)
+TRAINING_OPTIONS = {
+    "max_epochs": int,
+    "val_interval": int,
+    "batch_size": int,
+    "num_workers": int,
+    "learning_rate": float,
+}
+
+
+class ServedBundle:
+    """One bundle, its configuration and the weights that it has at the moment.
+
+    Args:
+        folder: of the bundle, as in this repository or unpacked from a package.
+        overlays: configurations to lay over each of its own: names in its configs/, or paths.
+        work_dir: `weights/<bundle>/model.pt` is what was trained here and has precedence over the bundle's own.
+
+    Raises:
+        FileNotFoundError: there is no such bundle, or none of its overlays.
+    """
+
+    def __init__(self, folder: Path, overlays: Sequence[str], work_dir: Path) -> None:
+        self.name, self.folder = folder.name, folder
+        if not (folder / "configs" / "inference.json").is_file():
+            raise FileNotFoundError(f"There is no bundle in {folder}; set --conf bundles_dir and --conf bundles.")
+        self.overlays = [self._config(overlay) for overlay in overlays]
+        self.trained = work_dir / "weights" / self.name
+        self.output_dir = work_dir / "completed" / self.name
+        self.scores_dir = work_dir / "scores" / self.name
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+        self.metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+        self.inference, self.training = self._parser("inference"), self._parser("train")
+        self.sequences: list[str] = self.inference.get_parsed_content("sequences")
+
+    @property
+    def weights(self) -> Path:
+        """What was trained here, else the bundle's own."""
+        own = self.folder / "models" / "model.pt"
+        return self.trained / "model.pt" if (self.trained / "model.pt").exists() else own
+
+    def complete(self, studies: Studies, output_dir: Path, **overrides: Any) -> dict[str, str]:
+        """Runs inference.json; returns why subjects failed, by name."""
+        weights = str(self.check_weights())
+        workflow = self._workflow("inference", studies, output_dir, ckpt_path=weights, **overrides)
+        try:
+            workflow.run()
+        except SystemExit:  # its message is for the command line
+            return workflow.evaluator.failures
+        return {}
+
+    def synthesise(
+        self,
+        studies: Studies,
+        entry: Mapping[str, Any],
+        image: str,
+        target: Any,
+        *,
+        source: str | Sequence[str] | None = None,
+        resample: bool = False,
+        **overrides: Any,
+    ) -> tuple[Path, dict[str, Any]]:
+        """One image of a subject that one bundle makes, in a temporary file, and what its sidecar says.
+
+        Args:
+            studies: those that the subject belongs to.
+            entry: the subject's, as in a subject list.
+            image: the sequence on whose grid it is made.
+            target: the sequence to make, or (TR, TE, TI) in ms where the bundle takes them; None is the one that the
+                subject lacks.
+            source: the sequences to make it from, which the image is one of; None is all that the subject has.
+            resample: bring sources on other grids to the image's, by their headers; else they are refused.
+            overrides: of inference.json.
+
+        Raises:
+            ValueError: an unknown sequence, no or several missing ones, other grids, or what the workflow says.
+        """
+        target = self._one_target(target, entry)
+        wanted = self.sources(source)
+        images = {name: file for name, file in entry["images"].items() if name in wanted}
+        if image not in images:
+            raise ValueError(
+                f"The image is {entry['subject']}'s {image}, which is not among the sources {', '.join(wanted)}: "
+                'choose an image that is, or another "source".'
+            )
+        if not resample:
+            _check_one_grid(entry["subject"], images, image)
+        with tempfile.TemporaryDirectory() as folder:
+            listed = studies.write_one({**entry, "images": images}, Path(folder) / "one.json")
+            choice = {"subject_list": str(listed), "split": "test", "targets": target, "grid": image}
+            failures = self.complete(studies, Path(folder), **choice, **overrides)
+            if failures:
+                raise ValueError("; ".join(f"{subject}: {reason}" for subject, reason in failures.items()))
+            [made] = Path(folder).glob("*/*.nii.gz")
+            sidecar = json.loads(made.with_name(made.name.replace(".nii.gz", ".json")).read_text())
+            handle, path = tempfile.mkstemp(prefix=made.name.replace(".nii.gz", "_"), suffix=".nii.gz")
+            os.close(handle)
+            shutil.copyfile(made, path)
+        return Path(path), sidecar
+
+    def train(self, studies: Studies, *, pretrained: bool = True, **overrides: Any) -> Path:
+        """Trains on the studies' own subjects and puts the weights where the next request finds them.
+
+        Args:
+            studies: whose training and validation subjects.
+            pretrained: go on from the present weights, else from none.
+            overrides: of the training's configuration.
+
+        Raises:
+            ValueError: the studies have no subjects for it, or what the workflow says.
+            FileNotFoundError: there are no weights to go on from.
+        """
+        if lacking := [split for split in ("training", "validation") if not studies.subjects[split]]:
+            raise ValueError(
+                f"{studies.list} has no {' and no '.join(lacking)} subject. From three people on each split has one "
+                "by itself; or write subjects.json: python -m common.data list DIR --help."
+            )
+        if pretrained:
+            self.check_weights()
+        folder = self.trained / "training"
+        shutil.rmtree(folder, ignore_errors=True)  # of a training that was stopped
+        for stage, config in ({"": "train"} if pretrained else self._stages()).items():
+            paths = {
+                f"{earlier}_path": str(folder / earlier / "model.pt") for earlier in ("autoencoder", "translation")
+            }
+            if pretrained:
+                paths = {**dict.fromkeys(paths, str(self.weights)), "network": self._pretrained()}
+            changes = {**paths, "ckpt_dir": str(folder / stage), **overrides}
+            if self.training.get("perceptual_weights") == "download":
+                changes["perceptual_weights"] = "none"  # a server fetches nothing
+            self._workflow(config, studies, self.trained / "eval" / stage, **changes).run()
+        for file in sorted(folder.glob("model.*")):
+            os.replace(file, self.trained / file.name)
+        shutil.rmtree(folder)
+        return self.weights
+
+    def score(self, studies: Studies, split: str = "test", **overrides: Any) -> list[dict[str, Any]]:
+        """Every source to every target on a split's subjects, under the declared convention: the means.
+
+        Raises:
+            ValueError: the split is unknown or has no subject.
+            FileNotFoundError: there are no weights.
+        """
+        if split not in (*SPLITS, "all"):  # see `targets`
+            raise ValueError(f'"split" is {split!r}; it must be one of {", ".join(SPLITS)} or all.')
+        changes = {"ckpt_path": str(self.check_weights()), "split": split, **overrides}
+        self._workflow("train", studies, self.scores_dir, ["evaluate"], **changes).run()
+        means = json.dumps(ScoreTable.read(self.scores_dir).summary())
+        return json.loads(means, parse_constant=lambda name: None)  # JSON has no nan
+
+    def check_weights(self) -> Path:
+        """The weights' path.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
+        if not self.weights.is_file():
+            raise FileNotFoundError(
+                f"{self.name} has no weights: {self.weights} is not there. Put them there, or train here: POST "
+                f'/train/{self.name} with the body {{"pretrained": false}}.'
+            )
+        return self.weights
+
+    def training_defaults(self) -> dict[str, Any]:
+        """What a training's configuration says of what a request may change."""
+        return {name: self.training.get_parsed_content(name) for name in TRAINING_OPTIONS}
+
+    def training_options(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a request, what a training's configuration may be given.
+
+        Raises:
+            ValueError: one of them is no number.
+        """
+        given = {name: request[name] for name in TRAINING_OPTIONS if request.get(name) not in (None, "")}
+        try:
+            return {name: TRAINING_OPTIONS[name](value) for name, value in given.items()}
+        except (TypeError, ValueError):
+            raise ValueError(f"{given} must all be numbers.") from None
+
+    def targets(self, target: Any) -> list[Any] | None:
+        """What a request's "target" means: None is what a subject lacks, else one sequence, or (TR, TE, TI) in ms.
+
+        Raises:
+            ValueError: no sequence has that name.
+        """
+        if target in (None, "", "missing"):
+            return None
+        if "acquisitions" in self.inference and isinstance(target, list) and len(target) == 3:
+            return [[float(time) for time in target]]
+        if target not in self.sequences:  # no other text may reach a configuration, which evaluates what begins with $
+            raise ValueError(f'"target" is {target!r}; {self.name} makes {", ".join(self.sequences)}.')
+        return [target]
+
+    def sources(self, source: Any) -> list[str]:
+        """What a request's "source" means: all, or those named.
+
+        Raises:
+            ValueError: no sequence has that name.
+        """
+        names = self.sequences if source in (None, "", "all") else words(source)
+        if unknown := [str(name) for name in names if name not in self.sequences]:
+            raise ValueError(f'"source" has {", ".join(unknown)}; {self.name} knows {", ".join(self.sequences)}.')
+        return names
+
+    def _one_target(self, target: Any, entry: Mapping[str, Any]) -> list[Any]:
+        missing = [name for name in self.sequences if name not in entry["images"]]
+        targets = self.targets(target) or missing
+        if len(targets) != 1:
+            raise ValueError(
+                f"{entry['subject']} lacks {', '.join(missing) or 'nothing'}: say which image is wanted with "
+                f'"target", one of {", ".join(self.sequences)}.'
+            )
+        return targets
+
+    def _stages(self) -> dict[str, str]:
+        """A bundle's trainings from the start: the folder of the weights to the configuration."""
+        try:
+            stages = importlib.import_module(f"{self.name}.stages")
+        except ModuleNotFoundError:
+            return {"": "train"}
+        return {stages.FOLDERS[stage]: config for stage, config in stages.TRAININGS.items()}
+
+    def _pretrained(self) -> dict[str, str]:
+        network = "@begun" if "begun" in self.training else "@network_def"
+        target = f"{self.name}.common.inference.weights.load_weights"
+        return {"_target_": target, "network": network, "path": str(self.weights), "device": "@device"}
+
+    def _config(self, name: str) -> Path:
+        path = self.folder / "configs" / f"{name}.json"
+        if not path.is_file():
+            path = Path(name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.name} has no configuration '{name}' in its configs/, and it is no file.")
+        return path
+
+    def _parser(self, config: str) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config([str(self._config(config)), *map(str, self.overlays)])
+        return parser
+
+    def _workflow(
+        self,
+        config: str,
+        studies: Studies,
+        output_dir: Path,
+        further: Sequence[str] = (),
+        **overrides: Any,
+    ) -> Any:
+        files = [self._config(config), *self.overlays, *map(self._config, further)]
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a configuration can run any code
+            return create_workflow(
+                workflow_type="inference" if config == "inference" else "train",
+                config_file=[str(file) for file in files],
+                logging_file=False,
+                **{
+                    "bundle_root": str(self.folder),
+                    "dataset_dir": str(studies.list.parent),
+                    "subject_list": str(studies.list),
+                    "output_dir": str(output_dir),
+                    **overrides,
+                },
+            )
+
+
+def _check_one_grid(subject: str, images: Mapping[str, str], image: str) -> None:
+    like = nib.load(images[image])
+    for name, file in images.items():
+        other = nib.load(file)
+        if difference := same_grid(other.shape, other.affine, like.shape, like.affine):
+            raise ValueError(
+                f"Subject {subject}: {name} and {image} lie on different grids: {difference}. Register them first; if "
+                'the patient lay still, "resample": true brings them to the image\'s by their headers; or "source": '
+                f'"{image}" uses it alone.'
+            )

@@ -1,0 +1,50 @@
+"""MONAI Label's view of the studies, as single images with labels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.datastore.local import LocalDatastore
+
+from .studies import Studies
+
+
+class Scans(LocalDatastore):
+    """MONAI Label's flat folder of images, made of links to the scans, in the work folder; the scans are only read.
+
+    Raises:
+        HTTPException: on the attempt to replace or to remove a scan, or at a name that leads out of the folder.
+    """
+
+    def __init__(self, studies: Studies, work_dir: Path) -> None:
+        self.scans = studies.scans
+        folder = work_dir / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        links = {
+            f"{name}{'.nii.gz' if scan.file.endswith('.gz') else '.nii'}": scan.file
+            for name, scan in self.scans.items()
+        }
+        for link in folder.iterdir():
+            if link.is_symlink() and os.path.realpath(link) != os.path.realpath(links.get(link.name, "")):
+                link.unlink()
+        for name, file in links.items():
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(file)
+        super().__init__(str(work_dir), images_dir="images", extensions=("*.nii.gz", "*.nii"))
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        self._protect(image_id)
+        return super().add_image(image_id, image_filename, image_info)
+
+    def remove_image(self, image_id: str) -> None:
+        self._protect(image_id)
+        super().remove_image(image_id)
+
+    def _protect(self, image_id: str) -> None:
+        if image_id in self.scans:
+            raise HTTPException(409, f"{image_id} is a scan of the studies, which are only read; choose another name.")
+        if image_id and set(image_id) & set("/\\"):
+            raise HTTPException(400, f"{image_id!r} is no name of an image: leave out the slashes.")

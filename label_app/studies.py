@@ -1,0 +1,71 @@
+"""The studies folder: whose scans are in it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.data.layouts import make_list
+from common.data.subjects import LIST_NAME, SPLITS, read_subjects, some, write_subjects
+
+
+class Scan(NamedTuple):
+    """One image of a subject; its name over HTTP is `<subject>_<sequence>`."""
+
+    subject: str
+    sequence: str
+    file: str
+
+
+class Studies:
+    """The subjects of a folder: those of its subjects.json, or else those that the known layouts find in it.
+
+    Args:
+        folder: holds the scans.
+        work_dir: what the server makes goes there: the list, weights, completed images.
+
+    Raises:
+        ValueError: nothing in the folder fits a layout, or its subjects.json is malformed.
+    """
+
+    def __init__(self, folder: Path, work_dir: Path) -> None:
+        self.list = folder / LIST_NAME
+        if not self.list.exists():
+            self.list = make_list(folder, output=work_dir / LIST_NAME, overwrite=True)
+        self.subjects = read_subjects(self.list)
+
+    @functools.cached_property
+    def entries(self) -> dict[str, dict]:
+        """The subjects' entries by name, in the list's order."""
+        return {entry["subject"]: entry for split in SPLITS for entry in self.subjects[split]}
+
+    @functools.cached_property
+    def scans(self) -> dict[str, Scan]:
+        """Every image by the name that it has over HTTP."""
+        return {
+            f"{subject}_{sequence}": Scan(subject, sequence, file)
+            for subject, entry in self.entries.items()
+            for sequence, file in entry["images"].items()
+        }
+
+    def find(self, file: str) -> Scan | None:
+        """The scan that a file is, if it is one."""
+        wanted = os.path.realpath(file)
+        return next((scan for scan in self.scans.values() if os.path.realpath(scan.file) == wanted), None)
+
+    def write_one(self, entry: Mapping[str, Any], path: Path) -> Path:
+        """A list of one subject, in the split "test"."""
+        sequences = list(dict.fromkeys([*self.subjects["sequences"], *entry["images"]]))
+        splits = {**{split: [] for split in SPLITS}, "test": [dict(entry)]}
+        return write_subjects(path, {**self.subjects, "sequences": sequences, **splits})
+
+
+def unknown_image(name: str, known: Mapping[str, Any]) -> FileNotFoundError:
+    """The error for an image that is not in the studies."""
+    return FileNotFoundError(
+        f"There is no image '{name}' in the studies. They have {some(list(known))}; GET /datastore/?output=all lists "
+        "all. Scans that were added since the start are found after POST /reload."
+    )

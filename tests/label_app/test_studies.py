@@ -1,0 +1,51 @@
+"""Whose scans are in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.data.subjects import read_subjects
+from label_app.studies import Studies, unknown_image
+
+
+def test_its_own_list(studies_dir: Path, tmp_path: Path):
+    studies = Studies(studies_dir, tmp_path / "work")
+    assert list(studies.entries) == [f"phantom_00{k}" for k in range(4)]
+    assert len(studies.scans) == 15 and "phantom_002_FLAIR" not in studies.scans
+    scan = studies.scans["phantom_003_T2"]
+    assert scan[:2] == ("phantom_003", "T2") and studies.find(scan.file) == scan
+    assert studies.find(str(studies_dir / "subjects.json")) is None
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_folder_without_a_list(tmp_path: Path):
+    """A known layout is found; the list goes to the work folder, and what lies there is no scan."""
+    folder, work = tmp_path / "studies", tmp_path / "studies" / ".monailabel"
+    for path in (folder / "BraTS2021_1" / "BraTS2021_1_t1.nii.gz", work / "labels" / "BraTS2021_1_flair.nii.gz"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    studies = Studies(folder, work)
+    assert list(studies.scans) == ["BraTS2021_1_T1"] and studies.list == work / "subjects.json"
+    assert not (folder / "subjects.json").exists()
+    (folder / "BraTS2021_1" / "BraTS2021_1_t2.nii.gz").touch()
+    assert list(Studies(folder, work).scans) == ["BraTS2021_1_T1", "BraTS2021_1_T2"]
+
+
+def test_a_folder_without_scans(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"Nothing in .* fits .*pass --pattern"):
+        Studies(tmp_path, tmp_path / "work")
+
+
+def test_a_list_of_one(studies_dir: Path, tmp_path: Path):
+    studies = Studies(studies_dir, tmp_path / "work")
+    path = studies.write_one({"subject": "upload", "images": {"PD": str(tmp_path / "x.nii")}}, tmp_path / "one.json")
+    listed = read_subjects(path)
+    assert [len(listed[split]) for split in ("training", "validation", "test")] == [0, 0, 1]
+    assert listed["sequences"] == ["T1", "T1Gd", "T2", "FLAIR", "PD"]
+    assert listed["test"][0]["images"] == {"PD": str(tmp_path / "x.nii")}
+
+
+def test_an_unknown_image_says_which_there_are():
+    assert "'x' in the studies. They have a, b;" in str(unknown_image("x", {"a": 1, "b": 2}))
