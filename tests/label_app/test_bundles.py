@@ -69,6 +69,9 @@ def test_other_grids_are_refused_or_resampled(served: ServedBundle, studies: Stu
     nib.save(nib.Nifti1Image(moved.get_fdata()[:-2], moved.affine), entry["images"]["T2"])
     with pytest.raises(ValueError, match=r'T2 and T1 lie on different grids: shape .*"resample": true'):
         served.synthesise(studies, entry, "T1", "FLAIR")
+    failed = served.complete(studies, served.output_dir, targets=["FLAIR"])
+    assert list(failed) == ["phantom_003"] and "T2 and T1 lie on different grids" in failed["phantom_003"]
+    assert len(list(served.output_dir.rglob("*.nii.gz"))) == 3, "the other subjects"
     path, sidecar = served.synthesise(studies, entry, "T2", "FLAIR", resample=True)
     assert nib.load(path).shape == nib.load(entry["images"]["T2"]).shape and len(sidecar["sources"]) == 3
     path.unlink()
