@@ -49,15 +49,17 @@ def mri_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, dict[str, Any]]:
     """By bundle, config overrides that make its network small enough for a test; unknown ones are ignored."""
-    sizes = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2}
-    seq2seq = {"lstm_layers": 0, "norm": "everywhere", "source_code": False}
-    networks = {"mri_seq2seq": {**sizes, **seq2seq}, "mri_vq_seq2seq": {**sizes, "codes": 16}}
+    options = {"norm": "everywhere", "source_code": False}
+    sizes = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2, **options}
+    networks = {"mri_seq2seq": {**sizes, "lstm_layers": 0}, "mri_vq_seq2seq": {**sizes, "codes": 16}}
     networks["mri_aldm"] = {
         **{"channels": [4, 8], "res_blocks": 1, "norm_groups": 2, "codes": 16, "spade_channels": [4, 4]},
         **{"spade_hidden": 4, "unet_channels": [4, 8], "unet_res_blocks": 1, "unet_attention": [False, True]},
-        **{"head_channels": 4, "unet_norm_groups": 2, "steps": 2},
+        **{"head_channels": 4, "unet_norm_groups": 2, "steps": 2, "spade_blocks": [1, 1], "spade_norm": "everywhere"},
+        **{"source_code": False},
     }
-    aldm = {"roi_size": [16, 16, 16], "divisible": [4, 4, 4], "adversarial_weight": 0.0}
+    aldm = {"roi_size": [16, 16, 16], "crop_size": [16, 16, 16], "divisible": [4, 4, 4]}
+    aldm |= {"adversarial_weight": 0.0, "sampler": "ddim", "cycle_weight": 1.0}
     others = {
         "divisible": [2, 2, 1],
         "num_workers": 0,

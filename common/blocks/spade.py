@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .encoder import check_norm
 from .hyperconv import LEAK, GeneratedConv
 
 
@@ -83,6 +84,8 @@ class Block(nn.Module):
 class SpadeTranslator(nn.Module):
     """Table B: a source's latent [B, C, *spatial] and target [1 or B, S] to a target-like latent of the same shape.
 
+    The source's code [1 or B, S] is needed with `source_code` only.
+
     Args:
         targets: S.
         spatial_dims: 2 or 3.
@@ -90,6 +93,11 @@ class SpadeTranslator(nn.Module):
         channels: of the first layer and of the last block, and of the blocks between.
         hidden_channels: of the layers that make gamma and beta.
         res_blocks, spade_blocks: how many.
+        norm: "everywhere" (the paper's), or in the blocks' "branches" only, which keeps how bright a latent is.
+        source_code: whether it is told which sequence it gets, which the paper's is not.
+
+    Attributes:
+        scale: buffer [2, C], mean and deviation of latents, to which it brings them; 0 and 1 until they are measured.
     """
 
     def __init__(
@@ -101,11 +109,16 @@ class SpadeTranslator(nn.Module):
         hidden_channels: int = 64,
         res_blocks: int = 2,
         spade_blocks: int = 4,
+        norm: str = "everywhere",
+        source_code: bool = False,
     ) -> None:
         super().__init__()
+        check_norm(norm)
+        self.norm, self.source_code = norm, source_code
+        self.register_buffer("scale", torch.tensor([[0.0], [1.0]]).repeat(1, latent_channels))
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         narrow, wide = channels
-        self.first = conv(latent_channels, narrow, 7, padding=3)
+        self.first = conv(latent_channels + (targets if source_code else 0), narrow, 7, padding=3)
         widths = [narrow] + [wide] * (res_blocks + spade_blocks - 1) + [narrow]
         self.blocks = nn.ModuleList(
             Block(spatial_dims, widths[k], widths[k + 1], targets if k >= res_blocks else 0, hidden_channels)
@@ -113,8 +126,14 @@ class SpadeTranslator(nn.Module):
         )
         self.last = conv(narrow, latent_channels, 7, padding=3)
 
-    def forward(self, latent: Tensor, target: Tensor) -> Tensor:
-        x = F.relu(F.instance_norm(self.first(latent)))
+    def forward(self, latent: Tensor, target: Tensor, source: Tensor | None = None) -> Tensor:
+        mean, deviation = self.scale[(...,) + (None,) * (latent.ndim - 2)]
+        x = (latent - mean) / deviation
+        if self.source_code:
+            code = source[(...,) + (None,) * (latent.ndim - 2)]
+            x = torch.cat([x, code.expand(len(x), -1, *x.shape[2:])], 1)
+        x = self.first(x)
+        x = F.relu(F.instance_norm(x) if self.norm == "everywhere" else x)
         for block in self.blocks:
             x = block(x, target)
-        return self.last(x)
+        return self.last(x) * deviation + mean

@@ -54,6 +54,7 @@ class Autoencoder(nn.Module):
         if regularisation not in REGULARISATIONS:
             raise ValueError(f"regularisation is '{regularisation}'; choose one of {', '.join(REGULARISATIONS)}.")
         levels = len(channels)
+        self.downsampling = 2 ** (levels - 1)
         options = {
             "spatial_dims": 3,
             "channels": channels,

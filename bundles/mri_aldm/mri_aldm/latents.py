@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.data import PersistentDataset
-from monai.transforms import Compose, Transform
+from monai.transforms import Compose, Randomizable, Transform
 from tqdm import tqdm
 
 from .common.options import switch
@@ -46,7 +46,7 @@ class EncodeLatents(Transform):
             if network.denoiser is not None:
                 for j in available:
                     if j != i:
-                        like[i, j] = network.target_like(z, codes[j : j + 1])[0].cpu()
+                        like[i, j] = network.target_like(z, codes[j : j + 1], codes[i : i + 1])[0].cpu()
         return {**d, "latent": latent} if network.denoiser is None else {**d, "latent": latent, "like": like}
 
 
@@ -61,6 +61,7 @@ class LatentDataset(PersistentDataset):
         device: where they are computed.
         settings: whatever else of the configuration changes an image, so that it has a folder of its own.
         images: hand on the images in place of latents and keep nothing, for a training that changes the encoder.
+        crop_size: of a random box of the latents, in voxels of the image; None takes all.
 
     Raises:
         ValueError: no subject has two sequences.
@@ -75,6 +76,7 @@ class LatentDataset(PersistentDataset):
         device: torch.device,
         settings: Mapping[str, Any] | None = None,
         images: bool | str = False,
+        crop_size: Sequence[int] | None = None,
     ) -> None:
         paired = [item for item in data if len(item["images"]) > 1]
         if not paired:
@@ -84,7 +86,8 @@ class LatentDataset(PersistentDataset):
         else:
             encode = EncodeLatents(network, device)
             folder = Path(cache_dir) / self._digest(network, settings)
-            super().__init__(paired, Compose([*transform.transforms, encode]), folder)
+            after = [] if crop_size is None else [CropLatents(crop_size, network.autoencoder.downsampling)]
+            super().__init__(paired, Compose([*transform.transforms, encode, *after]), folder)
 
     @staticmethod
     def _digest(network: ALDM, settings: Mapping[str, Any] | None) -> str:
@@ -96,19 +99,41 @@ class LatentDataset(PersistentDataset):
         return digest.hexdigest()[:16]
 
 
+class CropLatents(Randomizable, Transform):
+    """The same random box of a subject's "latent" and "like".
+
+    Args:
+        size: of the box in voxels of the image, a multiple of `factor`; whole where the image is smaller.
+        factor: how many voxels a latent's position is wide.
+    """
+
+    def __init__(self, size: Sequence[int], factor: int) -> None:
+        self.size = [n // factor for n in size]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        room = [max(n - size, 0) for n, size in zip(d["latent"].shape[2:], self.size, strict=True)]
+        first = [self.R.randint(n + 1) for n in room]
+        box = (..., *(slice(k, k + size) for k, size in zip(first, self.size, strict=True)))
+        return d | {name: d[name][box] for name in ("latent", "like") if name in d}
+
+
 class MeasureLatents:
-    """Before the first epoch, stores mean and deviation of all latents in `network.latent_scale` [2, C].
+    """Before the first epoch, stores mean and deviation of the latents in a buffer [2, C] of the networks.
 
     It fills the cache on the way. A training that goes on has them in its checkpoint.
 
     Args:
         dataset: see `LatentDataset`.
         networks: which are told.
+        buffer: the buffer's name.
     """
 
-    def __init__(self, dataset: LatentDataset, networks: Sequence[torch.nn.Module]) -> None:
+    def __init__(
+        self, dataset: LatentDataset, networks: Sequence[torch.nn.Module], buffer: str = "latent_scale"
+    ) -> None:
         self.dataset = dataset
-        self.networks: list[ALDM] = [unwrapped(network) for network in networks]
+        self.buffers = [unwrapped(network).get_buffer(buffer) for network in networks]
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED(once=1), self)
@@ -117,7 +142,7 @@ class MeasureLatents:
         rank, world = 0, 1
         if distributed := torch.distributed.is_initialized():
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        scale = self.networks[0].latent_scale
+        scale = self.buffers[0]
         total = torch.zeros(3, scale.shape[1], dtype=torch.float64)
         for k in tqdm(range(rank, len(self.dataset), world), desc="latents", disable=rank > 0):
             item = self.dataset[k]
@@ -128,6 +153,6 @@ class MeasureLatents:
             torch.distributed.all_reduce(total)
         mean = total[0] / total[2]
         deviation = (total[1] / total[2] - mean.square()).clamp(min=1e-12).sqrt()
-        for network in self.networks:
-            network.latent_scale.copy_(torch.stack([mean, deviation]))
+        for buffer in self.buffers:
+            buffer.copy_(torch.stack([mean, deviation]))
         logger.info(f"Latents: mean {mean.tolist()}, standard deviation {deviation.tolist()}.")

@@ -214,7 +214,7 @@ def report(size: Sequence[int] = (192, 192, 144)) -> None:
     rows = {
         "encode": gmacs(network.autoencoder, "encode", image),
         "decode": gmacs(network.autoencoder, "decode", latent),
-        "MS-SPADE": gmacs(network, "target_like", latent, code),
+        "MS-SPADE": gmacs(network, "target_like", latent, code, code),
         "UNet": gmacs(network, "predict", latent, timesteps, like, code),
         "UNet, training step": gmacs(network, "predict", latent, timesteps, like, code, backward=True),
     }

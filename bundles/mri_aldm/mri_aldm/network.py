@@ -26,7 +26,7 @@ METHODS = {
     "no_palette": (True, True, False),
     "aldm": (True, True, True),
 }
-STEPS = ("reconstruct", "translate_latents", "reconstruct_and_translate", "predict")  # of training
+STEPS = ("reconstruct", "target_like", "translate_latents", "reconstruct_and_translate", "predict")  # of training
 MEAN = -1  # the draw that is the mean of all
 
 
@@ -46,7 +46,7 @@ class ALDM(TranslationNetwork):
     Args:
         sequences: S.
         channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after: see `Autoencoder`.
-        spade_channels, spade_hidden: see `SpadeTranslator`.
+        spade_channels, spade_hidden, spade_blocks, spade_norm, source_code: see `SpadeTranslator`.
         unet_channels, unet_res_blocks, unet_attention, head_channels, unet_norm_groups: of the denoising UNet.
         method: "aldm"; Table 3's "diffusion" (a), "no_spade" (b), "spade" (c); "no_palette"; "autoencoder" (stage 1).
             Without Palette's concatenation sampling starts from the noised (target-like) latent, half of the way.
@@ -68,6 +68,9 @@ class ALDM(TranslationNetwork):
         revive_after: int = 0,
         spade_channels: Sequence[int] = (128, 256),
         spade_hidden: int = 64,
+        spade_blocks: Sequence[int] = (2, 4),
+        spade_norm: str = "everywhere",
+        source_code: bool = False,
         unet_channels: Sequence[int] = (128, 256, 512),
         unet_res_blocks: int = 2,
         unet_attention: Sequence[bool] = (False, True, True),
@@ -98,7 +101,9 @@ class ALDM(TranslationNetwork):
         )
         self.translator = None
         if has_spade:
-            self.translator = SpadeTranslator(sequences, 3, latent_channels, spade_channels, spade_hidden)
+            self.translator = SpadeTranslator(
+                sequences, 3, latent_channels, spade_channels, spade_hidden, *spade_blocks, spade_norm, source_code
+            )
         self.denoiser = None
         if has_diffusion:
             self.process = Process(sampler, steps, start or (1.0 if self.palette else 0.5), flow_noise)
@@ -131,7 +136,7 @@ class ALDM(TranslationNetwork):
         same = (source * target).sum(1) > 0.5
         if self.method == "autoencoder" or bool(same.all()):
             return self._to_image(latent)
-        like = self.target_like(latent, target)
+        like = self.target_like(latent, target, source)
         if self.denoiser is None:
             return self._to_image(torch.where(same[:, None, None, None, None], latent, like))
         draws = range(self.samples) if int(draw[0]) == MEAN else [int(draw[0])]
@@ -144,9 +149,9 @@ class ALDM(TranslationNetwork):
     def _to_image(self, latent: Tensor) -> Tensor:
         return ((self.autoencoder.decode(latent, self.decoding, self.slabs) + 1) / 2).clamp(DARKEST_TISSUE, 1)
 
-    def target_like(self, latent: Tensor, target: Tensor) -> Tensor:
+    def target_like(self, latent: Tensor, target_code: Tensor, source_code: Tensor) -> Tensor:
         """MS-SPADE's translation of latents [B, C, *s] to targets [1 or B, S]; without it, the source's own latent."""
-        return latent if self.translator is None else self.translator(latent, target)
+        return latent if self.translator is None else self.translator(latent, target_code, source_code)
 
     def normalised(self, latent: Tensor) -> Tensor:
         """Latents with mean 0 and standard deviation 1 in each channel, as the diffusion takes them."""
@@ -197,8 +202,8 @@ class ALDM(TranslationNetwork):
 
     def translate_latents(self, latent: Tensor, source_code: Tensor, target_code: Tensor) -> tuple[Tensor, Tensor]:
         """MS-SPADE's training: latents [P, C, *s] to their target-like ones, and those back to their sources."""
-        like = self.target_like(latent, target_code)
-        return like, self.target_like(like, source_code)
+        like = self.target_like(latent, target_code, source_code)
+        return like, self.target_like(like, source_code, target_code)
 
     def reconstruct_and_translate(
         self, image: Tensor, source_code: Tensor, target_code: Tensor

@@ -122,7 +122,7 @@ class TranslationObjective(nn.Module):
 
     Args:
         sequences: S.
-        translation_weight, cycle_weight: of the two terms.
+        translation_weight, cycle_weight: of the two terms; without a weight the way back is not computed.
         pairs_per_subject: random pairs of different sequences per subject and step; 0 takes all.
         joint: the autoencoder's objective; None is with encoder and decoder frozen, on cached latents.
     """
@@ -148,10 +148,14 @@ class TranslationObjective(nn.Module):
         """Batch "available" [B, S] with "latent" [B, S, C, *s] (with `joint` "image" [B, S, X, Y, Z])."""
         subject, source, target = random_pairs(batch["available"], self.pairs_per_subject)
         codes = {"source_code": self.codes[source], "target_code": self.codes[target]}
+        terms, samples, cycle = {}, {}, None
         if self.joint is None:
             latent, wanted = batch["latent"][subject, source], batch["latent"][subject, target]
-            like, back = network(latent, step="translate_latents", **codes)
-            terms, samples, cycle = {}, {}, F.l1_loss(back, latent)
+            if self.cycle_weight:
+                like, back = network(latent, step="translate_latents", **codes)
+                cycle = F.l1_loss(back, latent)
+            else:
+                like = network(latent, step="target_like", **codes)
         else:
             self.joint.iteration = self.iteration
             images = torch.cat([batch["image"][subject, source], batch["image"][subject, target]])[:, None]
@@ -160,7 +164,8 @@ class TranslationObjective(nn.Module):
             images, wanted = images[: len(source)], made.latent[len(source) :].detach()
             cycle = F.l1_loss(torch.where(images > 0, back, -1), 2 * images - 1)
         terms["translation"] = self.translation_weight * F.l1_loss(like, wanted)
-        terms["cycle"] = self.cycle_weight * cycle
+        if cycle is not None:
+            terms["cycle"] = self.cycle_weight * cycle
         return terms, samples
 
 
