@@ -55,6 +55,12 @@ class SynthesisApp(MONAILabelApp):
         if "://" in studies:
             raise ValueError(f"{studies}: the studies must be a folder of NIfTI files; DICOMweb is not served.")
         work_dir = Path(conf.get("work_dir") or Path(studies) / ".monailabel").expanduser().resolve()
+        try:
+            work_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"{work_dir} cannot be made ({error}): name another folder with --conf work_dir DIR."
+            ) from None
         self.studies_list = Studies(Path(studies), work_dir)
         self.work_dir = work_dir
         folder = Path(conf.get("bundles_dir") or ROOT / "bundles").expanduser().resolve()

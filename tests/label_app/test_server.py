@@ -175,7 +175,7 @@ def test_an_image_on_a_rotated_and_a_sheared_grid(
     like = nib.load(images[sequence])
     assert made.shape == like.shape and np.array_equal(made.affine, like.affine) and made.get_data_dtype() == np.float32
     listed = {"dataset_dir": server.studies, "split": "all", "targets": [target], "output_dir": tmp_path}
-    workflow(name, "inference.json", ckpt_path=weights_of(name), **listed).run()
+    workflow(name, "inference.json", ckpt_path=weights_of(name), device="cpu", **listed).run()
     alone = nib.load(tmp_path / subject / f"{subject}_{target}.nii.gz").get_fdata()
     np.testing.assert_allclose(made.get_fdata(), alone, rtol=1e-5, atol=1e-5 * alone.max())
     assert alone.std() > 0
