@@ -169,7 +169,9 @@ class TranslationNetwork(nn.Module):
         normaliser: Tensor | int = 0
         for representation, share in fused:
             made = None if known is None else known.get(id(representation))
-            volumes.append(self.from_output(self.decode(representation, target), len(weight)) if made is None else made)
+            if made is None:
+                made = self.from_output(self.decode(representation, target), weight.shape[0])
+            volumes.append(made)
             share = share[:, None, None, None]
             total = total + share * volumes[-1]
             normaliser = normaliser + share
@@ -189,12 +191,12 @@ class TranslationNetwork(nn.Module):
         rows: list[list[Tensor]] = [[] for _ in range(len(sources) + fused)]
         for j in targets:
             code = self.codes[j : j + 1]
-            known = {id(each): self.from_output(self.decode(each, code), len(image)) for each in representations}
+            known = {id(each): self.from_output(self.decode(each, code), image.shape[0]) for each in representations}
             for k, each in enumerate(representations):
                 rows[k].append(known[id(each)] * foreground[:, k])
             if fused:
                 others = [each for i, each in zip(sources, representations, strict=True) if i != j] or representations
-                weight = image.new_ones(len(image), len(others))
+                weight = image.new_ones(image.shape[0], len(others))
                 rows[-1].append(self._decode_fused(others, weight, code, known=known)[0] * foreground.any(1))
         return torch.stack([volume for row in rows for volume in row], 1)
 
@@ -205,7 +207,7 @@ class TranslationNetwork(nn.Module):
         """
         if self.spatial_dims == 3:
             return volume[:, None]
-        planes = volume.movedim(self.slice_axis, 1)  # (B, Z, X, Y)
+        planes = volume.movedim(self.slice_axis % 4, 1)  # (B, Z, X, Y)
         margin, depth = self.slices // 2, planes.shape[1]
         padded = torch.cat([planes[:, :1]] * margin + [planes] + [planes[:, -1:]] * margin, 1)
         return torch.stack([padded[:, k : k + depth] for k in range(self.slices)], 2).flatten(0, 1)
@@ -214,7 +216,7 @@ class TranslationNetwork(nn.Module):
         """What `decode` gives back to volumes [B, X, Y, Z]: of a stack, the middle slice."""
         if self.spatial_dims == 3:
             return output[:, 0]
-        return output[:, self.slices // 2].unflatten(0, (batch, -1)).movedim(1, self.slice_axis)
+        return output[:, self.slices // 2].unflatten(0, (batch, -1)).movedim(1, self.slice_axis % 4)
 
     def _check_size(self, image: Tensor) -> None:
         in_plane = list(image.shape[2:])

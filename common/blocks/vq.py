@@ -103,7 +103,10 @@ class VectorQuantiser(nn.Module):
             raise ValueError(f"{encoded.shape[1]} channels cannot be quantised by codes of {self.codebook.shape[1]}.")
         vectors = encoded.movedim(1, -1).flatten(0, -2).float()
         with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            indices = nearest_codes(vectors, self.codebook)
+            if torch.onnx.is_in_onnx_export():  # which knows no assignment to a slice in a loop
+                indices = torch.addmm(-self.codebook.square().sum(1) / 2, vectors, self.codebook.t()).argmax(1)
+            else:
+                indices = nearest_codes(vectors, self.codebook)
         nearest = F.embedding(indices, self.codebook)
         # Eq. 2. The authors' quantiser has beta on the codebook's term.
         loss = self.commitment * (vectors - nearest.detach()).square()
@@ -115,7 +118,7 @@ class VectorQuantiser(nn.Module):
         values = nearest.detach() + (vectors - vectors.detach())
         positions = (encoded.shape[0], *encoded.shape[2:])
         return Quantised(
-            values.unflatten(0, positions).movedim(-1, 1),
+            values.unflatten(0, positions).movedim(encoded.ndim - 1, 1),
             indices.unflatten(0, positions),
             loss.unflatten(0, (encoded.shape[0], -1)).flatten(1).mean(1),
         )

@@ -128,8 +128,8 @@ class ALDM(TranslationNetwork):
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
         latent = self.autoencoder.encode(2 * image - 1)
-        draw = torch.full((len(image),), MEAN, device=image.device)
-        return Representation(latent, source.expand(len(image), -1), draw)
+        draw = torch.full((image.shape[0],), MEAN, device=image.device)
+        return Representation(latent, source.expand(image.shape[0], -1), draw)
 
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
         latent, source, draw = representation
@@ -163,7 +163,7 @@ class ALDM(TranslationNetwork):
         like = self.normalised(like)
 
         def predict(x: Tensor, t: int) -> Tensor:
-            return self.predict(x, torch.full((len(x),), t, device=x.device), like, target)
+            return self.predict(x, torch.full((x.shape[0],), t, device=x.device), like, target)
 
         mean, deviation = self.latent_scale[..., None, None, None]
         return self.process.sample(predict, like, seed) * deviation + mean
@@ -221,4 +221,4 @@ class ALDM(TranslationNetwork):
         """The UNet's noise or velocity [P, C, *s] at timesteps [P]; all latents normalised."""
         (unet,) = self.denoiser.values()
         x = torch.cat([noisy, like], 1) if self.palette else noisy
-        return unet(x, timesteps, context=target_code.expand(len(x), -1)[:, None])
+        return unet(x, timesteps, context=target_code.expand(x.shape[0], -1)[:, None])

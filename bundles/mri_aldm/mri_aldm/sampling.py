@@ -78,18 +78,17 @@ class Process:
             like: the target-like latent [B, C, *s].
             seed: of all noise.
         """
-        noise = seeded_noise(like, seed)
         self.scheduler.set_timesteps(self.steps)
         timesteps = self.scheduler.timesteps.tolist()
         if self.is_flow:
-            x = like + self.flow_noise * noise
+            x = like + self.flow_noise * seeded_noise(like, seed) if self.flow_noise else like
             for t, following in zip(timesteps, [*timesteps[1:], 0], strict=True):
                 x, _ = self.scheduler.step(predict(x, t), t, x, following)
             return x
-        x = noise
+        x = noise = seeded_noise(like, seed)
         if self.start < 1:
             timesteps = [t for t in timesteps if t < self.start * STEPS]
-            x = self.scheduler.add_noise(like, noise, torch.full((len(like),), timesteps[0], device=like.device))
+            x = self.scheduler.add_noise(like, noise, torch.full((like.shape[0],), timesteps[0], device=like.device))
         # DDPM's step draws where the sample is; DDIM's draws nothing.
         fresh = {"generator": torch.Generator(like.device).manual_seed(seed)} if self.sampler == "ddpm" else {}
         for t in timesteps:

@@ -108,11 +108,11 @@ class AttentionContrast(nn.Module):
 
     def to_common(self, features: Tensor, source: Tensor) -> Tensor:
         """[B, C, *s] of images acquired at `source` [B, 3] to Z."""
-        query = self.query(features).flatten(2).unflatten(1, (self.heads, -1)).mT  # (B, heads, pixels, C / heads)
+        query = self.query(features).flatten(2).unflatten(1, (self.heads, -1))  # (B, heads, C / heads, pixels)
         tokens = self.key_value(self.embedding(source, tokens=True) + self.kind)  # (B, 4, 2 C)
         key, value = tokens.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, 4, C / heads)
-        found = F.scaled_dot_product_attention(query, key, value)
-        return features + self.out(found.mT.flatten(1, 2).unflatten(2, features.shape[2:]))
+        found = F.scaled_dot_product_attention(query.transpose(2, 3), key, value)
+        return features + self.out(found.transpose(2, 3).flatten(1, 2).unflatten(2, features.shape[2:]))
 
     def to_target(self, common: Tensor, target: Tensor) -> Tensor:
         """Z [B, C, *s] to the features of an image at `target` [B or 1, 3]."""
@@ -190,7 +190,7 @@ class CRL(TranslationNetwork):
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
         """Image [B, 1, X, Y] in [0, 1], acquired at `source` [B or 1, 3]."""
-        source = source.expand(len(image), -1)
+        source = source.expand(image.shape[0], -1)
         if self.training:
             low, high = self.trained_range
             self.trained_range.copy_(torch.stack([low.minimum(source.amin(0)), high.maximum(source.amax(0))]))

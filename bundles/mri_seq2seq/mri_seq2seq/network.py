@@ -75,7 +75,7 @@ class Seq2Seq(TranslationNetwork):
         """Image [B, c, *spatial], or with time points [B, T, c, *spatial], in [0, 1]."""
         if image.ndim == self.spatial_dims + 2:
             image = image[:, None]
-        source = source.expand(len(image), -1)
+        source = source.expand(image.shape[0], -1)
         code = source.repeat_interleave(image.shape[1], 0) if self.source_code else None
         features = self.encoder(2 * image.flatten(0, 1) - 1, code).unflatten(0, image.shape[:2])
         compressed = self.encoder_lstm(features).mean(1)

@@ -119,11 +119,11 @@ class VQSeq2Seq(TranslationNetwork):
     def encode(self, image: Tensor, source: Tensor) -> Representation:
         encoded = self.to_latent(self.encoder(2 * image - 1, source if self.source_code else None))
         if self.quantiser is None:
-            latent, loss = encoded, encoded.new_zeros(len(encoded))
+            latent, loss = encoded, encoded.new_zeros(encoded.shape[0])
         else:
             latent, _, loss = self.quantiser(encoded)
         # The 1x1 convolution does not depend on the target: once here, not once per target.
-        return Representation(self.from_latent(latent), latent, loss, source.expand(len(image), -1))
+        return Representation(self.from_latent(latent), latent, loss, source.expand(image.shape[0], -1))
 
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
         return (self.decoder(representation.features, self.code_layer(target)) + 1) / 2
@@ -185,7 +185,7 @@ class VQSeq2Seq(TranslationNetwork):
         self._check_size(image)
         latents = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]).latent for i in sources]
         mean = torch.stack(latents).mean(0)
-        return mean if self.spatial_dims == 3 else mean.unflatten(0, (len(image), -1)).movedim(1, self.slice_axis)
+        return mean if self.spatial_dims == 3 else mean.unflatten(0, (image.shape[0], -1)).movedim(1, self.slice_axis)
 
     def _of_latent(self, latent: Tensor, like: Representation) -> Representation:
         return like._replace(features=self.from_latent(latent), latent=latent)

@@ -1,0 +1,266 @@
+"""Checks bundles for what the public model zoo demands: `./ci/verify [NAME...] [--changed REF] [--full]`.
+
+One line for each check of a bundle; the exit status is 1 if one failed. The networks that run have random weights, the
+size of configs/small.json (with --full the paper's) and the smallest image that metadata.json allows.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.data.phantom import make_phantom
+from common.inference.weights import load_weights
+from common.options import run_command
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = ROOT / "tests" / "data" / "meta_schema_20240725.json"
+CONFIGS = ("train", "inference", "evaluate", "multi_gpu_train", "small", "export", "metadata")
+NEEDED = ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf")
+LARGEST = 25 * 2**20  # bytes of a file that the zoo takes
+WRITTEN = {"eval", "runs", "models", "__pycache__"}  # by trainings; what a package takes of models has a check
+COMMON = re.compile(r"common/|ci/(verify|constraints)|requirements|LICENSE|tests/data/meta_schema")
+
+
+class Bundle:
+    """A bundle's folder, and another for what its checks write."""
+
+    def __init__(self, folder: Path, scratch: Path, full: bool = False) -> None:
+        self.folder, self.name, self.scratch = folder, folder.name, scratch
+        self.size = [] if full else ["small"]
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+
+    def config(self, name: str) -> dict[str, Any]:
+        return json.loads(self.file(name).read_text())
+
+    def file(self, name: str) -> Path:
+        return self.folder / "configs" / f"{name}.json"
+
+    def files(self, *names: str) -> list[str]:
+        return [str(self.file(name)) for name in names]
+
+    def workflow(self, *names: str, **options: Any) -> Any:
+        """Of these configurations; where weights are taken up, they are random ones."""
+        from monai.bundle import ConfigWorkflow
+
+        own = self.weights("inference", *names[1:])
+        weights = dict.fromkeys(("ckpt_path", "autoencoder_path", "translation_path"), str(own))
+        folders = {"bundle_root": str(self.folder), **dict.fromkeys(("ckpt_dir", "output_dir"), str(self.scratch))}
+        kind = "inference" if names[0] == "inference" else "train"
+        return ConfigWorkflow(
+            self.files(*names), logging_file=False, workflow_type=kind, **{**folders, **weights, **options}
+        )
+
+    @functools.cache  # noqa: B019 - a few bundles, for as long as the command runs
+    def weights(self, *names: str) -> Path:
+        """Random weights of these configurations' network, also where a layer starts at 0 and so would hide others."""
+        from monai.bundle import ConfigParser
+
+        parser = ConfigParser()
+        parser.read_config(self.files(*names))
+        torch.manual_seed(0)
+        network = parser.get_parsed_content("network_def")
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        path = self.scratch / f"{'_'.join(names)}.pt"
+        torch.save(network.state_dict(), path)
+        return path
+
+    @functools.cached_property
+    def phantom(self) -> Path:
+        """Three simulated subjects, one for each split, with the sequences of the bundle."""
+        config = self.config("inference")
+        folder = self.scratch / "phantom"
+        make_phantom(folder, 3, sequences=list(config.get("acquisitions", config["sequences"])), spacing=8)
+        return folder
+
+
+def check_files(bundle: Bundle) -> str:
+    needed = [bundle.folder / name for name in NEEDED] + [bundle.file(name) for name in CONFIGS]
+    if missing := [path.relative_to(bundle.folder).as_posix() for path in needed if not path.is_file()]:
+        raise ValueError(f"{', '.join(missing)}: no such file; write it")
+    paths = {path: path.relative_to(bundle.folder) for path in bundle.folder.rglob("*") if path.is_file()}
+    sizes = {name: path.stat().st_size for path, name in paths.items() if not WRITTEN & set(name.parts)}
+    if large := [f"{name} ({size / 2**20:.0f} MiB)" for name, size in sizes.items() if size > LARGEST]:
+        raise ValueError(f"{', '.join(large)}: larger than 25 MiB; name an address in large_files.yml instead")
+    return f"all that the zoo expects, none of {len(sizes)} above 25 MiB"
+
+
+def check_licence(bundle: Bundle) -> str:
+    if (bundle.folder / "LICENSE").read_bytes() != (ROOT / "LICENSE").read_bytes():
+        raise ValueError("LICENSE differs from the repository's; copy that")
+    if len((bundle.folder / "docs" / "data_license.txt").read_text().split()) < 10:
+        raise ValueError("docs/data_license.txt says too little; name the data and their licences")
+    return "LICENSE is the repository's, data_license.txt is there"
+
+
+def check_metadata(bundle: Bundle) -> str:
+    import jsonschema
+
+    metadata = bundle.config("metadata")
+    try:
+        jsonschema.validate(metadata, json.loads(SCHEMA.read_text()))
+    except jsonschema.ValidationError as error:
+        where = "#".join(map(str, error.absolute_path)) or "metadata.json"
+        raise ValueError(f"{where}: {error.message}; correct metadata.json") from None
+    if not metadata["schema"].endswith(SCHEMA.name):
+        raise ValueError(f"schema is {metadata['schema']}; the one checked against is {SCHEMA.name}")
+    if metadata["name"] != bundle.name:
+        raise ValueError(f"name is {metadata['name']}, the folder's is {bundle.name}; make them equal")
+    return f"valid by {SCHEMA.name}"
+
+
+def check_version(bundle: Bundle) -> str:
+    metadata = bundle.config("metadata")
+    version, newest = metadata["version"], max(metadata["changelog"], key=_numbers)
+    if version != newest:
+        raise ValueError(f"version is {version}, the changelog's newest {newest}; make them agree")
+    tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "ci" / "constraints.txt").read_text(), re.M))
+    named = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+    named = {package: metadata[key] for package, key in named.items()} | metadata["required_packages_version"]
+    if other := [f"{name} {number}" for name, number in named.items() if tested.get(name) != number]:
+        raise ValueError(f"{', '.join(other)}: not the version in ci/constraints.txt; correct metadata.json")
+    return f"{version} heads the changelog; {len(named)} packages at the versions tested together"
+
+
+def check_weights(bundle: Bundle) -> str:
+    models = bundle.folder / "models"
+    if (bundle.folder / "large_files.yml").is_file():
+        return "named in large_files.yml"
+    if not (models / "model.pt").is_file():
+        return f"none here; a package gets them by ./ci/package {bundle.name} --weights FILE"
+    from monai.bundle import ConfigParser
+
+    if not (models / "model.json").is_file():
+        raise ValueError("models/model.pt has no model.json beside it; ./ci/package writes one")
+    parser = ConfigParser()
+    parser.read_config(bundle.files("inference", "small"))
+    load_weights(parser.get_parsed_content("network_def"), str(models / "model.pt"))
+    return "models/model.pt is what model.json says, and configs/small.json's network takes it"
+
+
+def check_properties(bundle: Bundle) -> str:
+    for names in (("train",), ("inference",)):
+        workflow = bundle.workflow(*names, "small", dataset_dir=str(bundle.phantom))
+        workflow.initialize()
+        if missing := workflow.check_properties():
+            raise ValueError(f"{names[0]}.json lacks what MONAI's tools look for: {', '.join(missing)}")
+    return "training and inference have all that MONAI's tools look for"
+
+
+def check_network(bundle: Bundle) -> str:
+    from monai.bundle import verify_net_in_out
+
+    files = bundle.files("inference", *bundle.size, "export")
+    verify_net_in_out("network_def", meta_file=str(bundle.file("metadata")), config_file=files, device="cpu")
+    return f"input and output as in metadata.json, {'small.json' if bundle.size else 'paper'} size"
+
+
+def check_torchscript(bundle: Bundle) -> str:
+    names = ("inference", *bundle.size, "export")
+    file = bundle.scratch / "model.ts"
+    workflow = bundle.workflow(*names, export_path=str(file))
+    workflow.initialize()
+    said = workflow.parser.get_parsed_content("exported")
+    file.unlink()
+    return said.removeprefix(f"{file}: ")
+
+
+CHECKS: dict[str, Callable[[Bundle], str]] = {
+    "files": check_files,
+    "licence": check_licence,
+    "metadata": check_metadata,
+    "version": check_version,
+    "weights": check_weights,
+    "properties": check_properties,
+    "network": check_network,
+    "torchscript": check_torchscript,
+}
+
+
+def verify(bundle: Bundle) -> list[str]:
+    """Runs every check, prints a line for each, and returns the failures."""
+    failed = []
+    for name, check in CHECKS.items():
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                status, said = "ok", check(bundle)
+        except Exception as error:
+            causes = [error]
+            while causes[-1].__cause__ is not None:
+                causes.append(causes[-1].__cause__)
+            status, said = "FAIL", " ".join(str(causes[-1] or repr(causes[-1])).split())
+            failed.append(f"{name}: {said}")
+        print(f"{status:5}{bundle.name:16}{name:13}{said}", flush=True)
+    return failed
+
+
+def bundles() -> dict[str, Path]:
+    return {path.parents[1].name: path.parents[1] for path in sorted(ROOT.glob("bundles/*/configs/metadata.json"))}
+
+
+def touched(since: str, names: list[str]) -> list[str]:
+    """Those of the bundles that files changed since a revision belong to; the shared code belongs to all."""
+
+    def git(*words: str) -> list[str]:
+        result = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        if result.returncode:
+            raise ValueError(f"--changed {since}: {result.stderr.strip()}. Name a commit, a branch or a tag.")
+        return result.stdout.splitlines()
+
+    return selected(git("diff", "--name-only", since, "--") + git("ls-files", "-o", "--exclude-standard"), names)
+
+
+def selected(paths: list[str], names: list[str]) -> list[str]:
+    if any(COMMON.match(path) for path in paths):
+        return names
+    return [name for name in names if any(path.startswith(f"bundles/{name}/") for path in paths)]
+
+
+def main(*names: str, changed: str = "", full: bool = False) -> None:
+    """Checks the named bundles, or all; the exit status is 1 if a check failed.
+
+    Args:
+        names: folders of bundles/.
+        changed: a revision, such as main: only bundles with files changed since; a change of common concerns all.
+        full: networks of the paper's size, which takes minutes and up to 8 GB of memory.
+    """
+    known = bundles()
+    if unknown := set(names) - known.keys():
+        sys.exit(f"There is no bundle {', '.join(sorted(unknown))}; there are: {', '.join(known)}.")
+    try:
+        chosen = touched(changed, list(known)) if changed else list(known)
+    except ValueError as error:
+        sys.exit(str(error))
+    chosen = [name for name in chosen if not names or name in names]
+    if not chosen:
+        print(f"No bundle has changed since {changed}.")
+    logging.disable(logging.WARNING)
+    failed = {}
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as scratch:
+            failed[name] = verify(Bundle(known[name], Path(scratch), full))
+    count = sum(map(len, failed.values()))
+    if count:
+        sys.exit(f"{count} checks failed, of {', '.join(name for name, each in failed.items() if each)}.")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+if __name__ == "__main__":
+    run_command(main)
