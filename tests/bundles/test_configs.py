@@ -10,7 +10,6 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-import jsonschema
 import pytest
 import torch
 from monai.bundle import ckpt_export, verify_net_in_out
@@ -18,7 +17,6 @@ from monai.bundle.config_item import ComponentLocator
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm"]
-SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
 FILES = [(name, path.name) for name in NAMES for path in sorted((BUNDLES / name / "configs").glob("*.json"))]
 RUNS = [
     ("train.json",),
@@ -138,11 +136,6 @@ def test_small_changes_nothing_that_is_not_there(bundle: str):
     assert all(size % factor == 0 for size in small["roi_size"][:2])
 
 
-@every_bundle
-def test_metadata_validates(bundle: str):
-    jsonschema.validate(config(bundle, "metadata.json"), json.loads(SCHEMA.read_text()))
-
-
 @every_file
 def test_targets_are_importable_and_named_in_full(bundle: str, name: str):
     builtin = ComponentLocator()
@@ -154,7 +147,7 @@ def test_targets_are_importable_and_named_in_full(bundle: str, name: str):
             assert isinstance(builtin.get_component_module_name(target), str), (
                 f"{target} is none of MONAI's, or several"
             )
-    assert targets or name in ("metadata.json", "small.json")
+    assert targets or name in ("metadata.json", "small.json", "tensorrt.json")
 
 
 @every_file
@@ -173,18 +166,18 @@ def files_of(bundle: str) -> dict[str, str]:
 
 
 @every_bundle
-@pytest.mark.parametrize("n", [1, 8])
-def test_network_in_and_out(tiny: dict[str, dict[str, Any]], bundle: str, n: int):
+def test_network_in_and_out(tiny: dict[str, dict[str, Any]], bundle: str):
+    """At sizes beyond the smallest, with which ci/verify tests."""
     names = [name for name in tiny[bundle] if name.startswith("network_def#")]
     small = {**{name: tiny[bundle][name] for name in names}, "network_def#channels": [4, 4, 8]}
-    n = min(n, 2) if bundle == "mri_aldm" else n  # whole volumes, three axes of which grow
+    n = 2 if bundle == "mri_aldm" else 8  # whole volumes, three axes of which grow
     verify_net_in_out("network_def", **files_of(bundle), device="cpu", n=n, **small)
 
 
 @every_bundle
 @torch.jit.optimized_execution(False)  # to optimise takes longer than it saves here
 def test_exported_network_equals_its_source(tiny, tiny_network, weights_of, tmp_path: Path, bundle: str):
-    """Traced with everything available, it must still see at run time what is missing."""
+    """Traced with everything available, it must see at run time what is missing, of other subjects and sizes."""
     shape = [1, 4, 16, 20, 8 if bundle == "mri_aldm" else 5]
     ckpt_export(
         "network_def",
@@ -198,7 +191,7 @@ def test_exported_network_equals_its_source(tiny, tiny_network, weights_of, tmp_
     network = tiny_network(bundle).eval()
     network.load_state_dict(torch.load(weights_of(bundle), weights_only=True))
     exported = torch.jit.load(tmp_path / "model.ts")
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    image = torch.rand([2, *shape[1:4], 2 * shape[4]], generator=torch.Generator().manual_seed(0))
     image[..., :4, :] = 0
     results = []
     for missing in ([], [3], [0, 1, 2]):
