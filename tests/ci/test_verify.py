@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ def test_every_bundle_passes(name: str, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Bundle:
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setattr(sys, "path", [str(bundles()["mri_seq2seq"]), *sys.path])  # other tests import the original
     shutil.copytree(bundles()["mri_seq2seq"], tmp_path / "mri_seq2seq", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "scratch").mkdir()
     return Bundle(tmp_path / "mri_seq2seq", tmp_path / "scratch")
 
 
-def change(bundle: Bundle, name: str, **values: Any) -> None:
+def change(bundle: Bundle, name: str, /, **values: Any) -> None:
     bundle.file(name).write_text(json.dumps({**bundle.config(name), **values}))
 
 
