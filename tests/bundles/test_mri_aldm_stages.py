@@ -13,6 +13,7 @@ from common.training.adversary import Adversary, SequenceDiscriminators
 from mri_aldm import stages
 from mri_aldm.autoencoder import Reconstruction
 from mri_aldm.inference import OneSourceInferer
+from mri_aldm.latents import CropLatents
 from mri_aldm.memory import MemoryEstimate
 from mri_aldm.network import ALDM
 from mri_aldm.objectives import AutoencoderObjective, DiffusionObjective, TranslationObjective, random_pairs
@@ -70,12 +71,24 @@ def test_translation_alone_and_jointly(tiny_network):
     latent = torch.randn(1, 4, 3, 8, 8, 8)
     terms, _ = TranslationObjective(4)(network, {"available": available, "latent": latent})
     assert terms.keys() == {"translation", "cycle"}
+    terms, _ = TranslationObjective(4, cycle_weight=0)(network, {"available": available, "latent": latent})
+    assert terms.keys() == {"translation"}  # the way back is not taken at all
     batch = {"available": available, "image": torch.rand(1, 4, 16, 16, 16)}
     terms, _ = TranslationObjective(4, joint=AutoencoderObjective())(network, batch)
     assert terms.keys() == {"l1", "regularisation", "translation", "cycle"}
     sum(terms.values()).backward()
     assert network.autoencoder.encoder.blocks[0].conv.weight.grad.abs().max() > 0
     assert network.translator.first.weight.grad.abs().max() > 0
+
+
+def test_a_subject_s_latents_are_cropped_alike():
+    latent = torch.arange(8 * 8 * 8.0).view(1, 1, 8, 8, 8).expand(4, 3, -1, -1, -1)
+    crop = CropLatents((8, 16, 64), factor=4)
+    crop.set_random_state(0)
+    made = [crop({"latent": latent, "like": latent[None] + 1, "subject": "a"}) for _ in range(9)]
+    assert all(each["latent"].shape == (4, 3, 2, 4, 8) and each["subject"] == "a" for each in made)
+    assert all(torch.equal(each["like"][0], each["latent"] + 1) for each in made)
+    assert len({each["latent"].flatten()[0].item() for each in made}) > 3
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "flow"])

@@ -47,3 +47,28 @@ def test_latents_keep_their_size_at_the_start():
     with torch.no_grad():
         made = translator(torch.randn(1, 3, 12, 12, 12), torch.eye(4)[:1])
     assert 0.1 < made.std() < 5
+
+
+def test_normalisation_in_the_branches_keeps_how_bright_a_latent_is():
+    """And the translator undoes the scale of the latents that it is told."""
+    torch.manual_seed(0)
+    options = {"channels": (4, 6), "hidden_channels": 4, "res_blocks": 1, "spade_blocks": 1}
+    keeps = SpadeTranslator(2, 2, norm="branches", **options)
+    latent, target = torch.randn(1, 3, 48, 48), torch.eye(2)[:1]
+    with torch.no_grad():
+        moved = [
+            (each(latent + 1, target) - each(latent, target))[..., 20:28, 20:28].abs().mean()
+            for each in (keeps, SpadeTranslator(2, 2, **options))
+        ]
+        made = keeps(latent, target)
+        keeps.scale.copy_(torch.tensor([[5.0], [2.0]]).expand(2, 3))
+        torch.testing.assert_close(keeps(latent * 2 + 5, target), made * 2 + 5, rtol=1e-4, atol=1e-4)
+    assert moved[0] > 10 * moved[1]  # away from the padding
+
+
+def test_the_source_is_told_where_wanted():
+    translator = SpadeTranslator(3, 2, channels=(4, 6), hidden_channels=4, source_code=True)
+    latent, target = torch.randn(1, 3, 8, 8), torch.eye(3)[:1]
+    with torch.no_grad():
+        first, second = (translator(latent, target, torch.eye(3)[i : i + 1]) for i in (1, 2))
+    assert (first - second).abs().max() > 1e-4
