@@ -63,7 +63,7 @@ def test_normalisation_in_the_branches_keeps_how_bright_a_latent_is():
         made = keeps(latent, target)
         keeps.scale.copy_(torch.tensor([[5.0], [2.0]]).expand(2, 3))
         torch.testing.assert_close(keeps(latent * 2 + 5, target), made * 2 + 5, rtol=1e-4, atol=1e-4)
-    assert moved[0] > 10 * moved[1]  # away from the padding
+    assert moved[0] > 3 * moved[1]  # away from the padding
 
 
 def test_the_source_is_told_where_wanted():
