@@ -7,37 +7,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+from ci.runs import ROOT, run_bundle, simulate
 from common.data.layouts import make_list
-from common.data.phantom import make_phantom
 from common.data.subjects import read_subjects, write_subjects
 from common.evaluation.completed import draw_completed
 from common.evaluation.report import report
 from common.options import run_command
 
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "bundles" / "mri_seq2seq"
+BUNDLE = "mri_seq2seq"
 DEMO = ROOT / "demo"
 MODELS = DEMO / "models"
 
 
-def run_bundle(command: str, configs: list[str], **options: str | Path | int) -> None:
-    """`python -m monai.bundle run <command>` in the bundle's folder; a failure ends the demonstration."""
-    files = str([f"configs/{name}.json" for name in configs])
-    extra = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    line = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", command, "--config_file", files, *extra]
-    if subprocess.run(line, cwd=BUNDLE).returncode:
-        raise SystemExit(f"`run {command}` failed; the reason stands above.")
-
-
 def train(epochs: int) -> None:
     """Phantom subjects, and a small network trained on them."""
-    if not (DEMO / "phantom" / "subjects.json").exists():
-        print("Simulating 12 phantom subjects ...", flush=True)
-        make_phantom(DEMO / "phantom", subjects=12, validation=0.1, test=0.2)
+    simulate(DEMO / "phantom", 12, validation=0.1, test=0.2)
     if not (MODELS / "finished").exists():
         print(f"Training a small Seq2Seq for {epochs} epochs ...", flush=True)
         options = {
@@ -46,14 +32,14 @@ def train(epochs: int) -> None:
             "max_epochs": epochs,
             "val_interval": epochs // 2,
         }
-        run_bundle("training", ["train", "small"], dataset_dir=DEMO / "phantom", **options)
+        run_bundle(BUNDLE, "training", ["train", "small"], dataset_dir=DEMO / "phantom", **options)
         (MODELS / "finished").touch()
 
 
 def complete(dataset_dir: Path, output_dir: Path, subject_list: str = "subjects.json") -> None:
     """The subjects of a list, completed and drawn."""
     options = {"subject_list": subject_list, "output_dir": output_dir, "ckpt_path": MODELS / "model.pt"}
-    run_bundle("inference", ["inference", "small"], dataset_dir=dataset_dir, **options)
+    run_bundle(BUNDLE, "inference", ["inference", "small"], dataset_dir=dataset_dir, **options)
     for picture in draw_completed(str(output_dir), str(dataset_dir), subject_list=subject_list):
         print(picture)
 
@@ -67,7 +53,7 @@ def complete_held_out() -> None:
     write_subjects(DEMO / "phantom" / "incomplete.json", subjects)
     complete(DEMO / "phantom", DEMO / "completed", "incomplete.json")
     options = {"ckpt_dir": MODELS, "output_dir": DEMO / "scores", "truth": "reference", "multi_source": True, "keep": 1}
-    run_bundle("evaluating", ["train", "small", "evaluate"], dataset_dir=DEMO / "phantom", **options)
+    run_bundle(BUNDLE, "evaluating", ["train", "small", "evaluate"], dataset_dir=DEMO / "phantom", **options)
     report(str(DEMO / "scores"))
 
 

@@ -1,4 +1,4 @@
-"""Packs bundles for release: `./ci/package NAME... [--weights FILE --overlay configs/small.json] [--source URL]`.
+"""Packs bundles for release: `./ci/package NAME... [--weights FILE --overlay configs/small.json --card FILE]`.
 
 Of each: dist/<name>_v<version>.zip with one folder <name>, which holds a copy of the shared code, and the zip's sha256
 beside it. The same files give the same zip, to the byte. models/model_info.json lists what was packed, as
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -31,7 +32,12 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 
 
 def package(
-    *names: str, weights: str = "", overlay: str = "", source: str = "", output_dir: str = str(ROOT / "dist")
+    *names: str,
+    weights: str = "",
+    overlay: str = "",
+    card: str = "",
+    source: str = "",
+    output_dir: str = str(ROOT / "dist"),
 ) -> list[str]:
     """Packs the named bundles, or all of them; returns the zips.
 
@@ -39,22 +45,23 @@ def package(
         names: folders of bundles/.
         weights: file that becomes models/model.pt; needs one name. Without it models/ is packed as it is.
         overlay: configuration of the bundle that the weights were trained with, beside train.json.
+        card: Markdown about the weights that becomes docs/model_card.md.
         source: address of the folder that the zips will be downloaded from, for model_info.json.
         output_dir: where the zips go.
 
     Raises:
         ValueError: an unknown bundle, or weights for several.
-        FileNotFoundError: no such weights or overlay.
+        FileNotFoundError: no such weights, overlay or card.
     """
     bundles = {path.parents[1].name: path.parents[1] for path in sorted(ROOT.glob("bundles/*/configs/metadata.json"))}
     if unknown := set(names) - bundles.keys():
         raise ValueError(f"There is no bundle {', '.join(sorted(unknown))}; there are: {', '.join(bundles)}.")
-    if (weights or overlay) and len(names) != 1:
-        raise ValueError(f"--weights and --overlay belong to one bundle, but {len(names)} are named.")
-    return [str(_package(bundles[name], weights, overlay, source, Path(output_dir))) for name in names or bundles]
+    if (weights or overlay or card) and len(names) != 1:
+        raise ValueError(f"--weights, --overlay and --card belong to one bundle, but {len(names)} are named.")
+    return [str(_package(bundles[name], weights, overlay, card, source, Path(output_dir))) for name in names or bundles]
 
 
-def _package(bundle: Path, weights: str, overlay: str, source: str, output_dir: Path) -> Path:
+def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, output_dir: Path) -> Path:
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     full_name = f"{bundle.name}_v{metadata['version']}"
     with tempfile.TemporaryDirectory() as folder:
@@ -67,6 +74,8 @@ def _package(bundle: Path, weights: str, overlay: str, source: str, output_dir: 
         if weights:
             (packed / "models").mkdir(exist_ok=True)
             shutil.copyfile(weights, packed / "models" / "model.pt")
+        if card:
+            shutil.copyfile(card, packed / "docs" / "model_card.md")
         if (packed / "models" / "model.pt").exists():
             describe(packed)
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -87,6 +96,26 @@ def merge(configs: Path, overlay: Path) -> None:
         for key, value in known.items():
             merged[key] = value
         path.write_text(json.dumps(merged.get(), indent=4) + "\n")
+    agree(configs)
+
+
+def agree(configs: Path) -> None:
+    """Corrects what metadata.json and tensorrt.json say of the images, where inference.json now has it otherwise.
+
+    That is the sequences, their number, and the sizes that are multiples of `divisible`.
+    """
+    inference, metadata = (json.loads((configs / f"{name}.json").read_text()) for name in ("inference", "metadata"))
+    names = list(inference.get("acquisitions", inference["sequences"]))
+    for image in (metadata["network_data_format"][way][key] for way, key in (("inputs", "image"), ("outputs", "pred"))):
+        sizes = [str(size).removesuffix("n").removesuffix("*") or "1" for size in image["spatial_shape"]]
+        steps = [math.lcm(int(size), step) for size, step in zip(sizes, inference["divisible"], strict=True)]
+        image["spatial_shape"] = ["n" if step == 1 else f"{step}*n" for step in steps]
+        image["num_channels"] = len(names)
+        image["channel_def"] = {str(k): name for k, name in enumerate(names)}
+    tensorrt = json.loads((configs / "tensorrt.json").read_text())
+    tensorrt["input_shape"][1] = len(names)
+    for name, content in (("metadata", metadata), ("tensorrt", tensorrt)):
+        (configs / f"{name}.json").write_text(json.dumps(content, indent=4) + "\n")
 
 
 def describe(bundle: Path) -> None:

@@ -118,3 +118,19 @@ def test_bad_requests():
         package("mri_none")
     with pytest.raises(ValueError, match="belong to one bundle, but 0 are named"):
         package(weights="model.pt")
+
+
+def test_metadata_follows_the_overlay(tmp_path: Path):
+    """Sequences and sizes; a smaller divisor than metadata's leaves it as it is."""
+    shutil.copytree(BUNDLES / "mri_seq2seq" / "configs", tmp_path / "configs")
+    before = (tmp_path / "configs" / "metadata.json").read_text()
+    merge(tmp_path / "configs", tmp_path / "configs" / "small.json")
+    assert json.loads((tmp_path / "configs" / "metadata.json").read_text()) == json.loads(before)
+    overlay = tmp_path / "two.json"
+    overlay.write_text(json.dumps({"sequences": ["PD", "T2"], "divisible": [32, 24, 1]}))
+    merge(tmp_path / "configs", overlay)
+    metadata, tensorrt = (json.loads((tmp_path / "configs" / f"{n}.json").read_text()) for n in ("metadata", "tensorrt"))
+    for image in (metadata["network_data_format"][way][key] for way, key in (("inputs", "image"), ("outputs", "pred"))):
+        assert image["spatial_shape"] == ["32*n", "48*n", "n"] and image["num_channels"] == 2
+        assert image["channel_def"] == {"0": "PD", "1": "T2"}
+    assert tensorrt["input_shape"][:2] == [1, 2]

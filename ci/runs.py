@@ -1,0 +1,48 @@
+"""What the demonstration and the making of weights share: a phantom, a bundle's runs, each done once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from common.data.phantom import make_phantom
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def bundle_folder(name: str) -> Path:
+    """Of bundles/.
+
+    Raises:
+        ValueError: there is no such bundle.
+    """
+    known = {path.parents[1].name: path.parents[1] for path in sorted(ROOT.glob("bundles/*/configs/metadata.json"))}
+    if name not in known:
+        raise ValueError(f"There is no bundle {name}; there are: {', '.join(known)}.")
+    return known[name]
+
+
+def simulate(folder: Path, subjects: int, **options: object) -> None:
+    """A phantom, where the folder has none yet."""
+    if not (folder / "subjects.json").exists():
+        print(f"Simulating {subjects} phantom subjects ...", flush=True)
+        make_phantom(folder, subjects, **options)
+
+
+def run_bundle(name: str, command: str, configs: list[str], **options: object) -> None:
+    """`python -m monai.bundle run <command>` in a bundle's folder; a failure ends the program."""
+    files = str([f"configs/{config}.json" for config in configs])
+    run_module(name, "monai.bundle", "run", command, "--config_file", files, **options)
+
+
+def run_module(name: str, module: str, *words: str, **options: object) -> None:
+    """`python -m <module> <words> --<option> <value> ...` in a bundle's folder.
+
+    Raises:
+        SystemExit: it failed; its own words are the reason.
+    """
+    extra = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    line = [sys.executable, "-W", "ignore", "-m", module, *words, *extra]
+    if subprocess.run(line, cwd=bundle_folder(name)).returncode:
+        raise SystemExit(f"`{' '.join([module, *words[:2]])}` failed; the reason stands above.")

@@ -1,0 +1,202 @@
+"""Demonstration weights by one command: `./ci/weights NAME [--input DIR]`.
+
+A phantom is simulated, the network of configs/small.json trained on it, its test subjects scored against their
+noise-free truth, a model card written, and bundle, weights and card packed into dist/. All else lies in demo/<name>/.
+What is finished there is used again; remove the folder to begin anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ci.package import package
+from ci.runs import ROOT, bundle_folder, run_bundle, run_module, simulate
+from common.data.subjects import read_subjects
+from common.evaluation.scores import ScoreTable
+from common.inference.weights import sha256
+from common.options import run_command
+
+DATA: dict[str, dict[str, object]] = {
+    "mri_crl": {"sequences": "fse9", "one_gain": True},
+    "mri_aldm": {"spacing": 3.0},
+}
+SPLIT = {"validation": 0.1, "test": 0.3}
+CARD = """\
+# Demonstration weights of {name} {version}
+
+For trying things out. They were trained on simulated images alone. Research only. Not for clinical use.
+
+| | |
+|---|---|
+| network | {parameters:.2f} million numbers, of `configs/small.json`, {size:.1f} MB |
+| sha256 of model.pt | `{sha256}` |
+| made by | `{command}` |
+| data | `{data}` |
+| subjects | {training} trained on, {validation} to choose the epoch, {test} for the scores below |
+| sequences | {sequences} |
+| trained for | {epochs} |
+
+The data are the MNI152 template's tissues, deformed at random, with random lesions; the images follow from T1, T2 and
+proton density by the spin-echo equation, with bias field and Rician noise. No subject is a person.
+
+## Scores on simulated subjects
+
+{simulated}
+
+## Scores on real scans
+
+{real}
+
+## What they are not for
+
+- For any decision about a patient, and not in place of an image that was not acquired.
+- For real scans, whose contrast, anatomy, disease and artefacts they have not seen: train on your own kind of data.
+- To judge or compare the methods: network, data and time are a fraction of the papers'.
+- For other sequences than those above, for images that are not registered, or with the skull.
+"""
+SCORES = """\
+Convention `{convention}`, measured {region}, {subjects} subjects, truth: {truth}. `copy` is the source image itself,
+`map` the mean target value per source intensity, fitted on the training subjects: a network that does not beat it has
+learned no more than a look-up table.
+
+```
+{table}
+```"""
+TRUTH = {"reference": "the images without bias and noise", "images": "the acquired images"}
+
+
+def weights(
+    name: str,
+    *,
+    input: str = "",
+    epochs: int = 0,
+    subjects: int = 40,
+    spacing: float = 0.0,
+    seed: int = 77,
+    work_dir: str = "",
+    output_dir: str = str(ROOT / "dist"),
+) -> str:
+    """Makes a bundle's demonstration weights and packs them; returns the zip.
+
+    Args:
+        name: folder of bundles/.
+        input: folder of real scans with a subject list (`python -m common.data list DIR`); its test subjects are scored
+            too.
+        epochs: of each training; 0 for those of configs/small.json.
+        subjects: to simulate.
+        spacing: their voxel size in mm; 0 for the bundle's own.
+        seed: chooses them.
+        work_dir: for phantom, trainings and scores; by default demo/<name>.
+        output_dir: where the zip goes.
+
+    Raises:
+        ValueError: there is no such bundle, or work_dir is of other options.
+        SystemExit: a run failed.
+    """
+    bundle = bundle_folder(name)
+    work = Path(work_dir or ROOT / "demo" / name).resolve()
+    data = {"seed": seed, **SPLIT, **DATA.get(name, {}), **({"spacing": spacing} if spacing else {})}
+    _same_recipe(work, {"subjects": subjects, **data, "epochs": epochs})
+    simulate(work / "phantom", subjects, **data)
+    _train(name, work, epochs)
+    _score(name, work / "models", work / "phantom", work / "scores", "reference")
+    real = Path(os.environ.get("CALLED_FROM", ""), Path(input).expanduser()).resolve() if input else None
+    if real:
+        _score(name, work / "models", real, work / "scores_real", "images")
+    given = {"input": "DIR" if input else "", "epochs": epochs, "subjects": subjects, "spacing": spacing, "seed": seed}
+    changed = [f" --{key} {value}" for key, value in given.items() if value != weights.__kwdefaults__[key]]
+    card = work / "model_card.md"
+    card.write_text(_card(bundle, work, f"./ci/weights {name}{''.join(changed)}", _phantom_command(subjects, data)))
+    model = str(work / "models" / "model.pt")
+    [archive] = package(name, weights=model, overlay="configs/small.json", card=str(card), output_dir=output_dir)
+    return archive
+
+
+def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
+    """The card says how the weights were made, so nothing made otherwise may be used again."""
+    file = work / "recipe.json"
+    if not file.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(recipe, indent=4) + "\n")
+    elif (found := json.loads(file.read_text())) != recipe:
+        raise ValueError(f"{work} was begun with {found}, not {recipe}; remove it, or name another --work_dir.")
+
+
+def _train(name: str, work: Path, epochs: int) -> None:
+    models = work / "models"
+    if (models / "finished").exists():
+        return
+    options = {"dataset_dir": work / "phantom", "ckpt_dir": models, "output_dir": work / "training"}
+    if epochs:
+        options |= {"max_epochs": epochs, "val_interval": max(1, epochs // 5)}
+    print(f"Training a small {name} ...", flush=True)
+    if name == "mri_aldm":
+        run_module(name, "mri_aldm.stages", overlays="small", **options)
+    else:
+        run_bundle(name, "training", ["train", "small"], **options)
+    (models / "finished").touch()
+
+
+def _score(name: str, models: Path, data: Path, output_dir: Path, truth: str) -> None:
+    options = {"dataset_dir": data, "ckpt_dir": models, "output_dir": output_dir, "truth": truth}
+    run_bundle(name, "evaluating", ["train", "small", "evaluate"], **options)
+
+
+def _phantom_command(subjects: int, data: dict[str, object]) -> str:
+    words = (f"--{key}" if value is True else f"--{key} {value}" for key, value in data.items())
+    return f"python -m common.data phantom DIR {subjects} {' '.join(words)}"
+
+
+def _card(bundle: Path, work: Path, command: str, data: str) -> str:
+    """The model card, in Markdown."""
+    model = work / "models" / "model.pt"
+    lists = read_subjects(work / "phantom")
+    real = "Not measured: `--input DIR` of `./ci/weights` scores the test subjects of a folder with a subject list."
+    return CARD.format(
+        name=bundle.name,
+        version=json.loads((bundle / "configs" / "metadata.json").read_text())["version"],
+        parameters=sum(value.numel() for value in torch.load(model, weights_only=True).values()) / 1e6,
+        size=model.stat().st_size / 1e6,
+        sha256=sha256(model),
+        command=command,
+        data=data,
+        **{split: len(lists[split]) for split in ("training", "validation", "test")},
+        sequences=", ".join(lists["sequences"]),
+        epochs=_epochs(work / "models"),
+        simulated=_scores(work / "scores"),
+        real=_scores(work / "scores_real") if (work / "scores_real").exists() else real,
+    )
+
+
+def _epochs(models: Path) -> str:
+    states = {
+        path: torch.load(path, weights_only=True)["progress"]["epoch"] for path in sorted(models.rglob("last.pt"))
+    }
+    named = {path: "" if len(states) == 1 else f" ({path.relative_to(models).parent})" for path in states}
+    return ", ".join(f"{epoch} epochs{named[path]}" for path, epoch in states.items()).replace(" (.)", " (diffusion)")
+
+
+def _scores(folder: Path) -> str:
+    """Of every convention that the folder has scores under, each by the name that stands in its file."""
+    tables = [
+        ScoreTable.read(folder, path.stem.removeprefix("scores_")) for path in sorted(folder.glob("scores_*.json"))
+    ]
+    return "\n\n".join(
+        SCORES.format(
+            convention=table.convention,
+            region=table.region,
+            subjects=len(table.subjects),
+            truth=TRUTH[table.info["truth"]],
+            table=table.table(),
+        )
+        for table in tables
+    )
+
+
+if __name__ == "__main__":
+    run_command(weights)
