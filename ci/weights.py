@@ -1,6 +1,6 @@
 """Demonstration weights by one command: `./ci/weights NAME [--input DIR]`.
 
-A phantom is simulated, the network of configs/small.json trained on it, its test subjects scored against their
+A phantom is simulated, the small network (configs/small.json) trained on it, its test subjects scored against their
 noise-free truth, a model card written, and bundle, weights and card packed into dist/. All else lies in demo/<name>/.
 What is finished there is used again; remove the folder to begin anew.
 """
@@ -33,7 +33,7 @@ For trying things out. They were trained on simulated images alone. Research onl
 
 | | |
 |---|---|
-| network | {parameters:.2f} million numbers, of `configs/small.json`, {size:.1f} MB |
+| network | {parameters:.2f} million numbers, of `configs/{overlay}.json`, {size:.1f} MB |
 | sha256 of model.pt | `{sha256}` |
 | made by | `{command}` |
 | data | `{data}` |
@@ -74,6 +74,7 @@ def weights(
     name: str,
     *,
     input: str = "",
+    overlay: str = "small",
     epochs: int = 0,
     subjects: int = 40,
     spacing: float = 0.0,
@@ -87,7 +88,8 @@ def weights(
         name: folder of bundles/.
         input: folder of real scans with a subject list (`python -m common.data list DIR`); its test subjects are scored
             too.
-        epochs: of each training; 0 for those of configs/small.json.
+        overlay: configuration of the bundle, by name, that makes the network small.
+        epochs: of each training; 0 for those of the overlay.
         subjects: to simulate.
         spacing: their voxel size in mm; 0 for the bundle's own.
         seed: chooses them.
@@ -101,19 +103,22 @@ def weights(
     bundle = bundle_folder(name)
     work = Path(work_dir or ROOT / "demo" / name).resolve()
     data = {"seed": seed, **SPLIT, **DATA.get(name, {}), **({"spacing": spacing} if spacing else {})}
-    _same_recipe(work, {"subjects": subjects, **data, "epochs": epochs})
+    _same_recipe(work, {"subjects": subjects, **data, "overlay": overlay, "epochs": epochs})
     simulate(work / "phantom", subjects, **data)
-    _train(name, work, epochs)
-    _score(name, work / "models", work / "phantom", work / "scores", "reference")
+    _train(name, work, overlay, epochs)
+    _score(name, overlay, work / "models", work / "phantom", work / "scores", "reference")
     real = Path(os.environ.get("CALLED_FROM", ""), Path(input).expanduser()).resolve() if input else None
     if real:
-        _score(name, work / "models", real, work / "scores_real", "images")
-    given = {"input": "DIR" if input else "", "epochs": epochs, "subjects": subjects, "spacing": spacing, "seed": seed}
+        _score(name, overlay, work / "models", real, work / "scores_real", "images")
+    given = {"input": "DIR" if input else "", "overlay": overlay, "epochs": epochs, "subjects": subjects}
+    given |= {"spacing": spacing, "seed": seed}
     changed = [f" --{key} {value}" for key, value in given.items() if value != weights.__kwdefaults__[key]]
     card = work / "model_card.md"
-    card.write_text(_card(bundle, work, f"./ci/weights {name}{''.join(changed)}", _phantom_command(subjects, data)))
+    card.write_text(
+        _card(bundle, work, overlay, f"./ci/weights {name}{''.join(changed)}", _phantom_command(subjects, data))
+    )
     model = str(work / "models" / "model.pt")
-    [archive] = package(name, weights=model, overlay="configs/small.json", card=str(card), output_dir=output_dir)
+    [archive] = package(name, weights=model, overlay=f"configs/{overlay}.json", card=str(card), output_dir=output_dir)
     return archive
 
 
@@ -127,7 +132,7 @@ def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
         raise ValueError(f"{work} was begun with {found}, not {recipe}; remove it, or name another --work_dir.")
 
 
-def _train(name: str, work: Path, epochs: int) -> None:
+def _train(name: str, work: Path, overlay: str, epochs: int) -> None:
     models = work / "models"
     if (models / "finished").exists():
         return
@@ -136,15 +141,15 @@ def _train(name: str, work: Path, epochs: int) -> None:
         options |= {"max_epochs": epochs, "val_interval": max(1, epochs // 5)}
     print(f"Training a small {name} ...", flush=True)
     if name == "mri_aldm":
-        run_module(name, "mri_aldm.stages", overlays="small", **options)
+        run_module(name, "mri_aldm.stages", overlays=overlay, **options)
     else:
-        run_bundle(name, "training", ["train", "small"], **options)
+        run_bundle(name, "training", ["train", overlay], **options)
     (models / "finished").touch()
 
 
-def _score(name: str, models: Path, data: Path, output_dir: Path, truth: str) -> None:
+def _score(name: str, overlay: str, models: Path, data: Path, output_dir: Path, truth: str) -> None:
     options = {"dataset_dir": data, "ckpt_dir": models, "output_dir": output_dir, "truth": truth}
-    run_bundle(name, "evaluating", ["train", "small", "evaluate"], **options)
+    run_bundle(name, "evaluating", ["train", overlay, "evaluate"], **options)
 
 
 def _phantom_command(subjects: int, data: dict[str, object]) -> str:
@@ -152,7 +157,7 @@ def _phantom_command(subjects: int, data: dict[str, object]) -> str:
     return f"python -m common.data phantom DIR {subjects} {' '.join(words)}"
 
 
-def _card(bundle: Path, work: Path, command: str, data: str) -> str:
+def _card(bundle: Path, work: Path, overlay: str, command: str, data: str) -> str:
     """The model card, in Markdown."""
     model = work / "models" / "model.pt"
     lists = read_subjects(work / "phantom")
@@ -163,6 +168,7 @@ def _card(bundle: Path, work: Path, command: str, data: str) -> str:
         parameters=sum(value.numel() for value in torch.load(model, weights_only=True).values()) / 1e6,
         size=model.stat().st_size / 1e6,
         sha256=sha256(model),
+        overlay=overlay,
         command=command,
         data=data,
         **{split: len(lists[split]) for split in ("training", "validation", "test")},

@@ -129,7 +129,9 @@ def test_metadata_follows_the_overlay(tmp_path: Path):
     overlay = tmp_path / "two.json"
     overlay.write_text(json.dumps({"sequences": ["PD", "T2"], "divisible": [32, 24, 1]}))
     merge(tmp_path / "configs", overlay)
-    metadata, tensorrt = (json.loads((tmp_path / "configs" / f"{n}.json").read_text()) for n in ("metadata", "tensorrt"))
+    metadata, tensorrt = (
+        json.loads((tmp_path / "configs" / f"{n}.json").read_text()) for n in ("metadata", "tensorrt")
+    )
     for image in (metadata["network_data_format"][way][key] for way, key in (("inputs", "image"), ("outputs", "pred"))):
         assert image["spatial_shape"] == ["32*n", "48*n", "n"] and image["num_channels"] == 2
         assert image["channel_def"] == {"0": "PD", "1": "T2"}
