@@ -72,8 +72,8 @@ class Checkpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
-        """At the start: take up `last.pt`."""
-        if not self.last.exists():
+        """At the start: take up `last.pt`. A later round of a federated training has the server's weights instead."""
+        if engine.state.epoch or not self.last.exists():
             return
         if not self.resume:
             raise FileExistsError(f"{self.last} exists. Pass --resume true to go on from it, or another --ckpt_dir.")

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +15,6 @@ from common.data.loading import LoadSubject
 from common.data.normalisation import ScaleSequencesd
 from common.data.subjects import read_subjects, subject_items
 
-BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ["T1", "T1Gd", "T2", "FLAIR"]
 
 
@@ -180,83 +174,3 @@ def test_a_training_too_short_to_be_validated_leaves_weights(workflow, bundle: s
     settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
     workflow(bundle, "train.json", val_interval=5, **settings).run()
     assert (tmp_path / "model.pt").exists()
-
-
-def start(
-    bundle: str, phantom_dir: Path, folder: Path, *files: str, launcher: tuple[str, ...] = (), **overrides: object
-) -> subprocess.Popen:
-    """A training by MONAI's command line, in a process of its own and in the bundle's folder."""
-    settings = {"dataset_dir": phantom_dir, "ckpt_dir": folder, "output_dir": folder / "eval", **overrides}
-    options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, *launcher, "-m", "monai.bundle", "run", "training"]
-    configs = str([f"configs/{file}" for file in files])
-    return subprocess.Popen(
-        [*command, "--config_file", configs, *options],
-        cwd=BUNDLES / bundle,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(*arguments: Any, **options: Any) -> None:
-    """What `start` starts, to its end."""
-    process = start(*arguments, **options)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors[-3000:]
-
-
-FIRST = {"mri_aldm": "train_autoencoder.json"}  # of several trainings, the one that needs no other's weights
-SMALL = {"mri_seq2seq": [32, 32, 3], "mri_vq_seq2seq": [32, 32, 1], "mri_aldm": [32, 32, 24]}
-
-
-def test_command_line(bundle: str, phantom_dir: Path, tmp_path: Path):
-    small = {"max_epochs": 1, "val_interval": 1, "roi_size": SMALL[bundle]}
-    run(bundle, phantom_dir, tmp_path, FIRST.get(bundle, "train.json"), "small.json", **small)
-    weights = torch.load(tmp_path / "model.pt", weights_only=True)
-    first, width = ("autoencoder.encoder.blocks.0.conv", 8) if bundle == "mri_aldm" else ("encoder.0.conv", 16)
-    assert weights[f"{first}.weight"].shape[0] == width, "small.json's width"
-    torch.testing.assert_close(weights["reference_scale"][:, 0], mean_scale(phantom_dir), rtol=1e-4, atol=0)
-
-
-@pytest.mark.full
-def test_two_processes(bundle: str, phantom_dir: Path, tmp_path: Path):
-    """Each sees one of the two training subjects and one of two for validation, and the weights know all."""
-    subjects = read_subjects(phantom_dir)
-    subjects["validation"] += subjects.pop("test")
-    (tmp_path / "two.json").write_text(json.dumps(subjects))
-    small = {"max_epochs": 1, "val_interval": 1, "roi_size": SMALL[bundle], "subject_list": tmp_path / "two.json"}
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    configs = FIRST.get(bundle, "train.json"), "small.json", "multi_gpu_train.json"
-    record = (
-        "$torch.save([@validate#evaluator.state.metrics, [p.sum().item() for p in @network.parameters()]], "
-        "@output_dir + '/rank%d.pt' % torch.distributed.get_rank())"
-    )
-    run(bundle, phantom_dir, tmp_path, *configs, launcher=launcher, training=["$@train#trainer.run()", record], **small)
-    first, second = (torch.load(tmp_path / "eval" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first == second and np.isfinite(list(first[0].values())).all(), "metrics and parameters of both ranks"
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
-    weights = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert state["progress"] == {"epoch": 1, "iteration": 1}, "a step each"
-    assert not any(name.startswith("module.") for name in weights)
-    torch.testing.assert_close(weights["reference_scale"][:, 0], mean_scale(phantom_dir), rtol=1e-4, atol=0)
-
-
-@pytest.mark.full
-def test_killed_and_started_again(phantom_dir: Path, tmp_path: Path):
-    """SIGKILL in the middle, and the same command once more: the weights of a run that nothing disturbed."""
-    arguments = {"max_epochs": 12, "val_interval": 4, "roi_size": SMALL["mri_seq2seq"], "ema_decay": 0.9}
-    configs = ("train.json", "small.json")
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start("mri_seq2seq", phantom_dir, killed, *configs, **arguments)
-    while not (killed / "last.pt").exists() and process.poll() is None:
-        time.sleep(0.1)
-    process.kill()
-    process.communicate()
-    done = torch.load(killed / "last.pt", weights_only=True)["progress"]["epoch"]
-    assert 0 < done < 12, "it was killed in the middle"
-    for folder in (killed, whole):
-        run("mri_seq2seq", phantom_dir, folder, *configs, **arguments)
-    first, second = (torch.load(folder / "model.pt", weights_only=True) for folder in (killed, whole))
-    assert all(torch.equal(first[name], second[name]) for name in second)
