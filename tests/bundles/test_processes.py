@@ -138,7 +138,7 @@ def test_federated(bundle: str, training: str, data: Callable[..., dict[str, Any
 
     settings = data(bundle, training)
     subjects = json.loads(Path(settings["subject_list"]).read_text())
-    begun: list[torch.Tensor] = []
+    begun: list[dict[str, torch.Tensor]] = []
     clients = []
     for k, subject in enumerate(subjects["training"]):
         folder = tmp_path / f"client{k}"
@@ -159,17 +159,17 @@ def test_federated(bundle: str, training: str, data: Callable[..., dict[str, Any
             lambda trainer: begun.append({n: v.clone() for n, v in trainer.network.state_dict().items()}),
         )
         clients.append(algo)
-    weights = clients[0].get_weights().weights
+    weights = {name: value.clone() for name, value in clients[0].get_weights().weights.items()}
     for number in (1, 2):
         made = []
         for algo in clients:
             algo.train(ExchangeObject(weights={name: value.numpy() for name, value in weights.items()}))
-            made.append(algo.get_weights().weights)
+            made.append(algo.get_weights().weights)  # the network's own tensors
             trained = [n for n, p in algo.trainer.network.named_parameters() if p.requires_grad]
             assert all(torch.equal(begun[-1][name], weights[name]) for name in trained), "it began with the server's"
             assert algo.trainer.state.epoch == number
         assert any(not torch.equal(made[0][name], made[1][name]) for name in trained)
-        weights = {name: (value + made[1][name]) / 2 for name, value in made[0].items()}
+        weights = {name: ((value + made[1][name]) / 2).to(value.dtype) for name, value in made[0].items()}
     assert all(torch.isfinite(weights[name]).all() for name in trained)
 
 
