@@ -48,7 +48,7 @@ def prepare(source: str, output_dir: str) -> None:
         for file, path in zip(files, subject["images"].values(), strict=True):
             image = nib.load(file)
             voxels = np.where(mask, np.maximum(image.get_fdata(dtype=np.float32), 0), 0)[:, :, z : z + 1]
-            nib.save(nib.Nifti1Image(voxels, image.affine), folder / path)
+            nib.save(nib.Nifti1Image(voxels, image.slicer[:, :, z : z + 1].affine), folder / path)
     held_out = [f"TI{time}" for time in HELD_OUT]
     known = [
         {**subject, "images": {name: path for name, path in subject["images"].items() if name not in held_out}}
@@ -59,7 +59,7 @@ def prepare(source: str, output_dir: str) -> None:
         listing = {"sequences": list(acquisitions), "acquisitions": acquisitions, **listing}
         (folder / f"{file}.json").write_text(json.dumps(listing, indent=1))
     options = f'--dataset_dir {folder} --acquisitions "{acquisitions}"'
-    epochs = "--visits_per_epoch 64 --max_epochs 14 --val_interval 14"
+    epochs = "--visits_per_epoch 64 --max_epochs 100 --val_interval 50"
     for run, config, own in (
         ("training", "train", f'{epochs} --held_out "{held_out}" --subject_list {folder}/train.json'),
         ("inference", "inference", f"--subject_list {folder}/known.json --output_dir {folder}/made"),

@@ -248,7 +248,6 @@ def main(*names: str, changed: str = "", full: bool = False) -> None:
     chosen = [name for name in chosen if not names or name in names]
     if not chosen:
         print(f"No bundle has changed since {changed}.")
-    logging.disable(logging.WARNING)
     failed = {}
     for name in chosen:
         with tempfile.TemporaryDirectory() as scratch:
@@ -263,4 +262,5 @@ def _numbers(version: str) -> list[int]:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     run_command(main)

@@ -151,6 +151,7 @@ def trial_image(shape: Sequence[int], missing: Sequence[int] = (), seed: int = 0
 @torch.no_grad()
 def write(model: nn.Module, file: Path, format: str, inputs: Sequence[Tensor], metadata: dict | None = None) -> None:
     """Traces a module at these inputs, whose sizes, channels apart, are free afterwards."""
+    model.eval()  # the exporter to ONNX leaves all of it in the mode that it found the outermost in
     with warnings.catch_warnings(action="ignore"):  # that a trace takes Python's values for constants, which they are
         if format == "torchscript":
             traced = torch.jit.trace(model, tuple(inputs), check_trace=False)

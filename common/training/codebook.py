@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 class CodebookUse:
     """Adds "codebook_share" and "codebook_perplexity" (`common.blocks.vq.CodebookUsage`) to an evaluator's metrics.
 
-    Counted over all that the network encodes in an evaluation, and logged. Attach it before the handlers that report
+    Counted over all that the network encodes in an evaluation, in every process, and logged. Attach it before the handlers that report
     metrics. A network without a quantiser has none to report.
     """
 
@@ -39,7 +40,7 @@ class CodebookUse:
 
     def report(self, engine: Engine) -> None:
         self.hook.remove()
-        usage = codebook_usage(self.counts)
+        usage = codebook_usage(idist.all_reduce(self.counts.to(idist.device())).cpu())
         engine.state.metrics["codebook_share"] = usage.share
         engine.state.metrics["codebook_perplexity"] = usage.perplexity
         count = len(self.counts)

@@ -142,7 +142,7 @@ def test_evaluating_scores_seen_and_unseen_settings(trained: Path, crl, fse_dir:
     "variant",
     [
         {"variant": "gain", "normalisation": "minmax", "scale_per": "image"},
-        {"downsampling": 2, "roi_size": [32, 32, 1], "divisible": [2, 2, 1], "ema_decay": 0.5},
+        {"downsampling": 2, "roi_size": [32, 32, 1], "ema_decay": 0.5},
         {"slice_axis": -3, "roi_size": [1, 16, 16], "pairs_per_subject": 2, "self_weight": 0.5},
         {"acquisitions": {"FSE7": [8142, 104.2, 0], "FSE1": [2479, 9.62, 1055]}, "held_out": []},
     ],

@@ -105,10 +105,15 @@ def test_encode_writes_latent_codes_and_their_size(workflow, weights_of, tmp_pat
     assert "A: of the images' size latent 37.50%, codes 1.56%" in caplog.text
 
 
+class BlockMeans(nn.AvgPool2d):
+    def forward(self, image: torch.Tensor, code: torch.Tensor | None) -> torch.Tensor:
+        return super().forward(image)
+
+
 @pytest.mark.parametrize("axis", [-1, -3])
 def test_a_marked_voxel_is_found_at_its_place(workflow, tiny_network, tmp_path: Path, monkeypatch, axis: int):
     """With block means in place of the encoder, it changes the one position whose block it lies in."""
-    monkeypatch.setattr("mri_vq_seq2seq.network.Encoder", lambda *arguments: nn.AvgPool2d(2))
+    monkeypatch.setattr("mri_vq_seq2seq.network.Encoder", lambda *arguments: BlockMeans(2))
     torch.save(tiny_network(BUNDLE, quantiser="none").state_dict(), tmp_path / "model.pt")
     plain, marked, voxel = volume(), volume(), (15, 6, 4)
     marked[voxel] = 150 if plain[voxel] < 149 else 100

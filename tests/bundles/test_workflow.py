@@ -104,8 +104,11 @@ def test_uncertainty_lies_beside_the_image(
     sidecar = json.loads((tmp_path / "out" / first["subject"] / f"{names[2]}.json").read_text())
     assert list(sidecar["sources"]) == NAMES[:3] and sidecar["scale"] == 400
     workflow(bundle, "inference.json", **settings, **{**output, "output_dir": tmp_path / "plain"}).run()
-    plain = nib.load(tmp_path / "plain" / first["subject"] / f"{names[0]}.nii.gz")
-    np.testing.assert_allclose(made, plain.get_fdata(), rtol=1e-5)
+    plain = nib.load(tmp_path / "plain" / first["subject"] / f"{names[0]}.nii.gz").get_fdata()
+    if bundle == "mri_vq_seq2seq":  # whose image is then the mean of the samples that the spread is of
+        assert 0 < np.abs(made - plain).mean() < deviation.mean()
+    else:
+        np.testing.assert_allclose(made, plain, rtol=1e-5)
 
 
 def test_evaluating_scores_the_test_subject(trained: Path, workflow, bundle: str, phantom_dir: Path, tmp_path: Path):

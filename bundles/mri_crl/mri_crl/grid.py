@@ -118,5 +118,5 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, trained_range: Sequence[
         panel.set_xticks(range(len(trs)), [f"{value:g}" for value in trs], rotation=45)
         panel.set_yticks(range(len(tes)), [f"{value:g}" for value in tes])
     panels[0].set_ylabel("TE, ms")
-    figure.colorbar(shown, ax=panels, label="mean absolute error, % of the mean signal")
+    figure.colorbar(shown, ax=panels, label="error, % of the mean signal")
     figure.savefig(path, dpi=100)
