@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 class CodebookUse:
     """Adds "codebook_share" and "codebook_perplexity" (`common.blocks.vq.CodebookUsage`) to an evaluator's metrics.
 
-    Counted over all that the network encodes in an evaluation, in every process, and logged. Attach it before the handlers that report
-    metrics. A network without a quantiser has none to report.
+    Counted over all that the network encodes in an evaluation, in every process, and logged. Attach it before the
+    handlers that report metrics. A network without a quantiser has none to report.
     """
 
     def __init__(self, network: nn.Module) -> None:
