@@ -106,9 +106,10 @@ def agree(configs: Path) -> None:
     """
     inference, metadata = (json.loads((configs / f"{name}.json").read_text()) for name in ("inference", "metadata"))
     names = list(inference.get("acquisitions", inference["sequences"]))
+    divisible = ConfigParser(inference).get_parsed_content("divisible")
     for image in (metadata["network_data_format"][way][key] for way, key in (("inputs", "image"), ("outputs", "pred"))):
         sizes = [str(size).removesuffix("n").removesuffix("*") or "1" for size in image["spatial_shape"]]
-        steps = [math.lcm(int(size), step) for size, step in zip(sizes, inference["divisible"], strict=True)]
+        steps = [math.lcm(int(size), step) for size, step in zip(sizes, divisible, strict=True)]
         image["spatial_shape"] = ["n" if step == 1 else f"{step}*n" for step in steps]
         image["num_channels"] = len(names)
         image["channel_def"] = {str(k): name for k, name in enumerate(names)}
