@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+import yaml
 from monai.bundle import ConfigParser
 
 from common.inference.weights import load_weights, sha256
@@ -37,6 +38,7 @@ def package(
     overlay: str = "",
     card: str = "",
     source: str = "",
+    large: bool = False,
     output_dir: str = str(ROOT / "dist"),
 ) -> list[str]:
     """Packs the named bundles, or all of them; returns the zips.
@@ -47,10 +49,12 @@ def package(
         overlay: configuration of the bundle that the weights were trained with, beside train.json.
         card: Markdown about the weights that becomes docs/model_card.md.
         source: address of the folder that the zips will be downloaded from, for model_info.json.
+        large: the weights go beside the zip, as <name>_v<version>.pt, and not into it: its large_files.yml says that
+            `python -m monai.bundle download_large_files` finds them at the source.
         output_dir: where the zips go.
 
     Raises:
-        ValueError: an unknown bundle, or weights for several.
+        ValueError: an unknown bundle, weights for several, or no source for large ones.
         FileNotFoundError: no such weights, overlay or card.
     """
     bundles = {path.parents[1].name: path.parents[1] for path in sorted(ROOT.glob("bundles/*/configs/metadata.json"))}
@@ -58,10 +62,13 @@ def package(
         raise ValueError(f"There is no bundle {', '.join(sorted(unknown))}; there are: {', '.join(bundles)}.")
     if (weights or overlay or card) and len(names) != 1:
         raise ValueError(f"--weights, --overlay and --card belong to one bundle, but {len(names)} are named.")
-    return [str(_package(bundles[name], weights, overlay, card, source, Path(output_dir))) for name in names or bundles]
+    if large and not source:
+        raise ValueError("--large needs --source: the address that the weights will be downloaded from.")
+    options = (weights, overlay, card, source, large, Path(output_dir))
+    return [str(_package(bundles[name], *options)) for name in names or bundles]
 
 
-def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, output_dir: Path) -> Path:
+def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, large: bool, output_dir: Path) -> Path:
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     full_name = f"{bundle.name}_v{metadata['version']}"
     with tempfile.TemporaryDirectory() as folder:
@@ -79,6 +86,8 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, o
         if (packed / "models" / "model.pt").exists():
             describe(packed)
         output_dir.mkdir(parents=True, exist_ok=True)
+        if large:
+            _set_apart(packed, output_dir / f"{full_name}.pt", source)
         archive = output_dir / f"{full_name}.zip"
         _zip(packed, archive)
     archive.with_suffix(".zip.sha256").write_text(f"{sha256(archive)}  {archive.name}\n")
@@ -137,6 +146,16 @@ def describe(bundle: Path) -> None:
         "reference_scale": network.reference_scale.tolist(),
     }
     (bundle / "models" / "model.json").write_text(json.dumps(described, indent=4) + "\n")
+
+
+def _set_apart(bundle: Path, weights: Path, source: str) -> None:
+    """Moves models/model.pt out of a bundle; large_files.yml says where it will be found."""
+    if not (bundle / "models" / "model.pt").is_file():
+        raise FileNotFoundError(f"{bundle.name} has no weights to set apart: pass --weights FILE.")
+    shutil.move(bundle / "models" / "model.pt", weights)
+    address = f"{source}/{weights.name}"
+    entry = {"path": "models/model.pt", "url": address, "hash_val": sha256(weights), "hash_type": "sha256"}
+    (bundle / "large_files.yml").write_text(yaml.safe_dump({"large_files": [entry]}))
 
 
 def _zip(folder: Path, archive: Path) -> None:

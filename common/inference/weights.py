@@ -36,9 +36,11 @@ def load_weights(
             named with both shapes.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"No weights at {path}. Train first (python -m monai.bundle {command}), or pass --{option} FILE."
-        )
+        make = f"Train first (python -m monai.bundle {command})"
+        bundle = Path(path).parent.parent
+        if (bundle / "large_files.yml").is_file():
+            make = f"Fetch them first (python -m monai.bundle download_large_files --bundle_path {bundle})"
+        raise FileNotFoundError(f"No weights at {path}. {make}, or pass --{option} FILE.")
     description = Path(path).with_suffix(".json")
     if description.is_file() and (wanted := json.loads(description.read_text())["sha256"]) != sha256(path):
         raise ValueError(

@@ -16,10 +16,12 @@ from zipfile import ZipFile
 
 import nibabel as nib
 import pytest
+import torch
 from monai.bundle import download
 
 from ci import package
 from common.data.subjects import read_subjects, write_subjects
+from common.inference.weights import load_weights, sha256
 
 NAME = "mri_seq2seq"
 
@@ -75,6 +77,26 @@ def test_downloaded_and_run(address: str, dist: Path, phantom_dir: Path, tmp_pat
     described.write_text(json.dumps({**json.loads(described.read_text()), "sha256": "0" * 64}))
     result = bundle(tmp_path / NAME, *line, *data)
     assert result.returncode and "Download it again" in result.stderr
+
+
+def test_weights_beside_the_zip(address: str, dist: Path, weights_of: Callable[[str], Path], tmp_path: Path):
+    """large_files.yml names them; MONAI fetches them, and inference says so where that was not done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "LIST", tmp_path / "model_info.json")
+        with pytest.raises(ValueError, match="--large needs --source"):
+            package.package(NAME, weights=str(weights_of(NAME)), large=True)
+        files = {"weights": str(weights_of(NAME)), "overlay": str(dist / "tiny.json")}
+        [archive] = package.package(
+            NAME, **files, source=f"{address}/large", large=True, output_dir=str(dist / "large")
+        )
+    ZipFile(archive).extractall(tmp_path)
+    model = tmp_path / NAME / "models" / "model.pt"
+    assert not model.exists()
+    with pytest.raises(FileNotFoundError, match=r"Fetch them first .* download_large_files --bundle_path"):
+        load_weights(torch.nn.Identity(), str(model))
+    result = bundle(tmp_path, "download_large_files", "--bundle_path", NAME)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert sha256(model) == json.loads(model.with_suffix(".json").read_text())["sha256"]
 
 
 def test_a_release_on_github(address: str, dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
