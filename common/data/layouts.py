@@ -85,7 +85,7 @@ def make_list(
         sequences: the sequences to list, such as T1,T2; by default all that were found.
         output: the list to write, by default subjects.json in root.
         validation: share of the people (not files) for validation.
-        test: share of the people for the test.
+        test: share of the people for the test; 1, with --validation 0, for people that nothing is trained on.
         seed: seed of the random split and of drop.
         splits: your own split instead: a JSON file {"training": [names], "validation": [...], "test": [...]} or a CSV
             file with the columns subject,split. A name is a subject's or a person's.
@@ -299,10 +299,12 @@ def _read_json(file: Path) -> dict:
 
 def _random_splits(people: Mapping[str, str], validation: float, test: float, seed: int) -> dict[str, str]:
     """Subject to split; by person, as two visits of one person are no independent test."""
+    if (validation, test) == (0, 1):
+        return dict.fromkeys(people, "test")
     if min(validation, test) < 0 or validation + test >= 1:
         raise ValueError(
-            f"validation={validation} and test={test} must be shares of the people that leave some for "
-            "training, such as 0.1 and 0.1"
+            f"validation={validation} and test={test} must be shares of the people that leave some for training, such "
+            "as 0.1 and 0.1, or 0 and 1 for a test alone"
         )
     persons = sorted(set(people.values()))
     random.Random(seed).shuffle(persons)

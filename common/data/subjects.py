@@ -94,6 +94,7 @@ def subject_items(
     sequences: Sequence[str],
     subject_list: str | os.PathLike = "",
     fewest: int = 1,
+    required: bool = True,
 ) -> list[dict]:
     """The items of one split, ready for a `monai.data.Dataset`.
 
@@ -103,6 +104,7 @@ def subject_items(
         sequences: the wanted sequences; whatever else the list has is left out.
         subject_list: another list than `subjects.json`; absolute, or relative to `dataset_dir`.
         fewest: how many of the wanted sequences a subject needs, 2 where only pairs of different ones train.
+        required: whether the list must have a subject in this split.
 
     Returns:
         One dict per subject with `subject` and, in the order of `sequences`, `images`, `reference`, `withheld` (name to
@@ -121,6 +123,8 @@ def subject_items(
     file = list_file(Path(dataset_dir or ".").expanduser() / subject_list if subject_list else dataset_dir)
     subjects = read_subjects(file)
     entries = [entry for name in (SPLITS if split == "all" else (split,)) for entry in subjects[name]]
+    if not entries and not required:
+        return []
     items = [_item(entry, sequences, subjects.get("acquisitions", {})) for entry in entries]
     left_out = [item["subject"] for item in items if len(item["images"]) < fewest]
     few = f"any of {', '.join(sequences)}" if fewest == 1 else f"{fewest} of {', '.join(sequences)}"

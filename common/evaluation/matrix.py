@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class ScoreMatrix:
     Args:
         sequences: S names, in the network's order.
         routes: what each channel of "pred" is, `MatrixInferer.routes`.
-        training: subjects that the intensity map is fitted on, each with "image" and "available".
+        training: subjects that the intensity map is fitted on, each with "image" and "available"; none for no map.
         output_dir: where `scores_<convention>.csv` and `.json` go.
         weights, metadata_file: the network's weights and the bundle's metadata.json, for the JSON.
         conventions: names of `CONVENTIONS`.
@@ -56,7 +56,7 @@ class ScoreMatrix:
         self,
         sequences: Sequence[str],
         routes: Sequence[Route],
-        training: Iterable[dict[str, Any]],
+        training: Sequence[dict[str, Any]],
         output_dir: str,
         weights: str,
         metadata_file: str,
@@ -100,6 +100,8 @@ class ScoreMatrix:
         self.truths: dict[str, str] = {}
         if self.map is None:
             self.map = IntensityMap(self.sequences)
+            if not len(self.training):
+                warnings.warn("No training subjects in the list: scores without the intensity map", stacklevel=2)
             for item in tqdm(self.training, desc="fitting the intensity map"):
                 self.map.fit(item["image"], item["available"].tolist())
 
@@ -164,7 +166,8 @@ class ScoreMatrix:
         def mean(of: Callable[[Tensor, int, int], Tensor]) -> Tensor:
             return torch.stack([of(images[i], i, j) for i in sources]).mean(0)
 
-        return {"network": lambda: pred, "copy": lambda: mean(copy_source), "map": lambda: mean(self.map.predict)}
+        made = {"network": lambda: pred, "copy": lambda: mean(copy_source), "map": lambda: mean(self.map.predict)}
+        return made if len(self.training) else {name: made[name] for name in ("network", "copy")}
 
     @staticmethod
     def _make(make: Callable[[], Tensor]) -> Tensor | None:

@@ -13,7 +13,8 @@ import torch
 
 from common.data.loading import LoadSubject
 from common.data.normalisation import ScaleSequencesd
-from common.data.subjects import read_subjects, subject_items
+from common.data.subjects import read_subjects, subject_items, write_subjects
+from common.evaluation.report import report
 
 NAMES = ["T1", "T1Gd", "T2", "FLAIR"]
 
@@ -123,6 +124,19 @@ def test_evaluating_scores_the_test_subject(trained: Path, workflow, bundle: str
         own = {row["target"]: row["psnr"] for row in rows if row["source"] == row["target"]}
         assert all(row["ceiling_psnr"] == own[row["target"]] for row in rows if row["method"] == "network")
         assert not any(row["ceiling_psnr"] for row in rows if row["method"] != "network")
+
+
+def test_evaluating_others_subjects(trained: Path, workflow, bundle: str, phantom_dir: Path, tmp_path: Path):
+    """A list without training subjects has scores, but no intensity map to compare them with."""
+    subjects = {**read_subjects(phantom_dir), "training": [], "validation": []}
+    write_subjects(tmp_path / "others.json", subjects)
+    settings = {"dataset_dir": phantom_dir, "ckpt_dir": trained, "output_dir": tmp_path}
+    with pytest.warns(UserWarning, match="scores without the intensity map"):
+        workflow(bundle, "train.json", "evaluate.json", **settings, subject_list=str(tmp_path / "others.json")).run()
+    with open(tmp_path / "scores_declared.csv", newline="") as file:
+        assert {row["method"] for row in csv.DictReader(file)} == {"network", "copy"}
+    report(str(tmp_path))
+    assert "No pair was scored" in (tmp_path / "report.html").read_text()
 
 
 SAGITTAL = {"slice_axis": -3, "ema_decay": 0.5, "clip_grad": 1.0, "divisible": [1, 2, 2]}

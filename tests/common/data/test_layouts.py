@@ -240,6 +240,7 @@ def test_an_existing_list_is_kept_unless_overwrite(make):
         (3, 0.1, 0.8, [1, 1, 1]),
         (5, 0, 0.2, [4, 0, 1]),
         (20, 0.1, 0.2, [14, 2, 4]),
+        (2, 0, 1, [0, 0, 2]),
     ],
 )
 def test_split_sizes(make, people, validation, test, sizes):
