@@ -181,7 +181,7 @@ class MemoryEstimate:
             return
         ways = [] if self.checkpointing else ["--checkpointing true"]
         ways += [] if self.half else ["--amp bf16 (on CUDA)"]
-        ways.append("a smaller --roi_size")
+        ways.append("a smaller --crop_size")
         logger.warning(f"{message}, and {free / GIB:.1f} GiB are free. To lower it: {', '.join(ways)}.")
 
 

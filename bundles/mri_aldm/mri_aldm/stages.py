@@ -88,7 +88,10 @@ def train_all(
     method = str(options.get("method", "aldm"))
     for stage, config in TRAININGS.items():
         folder = Path(ckpt_dir) / FOLDERS[stage]
-        if (folder / "finished").exists() or (stage, method) in UNNEEDED:
+        if (stage, method) in UNNEEDED:
+            continue
+        if (folder / "finished").exists():
+            print(f"Finished before: {stage}. To train it anew, remove {folder / 'finished'}", flush=True)
             continue
         print(f"Training: {stage}", flush=True)
         extra = overlays.split(",") if isinstance(overlays, str) else list(overlays)
