@@ -5,7 +5,6 @@ Everything lies in demo/. A finished training is used again; remove demo/models 
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from common.data.layouts import make_list
 from common.data.subjects import read_subjects, write_subjects
 from common.evaluation.completed import draw_completed
 from common.evaluation.report import report
-from common.options import run_command
+from common.options import from_caller, run_command
 
 BUNDLE = "mri_seq2seq"
 DEMO = ROOT / "demo"
@@ -30,7 +29,7 @@ def train(epochs: int) -> None:
             "ckpt_dir": MODELS,
             "output_dir": DEMO / "training",
             "max_epochs": epochs,
-            "val_interval": epochs // 2,
+            "val_interval": max(1, epochs // 2),
         }
         run_bundle(BUNDLE, "training", ["train", "small"], dataset_dir=DEMO / "phantom", **options)
         (MODELS / "finished").touch()
@@ -62,6 +61,7 @@ def complete_own(folder: Path) -> None:
     if not folder.is_dir():
         raise SystemExit(f"{folder} is not a folder.")
     own = DEMO / "own"
+    shutil.rmtree(own / "completed", ignore_errors=True)  # earlier patients' images
     if any(folder.glob("*.nii*")):
         shutil.rmtree(own / "scans", ignore_errors=True)  # an earlier patient's link
         (own / "scans").mkdir(parents=True)
@@ -81,7 +81,7 @@ def demo(input: str = "", epochs: int = 250) -> None:
     """
     train(epochs)
     if input:
-        complete_own((os.environ.get("CALLED_FROM", "") / Path(input).expanduser()).resolve())
+        complete_own(from_caller(input))
     else:
         complete_held_out()
     shown = DEMO / ("own" if input else "")

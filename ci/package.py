@@ -21,13 +21,11 @@ import yaml
 from monai.bundle import ConfigParser
 
 from common.inference.weights import load_weights, sha256
-from common.options import run_command
+from common.options import from_caller, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = shutil.ignore_patterns(
-    *("__pycache__", "*.pyc", "eval", "runs", "last.pt"),
-    *("latents", "autoencoder", "translation", "finished"),  # what ALDM's trainings leave to each other
-)
+CONTENTS = ("LICENSE", "configs", "docs", "large_files.yml", "models/model.pt")  # and the Python package
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 LIST = ROOT / "models" / "model_info.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 
@@ -46,7 +44,7 @@ def package(
     Args:
         names: folders of bundles/.
         weights: file that becomes models/model.pt; needs one name. Without it models/ is packed as it is.
-        overlay: configuration of the bundle that the weights were trained with, beside train.json.
+        overlay: configuration that the weights were trained with, beside train.json: a file, or its path in the bundle.
         card: Markdown about the weights that becomes docs/model_card.md.
         source: address of the folder that the zips will be downloaded from, for model_info.json.
         large: the weights go beside the zip, as <name>_v<version>.pt, and not into it: its large_files.yml says that
@@ -64,7 +62,8 @@ def package(
         raise ValueError(f"--weights, --overlay and --card belong to one bundle, but {len(names)} are named.")
     if large and not source:
         raise ValueError("--large needs --source: the address that the weights will be downloaded from.")
-    options = (weights, overlay, card, source, large, Path(output_dir))
+    weights, card = (str(from_caller(path)) if path else "" for path in (weights, card))
+    options = (weights, overlay, card, source, large, from_caller(output_dir))
     return [str(_package(bundles[name], *options)) for name in names or bundles]
 
 
@@ -73,11 +72,17 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
     full_name = f"{bundle.name}_v{metadata['version']}"
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / bundle.name
-        shutil.copytree(bundle, packed, ignore=LEFT_OUT)
+        for path in (bundle / name for name in (bundle.name, *CONTENTS)):
+            copy = packed / path.relative_to(bundle)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                shutil.copytree(path, copy, ignore=LEFT_OUT)
+            elif path.exists():
+                shutil.copyfile(path, copy)
         shutil.rmtree(packed / bundle.name / "common")  # the stub that points to the repository's
         shutil.copytree(ROOT / "common", packed / bundle.name / "common", ignore=LEFT_OUT)
         if overlay:
-            merge(packed / "configs", bundle / overlay)
+            merge(packed / "configs", from_caller(overlay) if from_caller(overlay).is_file() else bundle / overlay)
         if weights:
             (packed / "models").mkdir(exist_ok=True)
             shutil.copyfile(weights, packed / "models" / "model.pt")
@@ -97,13 +102,20 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
 
 
 def merge(configs: Path, overlay: Path) -> None:
-    """Writes an overlay's values into each training's configuration and inference.json, which take those they have."""
-    for path in (*configs.glob("train*.json"), configs / "inference.json"):
-        config, changes = json.loads(path.read_text()), json.loads(overlay.read_text())
-        known = {key: value for key, value in changes.items() if key.split("::")[0] in config}
+    """Writes an overlay's values into each training's configuration and inference.json, which take those they have.
+
+    Raises:
+        ValueError: none of them has one of its keys.
+    """
+    changes = {key.replace("#", "::"): value for key, value in json.loads(overlay.read_text()).items()}
+    files = {path: json.loads(path.read_text()) for path in (*configs.glob("train*.json"), configs / "inference.json")}
+    if unknown := [key for key in changes if not any(key.split("::")[0] in config for config in files.values())]:
+        raise ValueError(f"{overlay}: {', '.join(unknown)}: no such key in {', '.join(path.name for path in files)}.")
+    for path, config in files.items():
         merged = ConfigParser(config)
-        for key, value in known.items():
-            merged[key] = value
+        for key, value in changes.items():
+            if key.split("::")[0] in config:
+                merged[key] = value
         path.write_text(json.dumps(merged.get(), indent=4) + "\n")
     agree(configs)
 

@@ -8,7 +8,6 @@ What is finished there is used again; remove the folder to begin anew.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ci.runs import ROOT, bundle_folder, run_bundle, run_module, simulate
 from common.data.subjects import read_subjects
 from common.evaluation.scores import ScoreTable
 from common.inference.weights import sha256
-from common.options import run_command
+from common.options import from_caller, run_command
 
 DATA: dict[str, dict[str, object]] = {
     "mri_crl": {"sequences": "fse9", "one_gain": True},
@@ -101,13 +100,13 @@ def weights(
         SystemExit: a run failed.
     """
     bundle = bundle_folder(name)
-    work = Path(work_dir or ROOT / "demo" / name).resolve()
+    work = from_caller(work_dir or ROOT / "demo" / name)
     data = {"seed": seed, **SPLIT, **DATA.get(name, {}), **({"spacing": spacing} if spacing else {})}
     _same_recipe(work, {"subjects": subjects, **data, "overlay": overlay, "epochs": epochs})
     simulate(work / "phantom", subjects, **data)
     _train(name, work, overlay, epochs)
     _score(name, overlay, work / "models", work / "phantom", work / "scores", "reference")
-    real = Path(os.environ.get("CALLED_FROM", ""), Path(input).expanduser()).resolve() if input else None
+    real = from_caller(input) if input else None
     if real:
         _score(name, overlay, work / "models", real, work / "scores_real", "images")
     given = {"input": "DIR" if input else "", "overlay": overlay, "epochs": epochs, "subjects": subjects}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 
 def switch(value: bool | str, name: str) -> bool:
@@ -45,3 +47,8 @@ def run_command(command: Callable | Mapping[str, Callable], name: str | None = N
             print(f"error: There is no option --{unknown[0]}{hint}", file=sys.stderr)
             sys.exit(2)
     fire.Fire(command, name=name)
+
+
+def from_caller(path: str | os.PathLike) -> Path:
+    """A path that a user named, absolute: the scripts in ci/ change the folder and leave the user's in CALLED_FROM."""
+    return (Path(os.environ.get("CALLED_FROM", "")) / Path(str(path)).expanduser()).resolve()

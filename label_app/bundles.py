@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser, create_workflow
 from common.data.check import same_grid
 from common.data.subjects import SPLITS
 from common.evaluation.scores import ScoreTable
-from common.options import words
+from common.options import from_caller, words
 
 from .studies import Studies
 
@@ -118,7 +118,7 @@ class ServedBundle:
             failures = self.complete(studies, Path(folder), **choice, **overrides)
             if failures:
                 raise ValueError("; ".join(f"{subject}: {reason}" for subject, reason in failures.items()))
-            [made] = Path(folder).glob("*/*.nii.gz")
+            [made] = (path for path in Path(folder).glob("*/*.nii.gz") if "_uncertainty." not in path.name)
             sidecar = json.loads(made.with_name(made.name.replace(".nii.gz", ".json")).read_text())
             handle, path = tempfile.mkstemp(prefix=made.name.replace(".nii.gz", "_"), suffix=".nii.gz")
             os.close(handle)
@@ -255,7 +255,7 @@ class ServedBundle:
     def _config(self, name: str) -> Path:
         path = self.folder / "configs" / f"{name}.json"
         if not path.is_file():
-            path = Path(name)
+            path = from_caller(name)
         if not path.is_file():
             raise FileNotFoundError(f"{self.name} has no configuration '{name}' in its configs/, and it is no file.")
         return path

@@ -43,8 +43,22 @@ class Scans(LocalDatastore):
         self._protect(image_id)
         super().remove_image(image_id)
 
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        _check_name(label_tag, "a tag")
+        return super().save_label(image_id, label_filename, label_tag, label_info)
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        _check_name(label_tag, "a tag")
+        super().remove_label(label_id, label_tag)
+
     def _protect(self, image_id: str) -> None:
         if image_id in self.scans:
             raise HTTPException(409, f"{image_id} is a scan of the studies, which are only read; choose another name.")
-        if image_id and set(image_id) & set("/\\"):
-            raise HTTPException(400, f"{image_id!r} is no name of an image: leave out the slashes.")
+        if image_id:
+            _check_name(image_id, "an image")
+
+
+def _check_name(text: str, kind: str) -> None:
+    """Refuses what would lead to another folder."""
+    if text in (".", "..") or set(text) & set("/\\"):
+        raise HTTPException(400, f"{text!r} is no name of {kind}: leave out the slashes and dots.")

@@ -19,7 +19,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 
 from common.inference.engine import root_cause
-from common.options import words
+from common.options import from_caller, words
 from label_app.bundles import ServedBundle
 from label_app.datastore import Scans
 from label_app.studies import Studies, unknown_image
@@ -54,7 +54,7 @@ class SynthesisApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         if "://" in studies:
             raise ValueError(f"{studies}: the studies must be a folder of NIfTI files; DICOMweb is not served.")
-        work_dir = Path(conf.get("work_dir") or Path(studies) / ".monailabel").expanduser().resolve()
+        work_dir = from_caller(conf.get("work_dir") or Path(studies) / ".monailabel")
         try:
             work_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,7 +63,7 @@ class SynthesisApp(MONAILabelApp):
             ) from None
         self.studies_list = Studies(Path(studies), work_dir)
         self.work_dir = work_dir
-        folder = Path(conf.get("bundles_dir") or ROOT / "bundles").expanduser().resolve()
+        folder = from_caller(conf.get("bundles_dir") or ROOT / "bundles")
         all_names = sorted(path.parents[1].name for path in folder.glob("*/configs/inference.json"))
         overlays = words(conf.get("overlays"))
         names = words(conf.get("bundles")) or all_names

@@ -25,7 +25,8 @@ class Studies:
 
     Args:
         folder: holds the scans.
-        work_dir: what the server makes goes there: the list, weights, completed images.
+        work_dir: what the server makes goes there: the list, in which a subject once found stays in its split, weights,
+            completed images.
 
     Raises:
         ValueError: nothing in the folder fits a layout, or its subjects.json is malformed.
@@ -34,7 +35,7 @@ class Studies:
     def __init__(self, folder: Path, work_dir: Path) -> None:
         self.list = folder / LIST_NAME
         if not self.list.exists():
-            self.list = make_list(folder, output=work_dir / LIST_NAME, overwrite=True)
+            self.list = make_list(folder, output=work_dir / LIST_NAME, extend=True)
         self.subjects = read_subjects(self.list)
 
     @functools.cached_property

@@ -39,7 +39,11 @@ class Synthesise(InferTask):
         return True  # without weights too, so that a request is told what is missing
 
     def get_path(self, validate: bool = True) -> str | None:
-        return str(self.bundle.weights) if self.bundle.weights.exists() or not validate else None
+        """Where /model gets, puts and removes weights: those trained or uploaded here, never the bundle's own."""
+        path = self.bundle.trained / "model.pt"
+        if not validate:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return str(path) if path.exists() or not validate else None
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         source, file = request.get("source"), request["image"]
@@ -79,9 +83,9 @@ class CompleteSubjects(BatchInferTask):
         for subject, entry in self.studies.entries.items():
             label = f"{subject}_{next(iter(entry['images']))}"
             for sidecar in sorted((bundle.output_dir / subject).glob(f"{subject}_*.json")):
-                if sidecar.stat().st_mtime < started:
-                    continue  # an earlier batch's
                 made, info = sidecar.with_suffix(".nii.gz"), json.loads(sidecar.read_text())
+                if sidecar.stat().st_mtime < started or sidecar.stem != f"{subject}_{info['target']}":
+                    continue  # an earlier batch's, or an image's uncertainty
                 datastore.save_label(label, str(made), info["target"], {"model": bundle.name, "params": info})
                 completed.setdefault(subject, {"label": label, "made": {}})["made"][info["target"]] = str(made)
         for subject, reason in failed.items():

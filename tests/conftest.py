@@ -48,7 +48,7 @@ def mri_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, dict[str, Any]]:
-    """By bundle, config overrides that make its network small enough for a test; unknown ones are ignored."""
+    """By bundle, config overrides that make its network small enough for a test."""
     options = {"norm": "everywhere", "source_code": False}
     sizes = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2, **options}
     networks = {"mri_seq2seq": {**sizes, "lstm_layers": 0}, "mri_vq_seq2seq": {**sizes, "codes": 16}}
@@ -60,12 +60,12 @@ def tiny() -> dict[str, dict[str, Any]]:
     }
     aldm = {"roi_size": [16, 16, 16], "crop_size": [16, 16, 16], "divisible": [4, 4, 4]}
     aldm |= {"adversarial_weight": 0.0, "sampler": "ddim", "cycle_weight": 1.0}
+    own = {"mri_aldm": aldm, "mri_vq_seq2seq": {"repeats": 1}}
     others = {
         "divisible": [2, 2, 1],
         "num_workers": 0,
         "max_epochs": 2,
         "val_interval": 1,
-        "repeats": 1,
         "perceptual_weights": "none",
     }
     return {
@@ -73,7 +73,7 @@ def tiny() -> dict[str, dict[str, Any]]:
             **{f"network_def#{name}": value for name, value in network.items()},
             "roi_size": [16, 16, 3 if bundle == "mri_seq2seq" else 1],
             **others,
-            **(aldm if bundle == "mri_aldm" else {}),
+            **own.get(bundle, {}),
         }
         for bundle, network in networks.items()
     }

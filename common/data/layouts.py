@@ -72,6 +72,7 @@ def make_list(
     pairs: Sequence[Sequence[str]] | None = None,
     drop_splits: str | Sequence[str] = ("training",),
     overwrite: bool = False,
+    extend: bool = False,
 ) -> Path:
     """Makes the subject list of a folder and prints how many subjects and sequences each split has.
 
@@ -93,27 +94,35 @@ def make_list(
         pairs: the pairings for drop=pairs, such as '[["T1", "T2"], ["T2", "FLAIR"]]'.
         drop_splits: the splits to drop from; the test should stay complete.
         overwrite: replace an existing list.
+        extend: replace an existing list, but leave its subjects in their splits, and divide only the new people.
 
     Returns:
         The path of the written list.
 
     Raises:
         FileNotFoundError: no such root or splits file.
-        FileExistsError: the list exists and `overwrite` is not set.
+        FileExistsError: the list exists and neither `overwrite` nor `extend` is set.
         ValueError: an option is wrong, or nothing in the folder fits the layout.
     """
     root = Path(os.path.abspath(Path(str(root)).expanduser()))
     output = Path(str(output)).expanduser() if output else root / LIST_NAME
     if not root.is_dir():
         raise FileNotFoundError(f"No folder {root}: pass the folder that holds the NIfTI files")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists: pass --overwrite to replace it, or --output FILE for another list")
+    if output.exists() and not (overwrite or extend):
+        raise FileExistsError(
+            f"{output} exists: pass --overwrite to replace it, --extend to add to it, or --output FILE for another list"
+        )
+    known = read_subjects(output) if extend and output.exists() else {}
+    settled = {entry["subject"]: split for split in SPLITS for entry in known.get(split, [])}
     if layout == "listed":
         subjects = read_subjects(root)
     else:
         entries, people = _entries(root, layout, pattern, names, words(sequences))
         subjects = {"sequences": _in_order(entries, words(sequences), names or {}, root)}
-        chosen = _read_splits(Path(str(splits)), people) if splits else _random_splits(people, validation, test, seed)
+        if splits:
+            chosen = _read_splits(Path(str(splits)), people)
+        else:
+            chosen = _random_splits(people, validation, test, seed, settled)
         subjects |= {split: [entry for entry in entries if chosen[entry["subject"]] == split] for split in SPLITS}
     if drop:
         subjects = drop_sequences(subjects, rule=drop, seed=seed, pairs=pairs, splits=words(drop_splits))
@@ -297,8 +306,10 @@ def _read_json(file: Path) -> dict:
     return content
 
 
-def _random_splits(people: Mapping[str, str], validation: float, test: float, seed: int) -> dict[str, str]:
-    """Subject to split; by person, as two visits of one person are no independent test."""
+def _random_splits(
+    people: Mapping[str, str], validation: float, test: float, seed: int, settled: Mapping[str, str]
+) -> dict[str, str]:
+    """Subject to split; by person, as two visits of one person are no independent test. Settled subjects stay."""
     if (validation, test) == (0, 1):
         return dict.fromkeys(people, "test")
     if min(validation, test) < 0 or validation + test >= 1:
@@ -306,6 +317,7 @@ def _random_splits(people: Mapping[str, str], validation: float, test: float, se
             f"validation={validation} and test={test} must be shares of the people that leave some for training, such "
             "as 0.1 and 0.1, or 0 and 1 for a test alone"
         )
+    split = {people[subject]: settled[subject] for subject in settled if subject in people}
     persons = sorted(set(people.values()))
     random.Random(seed).shuffle(persons)
     total = len(persons)
@@ -316,10 +328,13 @@ def _random_splits(people: Mapping[str, str], validation: float, test: float, se
 
     tests = count(test, total - 1 - (validation > 0))
     validations = count(validation, total - 1 - tests)
-    split = {
-        person: "test" if i < tests else "validation" if i < tests + validations else "training"
-        for i, person in enumerate(persons)
-    }
+    left = {"test": tests, "validation": validations, "training": total}
+    for name in split.values():
+        left[name] -= 1
+    for person in persons:
+        if person not in split:
+            split[person] = next(name for name, number in left.items() if number > 0)
+            left[split[person]] -= 1
     return {subject: split[person] for subject, person in people.items()}
 
 

@@ -7,6 +7,7 @@ arguments), and nothing in them depends on data but by arithmetic, so that a tra
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def export_network(
         path: of the file. Default: the weights' with another suffix, `_<target>` added for a single one.
 
     Raises:
-        ValueError: an unknown format or target, or file and network differ; such a file is removed.
+        ValueError: an unknown format or target, another suffix, or file and network differ; such a file is removed.
         ImportError: "onnx" without onnxruntime, which runs it.
     """
     if format not in SUFFIXES:
@@ -113,6 +114,8 @@ def export_network(
     wanted = None if targets in (None, "all") else resolve_targets(targets, sequences, ())
     name = Path(weights).stem + (f"_{sequences[wanted[0]]}" if wanted is not None and len(wanted) == 1 else "")
     file = Path(path) if path else Path(weights).with_name(name + SUFFIXES[format])
+    if file.suffix != SUFFIXES[format]:
+        raise ValueError(f"A {format} file's name ends in {SUFFIXES[format]}, but the path is {file}.")
     metadata = json.loads(Path(metadata_file).read_text())
     shape = (1, len(sequences), *smallest_size(metadata))
     made_from = {
@@ -125,8 +128,8 @@ def export_network(
     write(deployed, file, format, [trial_image(shape)], {**metadata, **made_from})
     try:
         said = _check(deployed, file, format, shape)
-    except ValueError:
-        file.unlink()
+    except Exception:
+        file.unlink(missing_ok=True)
         raise
     file.with_name(file.name + ".json").write_text(json.dumps({**made_from, "check": said}, indent=4) + "\n")
     return f"{file}: {said}"
@@ -202,7 +205,7 @@ def runner(file: Path) -> Callable[..., list[Tensor]]:
 def difference(deployed: Deployed, run: Callable[..., list[Tensor]], image: Tensor) -> float:
     """The largest, between what the network and its file make of an image."""
     with torch.no_grad():
-        return float((run(image)[0] - deployed(image)).abs().max())
+        return float((run(image)[0] - deployed(image)).abs().nan_to_num(nan=math.inf).max())
 
 
 def codes_compared(deployed: Deployed, format: str, traced_at: Tensor, image: Tensor) -> tuple[float, float]:
@@ -214,7 +217,7 @@ def codes_compared(deployed: Deployed, format: str, traced_at: Tensor, image: Te
         expected, *codes = model(image)
         made, *found = runner(file)(image, *codes)
     equal = torch.cat([(a == b).flatten() for a, b in zip(found, codes, strict=True)])
-    return float(equal.double().mean()), float((made - expected).abs().max())
+    return float(equal.double().mean()), float((made - expected).abs().nan_to_num(nan=math.inf).max())
 
 
 def _check(deployed: Deployed, file: Path, format: str, shape: Sequence[int]) -> str:

@@ -86,6 +86,19 @@ def test_an_overlay_becomes_the_packed_configuration(name: str, tmp_path: Path):
     assert "max_epochs" not in inference.get()
 
 
+def test_an_overlay_s_keys_are_known(tmp_path: Path):
+    shutil.copytree(BUNDLES / "mri_seq2seq" / "configs", tmp_path / "configs")
+    overlay = tmp_path / "mine.json"
+    overlay.write_text(json.dumps({"network_def#norm": "branches", "max_epochs": 3}))
+    merge(tmp_path / "configs", overlay)
+    for name in ("train", "inference"):
+        merged = json.loads((tmp_path / "configs" / f"{name}.json").read_text())
+        assert merged["network_def"]["norm"] == "branches"
+    overlay.write_text(json.dumps({"max_epoch": 3}))
+    with pytest.raises(ValueError, match=r"mine.json: max_epoch: no such key in train.json, inference.json"):
+        merge(tmp_path / "configs", overlay)
+
+
 def test_weights_are_packed_with_what_they_are_for(tmp_path: Path, tiny_network: Callable[..., Any]):
     overlay = tmp_path / "tiny.json"
     options = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2, "lstm_layers": 0}

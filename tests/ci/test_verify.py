@@ -27,7 +27,9 @@ def test_every_bundle_passes(name: str, tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     monkeypatch.setattr(sys, "path", [str(bundles()["mri_seq2seq"]), *sys.path])  # other tests import the original
-    shutil.copytree(bundles()["mri_seq2seq"], tmp_path / "mri_seq2seq", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        bundles()["mri_seq2seq"], tmp_path / "mri_seq2seq", ignore=shutil.ignore_patterns("__pycache__", "models")
+    )
     (tmp_path / "scratch").mkdir()
     return Bundle(tmp_path / "mri_seq2seq", tmp_path / "scratch")
 
@@ -61,7 +63,9 @@ def test_other_faults(copied: Bundle):
         CHECKS["version"](copied)
     (copied.folder / "models").mkdir()
     (copied.folder / "models" / "model.pt").touch()
-    with pytest.raises(ValueError, match=r"no model.json beside it"):
+    assert CHECKS["weights"](copied).startswith("your own")
+    (copied.folder / "models" / "model.json").write_text(json.dumps({"sha256": "0"}))
+    with pytest.raises(ValueError, match=r"has the sha256 .* but .* says 0"):
         CHECKS["weights"](copied)
 
 

@@ -49,7 +49,8 @@ class Server:
             [f'Content-Disposition: form-data; name="params"\r\n\r\n{json.dumps(params)}'.encode()] if params else []
         )
         if file:
-            head = f'Content-Disposition: form-data; name="file"; filename="{file.name}"\r\n\r\n'
+            field = "label" if path.startswith("/datastore/label") else "file"
+            head = f'Content-Disposition: form-data; name="{field}"; filename="{file.name}"\r\n\r\n'
             parts.append(head.encode() + file.read_bytes())
         data = (
             b"".join(b"--%s\r\n%s\r\n" % (boundary.encode(), part) for part in parts) + f"--{boundary}--\r\n".encode()
@@ -214,7 +215,11 @@ def test_errors_say_what_to_do(server: Server, tmp_path: Path):
     assert "only read" in server.refused("/datastore/image?image=phantom_000_T1", method="PUT", file=other)
     assert "leave out the slashes" in server.refused("/datastore/image?image=../../x", method="PUT", file=other)
     assert "only read" in server.refused("/datastore/image?id=phantom_000_T1", method="DELETE")
+    for tag in ("../images", "/tmp", ".."):
+        label = f"/datastore/label?image=phantom_000_T1&tag={tag}"
+        assert "no name of a tag" in server.refused(label, method="PUT", file=other)
     assert scan.read_bytes() == before
+    assert "NOT Found" in server.refused(f"/model/{NAMES[0]}", method="DELETE"), "the bundle's own weights stay"
 
 
 def test_without_weights(server: Server, bundles_dir: Path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data.subjects import read_subjects
+from common.data.subjects import SPLITS, read_subjects
 from label_app.studies import Studies, unknown_image
 
 
@@ -31,6 +31,14 @@ def test_a_folder_without_a_list(tmp_path: Path):
     assert not (folder / "subjects.json").exists()
     (folder / "BraTS2021_1" / "BraTS2021_1_t2.nii.gz").touch()
     assert list(Studies(folder, work).scans) == ["BraTS2021_1_T1", "BraTS2021_1_T2"]
+    for patient in range(2, 12):
+        before = {split: {entry["subject"] for entry in studies.subjects[split]} for split in SPLITS}
+        (folder / f"BraTS2021_{patient}").mkdir()
+        (folder / f"BraTS2021_{patient}" / f"BraTS2021_{patient}_t1.nii.gz").touch()
+        studies = Studies(folder, work)
+        now = {split: {entry["subject"] for entry in studies.subjects[split]} for split in SPLITS}
+        assert all(before[split] <= now[split] for split in SPLITS), "no one changes sides"
+    assert [len(now[split]) for split in SPLITS] == [9, 1, 1]
 
 
 def test_a_folder_without_scans(tmp_path: Path):

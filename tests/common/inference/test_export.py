@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from importlib import import_module
 from itertools import pairwise
@@ -136,6 +137,10 @@ def test_bad_requests(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         export.export_network(made, file, names, weights=str(weights), format="onx")
     with pytest.raises(ValueError, match="targets has T3; this network makes T1, T2, FLAIR"):
         export.export_network(made, file, names, weights=str(weights), targets="T3")
+    with pytest.raises(ValueError, match=r"name ends in .ts, but the path is .*deployed"):
+        export.export_network(made, file, names, weights=str(weights), path=str(tmp_path / "deployed"))
+    ones = torch.ones(1, 3, 4, 4, 4)
+    assert export.difference(lambda image: image, lambda image: [image * math.nan], ones) == math.inf
     monkeypatch.setattr(export, "difference", lambda *_: 0.5)
     with pytest.raises(ValueError, match=r"model.ts differs from the network by 5.0e-01, more than 0.0001"):
         export.export_network(made, file, names, weights=str(weights))
