@@ -54,7 +54,9 @@ def imported(folders: str) -> dict[str, str]:
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
                 modules = [node.args[0].value]
             for name in {module.split(".")[0] for module in modules} - OWN - sys.stdlib_module_names:
-                found |= {normal(each): path.relative_to(ROOT).as_posix() for each in known.get(name, [name])}
+                owners = known.get(name, [name])  # several have a part of mlflow, one of them its name
+                owners = [name] if name in owners else owners
+                found |= {normal(each): path.relative_to(ROOT).as_posix() for each in owners}
     return found
 
 

@@ -109,7 +109,7 @@ class TrainingProgress(ProgressBar):
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         if is_main_process():
-            super().attach(engine, output_transform=lambda output: {"loss": output["loss"]})
+            super().attach(engine, output_transform=lambda output: {"loss": output[0]["loss"]})
 
 
 class SampleImages:

@@ -52,7 +52,7 @@ class TranslationTrainer(SupervisedTrainer):
         # bf16 has fp32's range: only fp16 needs its gradients scaled.
         self.grad_scaler = torch.amp.GradScaler(self.state.device.type, enabled=self.amp_type is torch.float16)
 
-    def _iteration(self, engine: TranslationTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: TranslationTrainer, batchdata: dict[str, Any]) -> list[dict[str, float]]:
         device = engine.state.device
         batch = {
             k: v.to(device, non_blocking=engine.non_blocking) for k, v in batchdata.items() if isinstance(v, Tensor)
@@ -76,7 +76,7 @@ class TranslationTrainer(SupervisedTrainer):
         if self.adversary is not None and samples:  # none until it begins
             output["discriminator"] = self.adversary.step(**samples)
         values = torch.stack([value.float() for value in output.values()]).tolist()  # one wait for the device
-        engine.state.output = dict(zip(output, values, strict=True))
+        engine.state.output = [dict(zip(output, values, strict=True))]  # a list, as MONAI's handlers expect
         return engine.state.output
 
     def _check_finite(self, value: Tensor, terms: dict[str, Tensor], name: str) -> None:

@@ -93,7 +93,7 @@ def train(folder: Path, seed: int, adversarial: bool, killed_after: int | None =
     losses = []
 
     def after_step() -> None:
-        losses.append(trainer.state.output["loss"])
+        losses.append(trainer.state.output[0]["loss"])
         if killed_after is not None and trainer.state.iteration > 2 * killed_after:
             raise InterruptedError("killed")  # in the epoch after the last checkpoint
 

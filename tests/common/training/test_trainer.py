@@ -34,7 +34,7 @@ def trainer(factors: list[float], **options: Any) -> TranslationTrainer:
 def test_outputs_hold_every_term():
     engine = trainer([1.0])
     engine.run()
-    assert engine.state.output == {"loss": 8.0, "first": 6.0, "second": 2.0}
+    assert engine.state.output == [{"loss": 8.0, "first": 6.0, "second": 2.0}]
     assert engine.network.weight.tolist() == [[-3, -3]]  # 1 - (3 + 1)
 
 
@@ -67,7 +67,7 @@ def test_the_adversary_is_shown_the_samples():
     engine = trainer([1.0, 1.0], adversary=adversary)
     engine.run()
     assert adversary.shown == [2.0, -6.0]
-    assert engine.state.output == {"loss": -24.0, "first": -18.0, "second": -6.0, "discriminator": 7.0}
+    assert engine.state.output == [{"loss": -24.0, "first": -18.0, "second": -6.0, "discriminator": 7.0}]
 
 
 def test_an_adversary_without_samples_rests():
@@ -75,7 +75,7 @@ def test_an_adversary_without_samples_rests():
     engine = trainer([1.0], adversary=adversary)
     engine.objective = lambda network, batch: (objective(network, batch)[0], {})
     engine.run()
-    assert not adversary.shown and "discriminator" not in engine.state.output
+    assert not adversary.shown and "discriminator" not in engine.state.output[0]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
