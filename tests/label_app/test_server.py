@@ -121,6 +121,8 @@ def server(bundles_dir: Path, phantom_dir: Path, tmp_path_factory: pytest.TempPa
         port = free.getsockname()[1]
     command = [str(PYTHON), "-W", "ignore", "-m", "monailabel.main", "start_server", "--app", "label_app"]
     options = [
+        "--uvicorn_app",
+        "label_app.server:app",
         "--host",
         "127.0.0.1",
         "--port",
@@ -220,6 +222,14 @@ def test_errors_say_what_to_do(server: Server, tmp_path: Path):
         assert "no name of a tag" in server.refused(label, method="PUT", file=other)
     assert scan.read_bytes() == before
     assert "NOT Found" in server.refused(f"/model/{NAMES[0]}", method="DELETE"), "the bundle's own weights stay"
+
+
+def test_pages_of_other_origins_may_not_read(server: Server):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/info/", headers={"Origin": "http://other.example"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert not any(name.lower().startswith("access-control") for name in answer.headers)
 
 
 def test_without_weights(server: Server, bundles_dir: Path):
