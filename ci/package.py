@@ -44,7 +44,7 @@ def package(
     Args:
         names: folders of bundles/.
         weights: file that becomes models/model.pt; needs one name. Without it models/ is packed as it is.
-        overlay: configuration that the weights were trained with, beside train.json: a file, or its path in the bundle.
+        overlay: configuration that the weights were trained with, beside train.json: its path in the bundle, or a file.
         card: Markdown about the weights that becomes docs/model_card.md.
         source: address of the folder that the zips will be downloaded from, for model_info.json.
         large: the weights go beside the zip, as <name>_v<version>.pt, and not into it: its large_files.yml says that
@@ -82,7 +82,7 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
         shutil.rmtree(packed / bundle.name / "common")  # the stub that points to the repository's
         shutil.copytree(ROOT / "common", packed / bundle.name / "common", ignore=LEFT_OUT)
         if overlay:
-            merge(packed / "configs", from_caller(overlay) if from_caller(overlay).is_file() else bundle / overlay)
+            merge(packed / "configs", bundle / overlay if (bundle / overlay).is_file() else from_caller(overlay))
         if weights:
             (packed / "models").mkdir(exist_ok=True)
             shutil.copyfile(weights, packed / "models" / "model.pt")
