@@ -60,8 +60,8 @@ proton density by the spin-echo equation, with bias field and Rician noise. No s
 """
 SCORES = """\
 Convention `{convention}`, measured {region}, {subjects} subjects, truth: {truth}. `copy` is the source image itself,
-`map` the mean target value per source intensity, fitted on the training subjects: a network that does not beat it has
-learned no more than a look-up table.
+`map` the mean target value per source intensity, fitted on the same folder's training subjects, if it has any: a
+network that does not beat it has learned no more than a look-up table.
 
 ```
 {table}
