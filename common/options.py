@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,14 +29,14 @@ def words(value: str | Sequence[str] | None) -> list[str]:
 
 
 def run_command(command: Callable | Mapping[str, Callable], name: str | None = None) -> None:
-    """`fire.Fire` of a function, or of several by name, which by itself meets an unknown option after the work only.
+    """`fire.Fire` of a function, or of several by name; an unknown option is met before the work, and false means False.
 
     Raises:
         SystemExit: there is no such option; the status is 2, and a line on stderr names the nearest.
     """
     import fire
 
-    arguments = sys.argv[1:]
+    arguments = [re.sub("(^|=)(true|false)$", lambda m: m[1] + m[2].capitalize(), word) for word in sys.argv[1:]]
     function = command.get(arguments[0]) if isinstance(command, Mapping) and arguments else command
     known = dict(inspect.signature(function).parameters) if callable(function) else {}
     if known and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
@@ -46,7 +47,7 @@ def run_command(command: Callable | Mapping[str, Callable], name: str | None = N
             hint = f"; did you mean --{nearest[0]}?" if nearest else f"; there are: {', '.join(known)}."
             print(f"error: There is no option --{unknown[0]}{hint}", file=sys.stderr)
             sys.exit(2)
-    fire.Fire(command, name=name)
+    fire.Fire(command, command=arguments, name=name)
 
 
 def from_caller(path: str | os.PathLike) -> Path:

@@ -43,3 +43,7 @@ def test_a_misspelt_option_stops_the_command_before_its_work(monkeypatch, capsys
         monkeypatch.setattr(sys, "argv", ["data", *first, "DIR", "--validation=0.3", "--overwrite"])
         run_command(command)
         assert done.pop() == ("DIR", 0.3, True)
+        for off in (["--overwrite", "false"], ["--overwrite=false"], ["--nooverwrite"]):
+            monkeypatch.setattr(sys, "argv", ["data", *first, "DIR", *off])
+            run_command(command)
+            assert done.pop() == ("DIR", 0.1, False)
