@@ -29,7 +29,7 @@ def words(value: str | Sequence[str] | None) -> list[str]:
 
 
 def run_command(command: Callable | Mapping[str, Callable], name: str | None = None) -> None:
-    """`fire.Fire` of a function, or of several by name; an unknown option is met before the work, and false means False.
+    """`fire.Fire` of a function, or of several by name; unknown options are met before the work, and false is False.
 
     Raises:
         SystemExit: there is no such option; the status is 2, and a line on stderr names the nearest.
