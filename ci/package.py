@@ -24,7 +24,14 @@ from common.inference.weights import load_weights, sha256
 from common.options import from_caller, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTENTS = ("LICENSE", "configs", "docs", "large_files.yml", "models/model.pt")  # and the Python package
+CONTENTS = (
+    "LICENSE",
+    "configs",
+    "docs",
+    "large_files.yml",
+    "models/model.pt",
+    "models/model.json",
+)  # and the Python package
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 LIST = ROOT / "models" / "model_info.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
@@ -85,7 +92,10 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
             merge(packed / "configs", bundle / overlay if (bundle / overlay).is_file() else from_caller(overlay))
         if weights:
             (packed / "models").mkdir(exist_ok=True)
+            (packed / "models" / "model.json").unlink(missing_ok=True)
             shutil.copyfile(weights, packed / "models" / "model.pt")
+            if (description := Path(weights).with_suffix(".json")).exists():
+                shutil.copyfile(description, packed / "models" / "model.json")
         if card:
             shutil.copyfile(card, packed / "docs" / "model_card.md")
         if (packed / "models" / "model.pt").exists():
@@ -150,11 +160,12 @@ def describe(bundle: Path) -> None:
     parser = ConfigParser(config)
     weights = bundle / "models" / "model.pt"
     sys.path.insert(0, str(ROOT / "bundles" / bundle.name))
-    network = load_weights(parser.get_parsed_content("network_def"), str(weights))
+    settings = {name: config[name] for name in ("sequences", "normalisation", "scale_per") if name in config}
+    network = load_weights(parser.get_parsed_content("network_def"), str(weights), settings=settings)
     described: dict[str, Any] = {
         "sha256": sha256(weights),
         "network": {name: parser.get_parsed_content(f"network_def#{name}") for name in config["network_def"]},
-        **{name: config[name] for name in ("sequences", "normalisation") if name in config},
+        **settings,
         "reference_scale": network.reference_scale.tolist(),
     }
     (bundle / "models" / "model.json").write_text(json.dumps(described, indent=4) + "\n")

@@ -28,6 +28,17 @@ def words(value: str | Sequence[str] | None) -> list[str]:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else list(value or ())
 
 
+def without(names: Sequence[str], left_out: str | Sequence[str]) -> list[str]:
+    """Names but for some of them, one or several.
+
+    Raises:
+        ValueError: one of these is not among the names.
+    """
+    if unknown := [name for name in words(left_out) if name not in names]:
+        raise ValueError(f"There is no {', '.join(unknown)} to leave out of {', '.join(names)}.")
+    return [name for name in names if name not in words(left_out)]
+
+
 def run_command(command: Callable | Mapping[str, Callable], name: str | None = None) -> None:
     """`fire.Fire` of a function, or of several by name; unknown options are met before the work, and false is False.
 

@@ -10,8 +10,9 @@ Data, inference, evaluation and reports know these three verbs and nothing else 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,20 @@ class TranslationNetwork(nn.Module):
         slices: adjacent slices that form one 2D input: 1 is 2D, 3 is 2.5D. Ignored in 3D.
         slice_axis: the spatial axis that is sliced, counted from the end; the last, -1, is axial in RAS.
         downsampling: what the size of an input must be a multiple of.
+
+    Attributes:
+        options: what it was made with, but for what may be chosen anew for trained weights (`CHOSEN_ANEW`).
     """
+
+    CHOSEN_ANEW: tuple[str, ...] = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> TranslationNetwork:
+        network = super().__new__(cls)
+        given = inspect.signature(cls.__init__).bind_partial(network, *args, **kwargs)
+        given.apply_defaults()
+        options = {name: value for name, value in given.arguments.items() if name not in ("self", *cls.CHOSEN_ANEW)}
+        network.__dict__["options"] = options
+        return network
 
     def __init__(
         self, sequences: int, spatial_dims: int = 2, slices: int = 1, slice_axis: int = -1, downsampling: int = 1

@@ -156,7 +156,8 @@ class ServedBundle:
             if self.training.get("perceptual_weights") == "download":
                 changes["perceptual_weights"] = "none"  # a server fetches nothing
             self._workflow(config, studies, self.trained / "eval" / stage, **changes).run()
-        for file in sorted(folder.glob("model.*")):
+        (self.trained / "model.json").unlink(missing_ok=True)
+        for file in sorted(folder.glob("model.*"), reverse=True):  # the weights, then their description
             os.replace(file, self.trained / file.name)
         shutil.rmtree(folder)
         return self.weights

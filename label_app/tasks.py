@@ -41,8 +41,9 @@ class Synthesise(InferTask):
     def get_path(self, validate: bool = True) -> str | None:
         """Where /model gets, puts and removes weights: those trained or uploaded here, never the bundle's own."""
         path = self.bundle.trained / "model.pt"
-        if not validate:
+        if not validate:  # an upload will take its place
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)
         return str(path) if path.exists() or not validate else None
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -74,20 +74,21 @@ def read_sidecar(file: str | Path) -> Parameters | None:
 
 
 def image_parameters(
-    image: str | Path, listed: Mapping[str, float] | None, setting: Sequence[float], where: str
+    image: str | Path | None, listed: Mapping[str, float] | None, setting: Sequence[float], where: str
 ) -> Parameters:
     """The parameters of one image; see the module.
 
     Args:
-        image: its file; the sidecar is the JSON of the same name beside it.
+        image: its file, if there is one; the sidecar is the JSON of the same name beside it.
         listed: {"TR": ..., "TE": ..., "TI": ...} in ms from the subject list, if it says anything.
         setting: (TR, TE, TI) in ms where nothing else is known.
         where: names subject and sequence in messages.
     """
     if (found := _of_mapping(listed or {}, where)) is not None:
         return found
-    sidecar = Path(image).with_name(Path(image).name.split(".nii")[0] + ".json")
-    found = read_sidecar(sidecar) if sidecar.is_file() else None
+    if image is not None:
+        sidecar = Path(image).with_name(Path(image).name.split(".nii")[0] + ".json")
+        found = read_sidecar(sidecar) if sidecar.is_file() else None
     return found or check_parameters(*setting, where=where)
 
 

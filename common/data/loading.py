@@ -95,12 +95,9 @@ class LoadSubject(Transform):
         return d
 
     def _parameters(self, name: str, data: Mapping[Hashable, Any]) -> tuple[float, float, float]:
-        if name not in data["images"]:
-            return self.settings[name]
         listed = data.get("parameters", {}).get(name)
-        return image_parameters(
-            data["images"][name], listed, self.settings[name], f"Subject {data['subject']}, sequence {name}"
-        )
+        where = f"Subject {data['subject']}, sequence {name}"
+        return image_parameters(data["images"].get(name), listed, self.settings[name], where)
 
     def _load(self, subject: str, file: str) -> MetaTensor:
         try:

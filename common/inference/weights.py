@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,10 +20,12 @@ def load_weights(
     prefix: str = "",
     command: str = "run training ...",
     option: str = "ckpt_path",
+    settings: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The network with the weights of a state dict file, on `device`. Nothing is ever left at random.
 
-    A description beside the file (model.json of model.pt, which a packaged bundle has) says its sha256.
+    A description beside the file (model.json of model.pt) says its sha256 and how it was trained, as far as no shape
+    would show it.
 
     Args:
         network: the module they are for.
@@ -29,11 +33,12 @@ def load_weights(
         device: where it goes.
         prefix: of the names in the file that are meant; the others are passed over.
         command, option: what makes the file, and what names another, for the message.
+        settings: what else of the configuration must be as in training, such as {"normalisation": "p99"}.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not the described one, or its tensors are not the network's; some of the differences are
-            named with both shapes.
+        ValueError: the file is not the described one, was trained with other options, or its tensors are not the
+            network's; some of the differences are named with both values.
     """
     if not Path(path).is_file():
         make = f"Train first (python -m monai.bundle {command})"
@@ -41,12 +46,7 @@ def load_weights(
         if (bundle / "large_files.yml").is_file():
             make = f"Fetch them first (python -m monai.bundle download_large_files --bundle_path {bundle})"
         raise FileNotFoundError(f"No weights at {path}. {make}, or pass --{option} FILE.")
-    description = Path(path).with_suffix(".json")
-    if description.is_file() and (wanted := json.loads(description.read_text())["sha256"]) != sha256(path):
-        raise ValueError(
-            f"{path} has the sha256 {sha256(path)}, but {description} says {wanted}. Download it again, or remove "
-            f"{description.name} if the weights are your own."
-        )
+    _check_description(Path(path), getattr(network, "options", {}), settings or {})
     found = torch.load(path, weights_only=True, map_location="cpu")
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
@@ -65,6 +65,41 @@ def load_weights(
         )
     network.load_state_dict(found)
     return network.to(device).eval()
+
+
+def describe_weights(path: Path, network: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Writes the description that `load_weights` checks: <path>.json in place of the suffix."""
+    described = {"sha256": sha256(path), "network": getattr(network, "options", {}), **settings}
+    path.with_suffix(".json").write_text(json.dumps(described, indent=4) + "\n")
+
+
+def check_trained_alike(path: str | Path, options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises a ValueError with both values where a description beside the file has another one of these.
+
+    Args:
+        path: the file.
+        options: of the network.
+        settings: of the configuration.
+    """
+    file = Path(path).with_suffix(".json")
+    described = json.loads(file.read_text()) if file.is_file() else {}
+    here = json.loads(json.dumps({**{f"network_def#{k}": v for k, v in options.items()}, **settings}))
+    there = {f"network_def#{k}": v for k, v in described.get("network", {}).items()} | described
+    differences = [f"{k} {there[k]!r}, now {v!r}" for k, v in here.items() if k in there and there[k] != v]
+    if differences:
+        raise ValueError(
+            f"{path} was trained with {'; '.join(differences)}. Use the options and overlays that it was trained with."
+        )
+
+
+def _check_description(path: Path, options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    file = path.with_suffix(".json")
+    if file.is_file() and (wanted := json.loads(file.read_text())["sha256"]) != sha256(path):
+        raise ValueError(
+            f"{path} has the sha256 {sha256(path)}, but {file} says {wanted}. Download it again, or remove "
+            f"{file.name} if the weights are your own."
+        )
+    check_trained_alike(path, options, settings)
 
 
 def pretrained_file(weights: str | Path, url: str, option: str) -> Path:

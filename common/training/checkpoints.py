@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..inference.weights import describe_weights
 from ..options import switch
 
 logger = logging.getLogger(__name__)
@@ -24,8 +27,9 @@ def is_main_process() -> bool:
 
 def unwrapped(network: nn.Module) -> nn.Module:
     """The network inside DistributedDataParallel or `torch.compile`."""
-    network = network.module if isinstance(network, DistributedDataParallel) else network
-    return getattr(network, "_orig_mod", network)
+    while isinstance(network, DistributedDataParallel) or hasattr(network, "_orig_mod"):
+        network = network._orig_mod if hasattr(network, "_orig_mod") else network.module
+    return network
 
 
 def save_atomically(state: Any, path: Path) -> None:
@@ -51,6 +55,7 @@ class Checkpoints:
         objects: what a resumed run needs, by name: anything with `state_dict` and `load_state_dict`. None is left out.
         evaluator: whose best key metric decides on `model.pt`; None saves it after every epoch.
         resume: False refuses to start where `last.pt` lies.
+        settings: of the configuration, that weights must be used with; they stand in `model.json`.
     """
 
     def __init__(
@@ -60,16 +65,20 @@ class Checkpoints:
         objects: dict[str, Any],
         evaluator: Engine | None = None,
         resume: bool | str = True,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.last, self.best = Path(folder) / "last.pt", Path(folder) / "model.pt"
         self.network = network
         self.objects = {name: thing for name, thing in objects.items() if thing is not None}
         self.evaluator = evaluator
         self.resume = switch(resume, "resume")
+        self.settings = settings or {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self.forget_nan)
 
     def load(self, engine: Engine) -> None:
         """At the start: take up `last.pt`. A later round of a federated training has the server's weights instead."""
@@ -95,6 +104,12 @@ class Checkpoints:
             self.evaluator.state.best_metric_epoch = state["best"]["epoch"]
         logger.info(f"Going on after epoch {epoch} of {self.last}.")
 
+    def forget_nan(self, evaluator: Engine) -> None:
+        """MONAI takes a first score that is not a number for the best, and no later one is greater."""
+        if math.isnan(evaluator.state.best_metric):
+            logger.warning("The validation's score is not a number: are there subjects with two of the sequences?")
+            evaluator.state.best_metric = evaluator.state.best_metric_epoch = -1
+
     def save(self, engine: Engine) -> None:
         """After an epoch, on the main process alone."""
         if not is_main_process():
@@ -104,8 +119,9 @@ class Checkpoints:
             best = {"metric": float(self.evaluator.state.best_metric), "epoch": self.evaluator.state.best_metric_epoch}
         never_validated = not best and engine.state.epoch == engine.state.max_epochs
         if self.evaluator is None or best.get("epoch") == engine.state.epoch or never_validated:
-            self.best.with_suffix(".json").unlink(missing_ok=True)  # described the weights of a packaged bundle
+            self.best.with_suffix(".json").unlink(missing_ok=True)  # describes other weights
             save_atomically(unwrapped(self.network).state_dict(), self.best)
+            describe_weights(self.best, unwrapped(self.network), self.settings)
         state = {
             name: (unwrapped(thing) if isinstance(thing, nn.Module) else thing).state_dict()
             for name, thing in self._everything(engine).items()

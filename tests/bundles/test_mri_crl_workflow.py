@@ -73,7 +73,7 @@ def test_a_subject_s_own_parameters_are_used(trained: Path, crl, fse_dir: Path, 
         entry["parameters"] = {"FSE7": {"TR": 8142, "TE": te, "TI": 0}}
         (tmp_path / "one.json").write_text(json.dumps(subjects))
         settings = {"dataset_dir": fse_dir, "subject_list": tmp_path / "one.json", "split": "test"}
-        output = {"ckpt_path": trained / "model.pt", "output_dir": tmp_path / str(te), "scale_per": "image"}
+        output = {"ckpt_path": trained / "model.pt", "output_dir": tmp_path / str(te)}
         crl("inference.json", targets=[8000, 20, 0], **settings, **output).run()
         results.append(made(tmp_path / str(te))[f"{SUBJECT}_TR8000_TE20_TI0.nii.gz"])
     assert not np.allclose(*results, atol=1e-6)

@@ -56,6 +56,10 @@ class ALDM(TranslationNetwork):
         decoding, slabs: see `Autoencoder.decode`.
     """
 
+    CHOSEN_ANEW = (
+        *("method", "revive_after", "sampler", "steps", "start", "flow_noise", "samples", "seed", "decoding", "slabs"),
+    )
+
     def __init__(
         self,
         sequences: int = 4,

@@ -16,11 +16,14 @@ def seeded_noise(like: Tensor, seed: int) -> Tensor:
     """Normal noise [B, ...], alike for the whole batch: a function of seed and position alone (SplitMix64, Box-Muller).
 
     So it is the same on every device and in an exported network, which would keep a generator's state between calls.
+    Seeds that differ by a multiple of 2^23 draw alike.
     """
     position = torch.ones_like(like[0], dtype=torch.long).flatten().cumsum(0)
     uniform = []
     for half in (0, 1):
-        z = (2 * position + half + (seed << 40)) * -0x61C8864680B583EB  # these three wrap around, as they should
+        z = (
+            2 * position + half + (seed % (1 << 23) << 40)
+        ) * -0x61C8864680B583EB  # these three wrap around, as they should
         z = (z ^ (z >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
         z = (z ^ (z >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
         z = z ^ (z >> 31 & (1 << 33) - 1)
@@ -37,7 +40,7 @@ class Process:
     a little noise added, and so has a short way to go.
 
     Args:
-        sampler: "ddpm" takes all T steps, whatever `steps` says; "ddim" and "flow" take `steps`.
+        sampler: "ddpm" takes every step of T, whatever `steps` says; "ddim" and "flow" take `steps`.
         steps: of sampling.
         start: of "ddpm" and "ddim", the share of T at which sampling starts: 1 is pure noise, less the target-like
             latent noised that far.
@@ -78,19 +81,31 @@ class Process:
             like: the target-like latent [B, C, *s].
             seed: of all noise.
         """
-        self.scheduler.set_timesteps(self.steps)
-        timesteps = self.scheduler.timesteps.tolist()
         if self.is_flow:
+            self.scheduler.set_timesteps(self.steps)
+            timesteps = self.scheduler.timesteps.tolist()
             x = like + self.flow_noise * seeded_noise(like, seed) if self.flow_noise else like
             for t, following in zip(timesteps, [*timesteps[1:], 0], strict=True):
                 x, _ = self.scheduler.step(predict(x, t), t, x, following)
             return x
+        total = max(round(self.start * STEPS), 1)
+        steps = total if self.sampler == "ddpm" else min(self.steps, total)
+        timesteps = [total * (steps - k) // steps - 1 for k in range(steps)]  # from total - 1 on, evenly
         x = noise = seeded_noise(like, seed)
         if self.start < 1:
-            timesteps = [t for t in timesteps if t < self.start * STEPS]
-            x = self.scheduler.add_noise(like, noise, torch.full((like.shape[0],), timesteps[0], device=like.device))
-        # DDPM's step draws where the sample is; DDIM's draws nothing.
-        fresh = {"generator": torch.Generator(like.device).manual_seed(seed)} if self.sampler == "ddpm" else {}
-        for t in timesteps:
-            x, _ = self.scheduler.step(predict(x, t), t, x, **fresh)
+            x = self._at(timesteps[0], like, noise)
+        if self.sampler == "ddpm":
+            generator = torch.Generator(like.device).manual_seed(seed)  # DDPM's step draws where the sample is
+            for t in timesteps:
+                x, _ = self.scheduler.step(predict(x, t), t, x, generator=generator)
+            return x
+        # DDIM without noise. MONAI's step leads to where its timesteps do not lie: what few of them make is noisy.
+        for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+            noise = predict(x, t)
+            _, x = self.scheduler.step(noise, t, x)
+            if following is not None:
+                x = self._at(following, x, noise)
         return x
+
+    def _at(self, timestep: int, latent: Tensor, noise: Tensor) -> Tensor:
+        return self.scheduler.add_noise(latent, noise, torch.full((len(latent),), timestep, device=latent.device))

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .common.inference.weights import load_weights
+from .common.inference.weights import check_trained_alike, load_weights
 from .common.options import run_command, switch
 from .network import ALDM
 
 TRAININGS = {"autoencoder": "train_autoencoder", "translation": "train_translation", "diffusion": "train"}
+AUTOENCODER = ("channels", "res_blocks", "latent_channels", "codes", "regularisation", "norm_groups")  # its options
 FOLDERS = {"autoencoder": "autoencoder", "translation": "translation", "diffusion": ""}
 
 
@@ -59,6 +60,8 @@ def begin_diffusion(network: ALDM, autoencoder_path: str, translation_path: str)
 def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
     """Parts of a network, and the training images' scale, from the weights of a stage."""
     command = f"run training --config_file configs/{TRAININGS[stage]}.json ..."
+    options = network.options if "translator" in parts else {name: network.options[name] for name in AUTOENCODER}
+    check_trained_alike(path, options, {})
     for part in parts:
         module = getattr(network, part)
         load_weights(module, path, prefix=f"{part}.", command=command, option=f"{stage}_path").train()

@@ -45,7 +45,7 @@ class ScoreGrid(SaveTargets):
         others: see `SaveTargets`; scale_per must be "subject", for images of their own scale have no common truth.
 
     Raises:
-        ValueError: a subject that is not of the phantom with this seed.
+        ValueError: a subject that is not of the phantom with this seed, or whose images have a gain each.
     """
 
     def __init__(self, *, trained_range: Tensor, seed: int = 0, **others: Any) -> None:
@@ -77,21 +77,24 @@ class ScoreGrid(SaveTargets):
 
     def _anatomy(self, data: Mapping[Hashable, Any]) -> tuple[Anatomy, float]:
         """The subject without noise, and the receiver gain of its images."""
-        name, file = next(iter(data["images"].items()))
-        reference = Path(file.replace(".nii.gz", "_reference.nii.gz"))
+        files = {name: Path(file.replace(".nii.gz", "_reference.nii.gz")) for name, file in data["images"].items()}
         number = data["subject"].removeprefix("phantom_")
-        if not reference.exists() or not number.isdigit():
+        if not all(file.exists() for file in files.values()) or not number.isdigit():
             raise ValueError(f"{data['subject']} is no subject of `python -m common.data phantom`.")
-        image = nib.load(reference)
-        spacing = [float(size) for size in image.header.get_zooms()[:3]]
+        spacing = [float(size) for size in nib.load(next(iter(files.values()))).header.get_zooms()[:3]]
         anatomy = make_anatomy(np.random.default_rng([self.seed, int(number)]), spacing=spacing)
-        timing = data["parameters"][list(self.wanted.names).index(name)].tolist()
-        exact, voxels = simulate(anatomy, Acquisition(*timing)), image.get_fdata()
-        same = exact.shape == voxels.shape
-        gain = float(voxels.sum() / exact.sum())
-        if not same or not np.allclose(voxels, gain * exact, rtol=1e-3, atol=1e-3 * gain):
-            raise ValueError(f"{data['subject']} is not of the phantom with seed {self.seed}; pass its own --seed.")
-        return anatomy, gain
+        gains = []
+        for name, file in files.items():
+            timing = data["parameters"][list(self.wanted.names).index(name)].tolist()
+            exact, voxels = simulate(anatomy, Acquisition(*timing)), nib.load(file).get_fdata()
+            gains.append(float(voxels.sum() / exact.sum()))
+            if exact.shape != voxels.shape or not np.allclose(
+                voxels, gains[-1] * exact, rtol=1e-3, atol=1e-3 * gains[-1]
+            ):
+                raise ValueError(f"{data['subject']} is not of the phantom with seed {self.seed}; pass its own --seed.")
+        if not np.allclose(gains, gains[0], rtol=1e-3):
+            raise ValueError(f"{data['subject']}'s images have gains of their own; simulate it with --one_gain.")
+        return anatomy, gains[0]
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path, trained_range: Sequence[Sequence[float]]) -> None:

@@ -166,6 +166,8 @@ class CRL(TranslationNetwork):
         ValueError: settings that are no acquisition, or an unknown variant.
     """
 
+    CHOSEN_ANEW = ("settings",)
+
     def __init__(
         self,
         settings: Sequence[Sequence[float]],

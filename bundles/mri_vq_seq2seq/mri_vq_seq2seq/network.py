@@ -73,6 +73,8 @@ class VQSeq2Seq(TranslationNetwork):
         source_code: whether the encoder is told which sequence it gets, which the paper's is not.
     """
 
+    CHOSEN_ANEW = ("revive_after", "spread", "samples", "seed")
+
     def __init__(
         self,
         sequences: int = 4,
@@ -98,6 +100,8 @@ class VQSeq2Seq(TranslationNetwork):
             raise ValueError(f"quantiser is '{quantiser}'; choose one of {', '.join(MODES)}, none.")
         if spread not in SPREADS:
             raise ValueError(f"spread is '{spread}'; choose one of {', '.join(SPREADS)}.")
+        if samples < 2:
+            raise ValueError(f"samples is {samples}; an uncertainty needs two or more. For one image, leave it out.")
         self.spread = spread
         self.samples = samples
         self.seed = seed

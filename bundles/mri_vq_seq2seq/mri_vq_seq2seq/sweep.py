@@ -60,7 +60,9 @@ def sweep(
 
 def measure(folder: Path, split: str, overrides: dict[str, Any]) -> dict[str, float]:
     """Trains one network and evaluates it: its scores, and the codebook's use on the same subjects."""
-    _run("train.json", "small.json", output_dir=str(folder), **overrides)
+    if not (folder / "trained").exists():
+        _run("train.json", "small.json", output_dir=str(folder), **overrides)
+        (folder / "trained").touch()
     evaluation = _run("train.json", "small.json", "evaluate.json", output_dir=str(folder), split=split, **overrides)
     used = evaluation.parser.get_parsed_content("validate#evaluator").state.metrics
     scores = evaluation.parser.get_parsed_content("validate#handlers#0").tables["declared"]

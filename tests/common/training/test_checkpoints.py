@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from mri_seq2seq.common.inference.weights import load_weights
 from torch import nn
 
 from common.training import checkpoints
 from common.training.checkpoints import Checkpoints, save_atomically, unwrapped
+from mri_seq2seq.network import Seq2Seq
 
 NAN = float("nan")
 
@@ -33,8 +35,11 @@ class Training:
         epoch = engine.state.epoch
         self.epochs.append(epoch)
         nn.init.constant_(self.network.weight, epoch)
-        if self.evaluator and self.scores.get(epoch, NAN) > self.evaluator.state.best_metric:
-            self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = self.scores[epoch], epoch
+        if self.evaluator and epoch in self.scores:
+            state = self.evaluator.state
+            if state.best_metric_epoch == -1 or self.scores[epoch] > state.best_metric:
+                state.best_metric, state.best_metric_epoch = self.scores[epoch], epoch
+            self.evaluator.fire_event(Events.COMPLETED)
 
     def run(self, epochs: int) -> Training:
         self.engine.run([0, 0, 0], max_epochs=epochs)
@@ -48,7 +53,7 @@ def epoch_of(path: Path) -> float:
 def test_goes_on_after_the_last_epoch(tmp_path: Path):
     first = Training(tmp_path / "new").run(2)
     assert first.epochs == [1, 2] and epoch_of(tmp_path / "new" / "model.pt") == 2
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["last.pt", "model.pt"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["last.pt", "model.json", "model.pt"]
     second = Training(tmp_path / "new")
     started_with = []
     second.engine.add_event_handler(Events.EPOCH_STARTED, lambda: started_with.append(second.network.weight.item()))
@@ -73,9 +78,29 @@ def test_a_run_that_ends_before_the_first_validation_still_gives_weights(tmp_pat
     assert epoch_of(tmp_path / "model.pt") == 2
 
 
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path):
+    Training(tmp_path / "a", {1: NAN, 2: 1.0, 3: NAN}).run(3)
+    assert epoch_of(tmp_path / "a" / "model.pt") == 2
+    Training(tmp_path / "b", {1: NAN, 3: NAN}).run(3)
+    assert epoch_of(tmp_path / "b" / "model.pt") == 3
+
+
 def test_none_is_left_out(tmp_path: Path):
     Training(tmp_path).run(1)
     assert set(torch.load(tmp_path / "last.pt", weights_only=True)) == {"network", "progress", "best"}
+
+
+def test_what_no_shape_shows_is_described_and_checked(tmp_path: Path):
+    network = Seq2Seq(sequences=2, slices=1, channels=[4, 8], res_blocks=1, code_channels=4, bank_channels=2)
+    engine = Engine(lambda engine, batch: None)
+    Checkpoints(str(tmp_path), network, {"network": network}, settings={"sequences": ["T1", "T2"]}).attach(engine)
+    engine.run([0], max_epochs=1)
+    file, options = str(tmp_path / "model.pt"), {**network.options}
+    load_weights(Seq2Seq(**options), file, settings={"sequences": ["T1", "T2"]})
+    with pytest.raises(ValueError, match=r"trained with sequences \['T1', 'T2'\], now \['T2', 'T1'\]"):
+        load_weights(Seq2Seq(**options), file, settings={"sequences": ["T2", "T1"]})
+    with pytest.raises(ValueError, match=r"trained with network_def#norm 'everywhere', now 'branches'"):
+        load_weights(Seq2Seq(**{**options, "norm": "branches"}), file)
 
 
 def test_finished_training(tmp_path: Path):
