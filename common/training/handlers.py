@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,12 +82,13 @@ class ReferenceScale:
 class MovingAverage:
     """An exponential moving average of a network's weights, updated after every step; validated and saved in its place.
 
-    Attach it to the trainer. With `decay` 0 nothing is averaged and `network` is the trained one.
+    Attach it to the trainer. With `decay` 0 nothing is averaged and `network` is the trained one. After n steps the
+    decay is at most (1 + n) / (10 + n), so that the network as it began is soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.0) -> None:
         self.trained = network
-        self.average = AveragedModel(unwrapped(network), multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.average = AveragedModel(unwrapped(network), multi_avg_fn=_averaging(decay)) if decay else None
         self.network = self.average.module if self.average else network
 
     def attach(self, engine: Engine) -> None:
@@ -102,6 +103,14 @@ class MovingAverage:
     def load_state_dict(self, state: dict) -> None:
         if self.average is not None and state:  # else it starts as a copy of the network at the next step
             self.average.load_state_dict(state)
+
+
+def _averaging(decay: float) -> Callable[..., None]:
+    def update(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+        n = int(steps)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, steps)
+
+    return update
 
 
 class TrainingProgress(ProgressBar):

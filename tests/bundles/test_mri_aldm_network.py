@@ -130,6 +130,28 @@ def test_a_perfect_network_leads_to_the_target(sampler: str):
     torch.testing.assert_close(made, latent, rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize(("steps", "start"), [(1, 1.0), (2, 1.0), (4, 1.0), (10, 0.5), (50, 1.0)])
+def test_few_steps_leave_no_noise(steps: int, start: float):
+    """With the exact noise of latents of deviation 0.1, whatever their number, DDIM ends within what is plausible."""
+    process = Process("ddim", steps=steps, start=start)
+    asked = []
+
+    def predict(x: torch.Tensor, t: int) -> torch.Tensor:
+        asked.append(t)
+        share = process.scheduler.alphas_cumprod[t]
+        return x * (1 - share).sqrt() / (0.01 * share + 1 - share)
+
+    made = process.sample(predict, 0.1 * torch.randn(1, 1, 16, 16, 16), 5)
+    assert made.std() < 0.12
+    assert len(asked) == steps and asked[0] == start * 1000 - 1 and asked == sorted(set(asked), reverse=True)
+
+
+@pytest.mark.parametrize("seed", [2**23 + 5, 20261121, -3])
+def test_any_seed_is_a_seed(seed: int):
+    noise = seeded_noise(torch.zeros(1, 1, 8, 8, 8), seed)
+    assert 0.9 < noise.std() < 1.1 and not torch.equal(noise, seeded_noise(noise, seed + 1))
+
+
 def test_what_the_network_answers_is_named_in_its_weights():
     noise, velocity = tiny().state_dict(), tiny(sampler="flow").state_dict()
     assert any(name.startswith("denoiser.noise.") for name in noise)

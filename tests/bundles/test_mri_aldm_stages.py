@@ -195,17 +195,20 @@ def test_three_trainings_one_after_another(workflow, phantom_dir: Path, tmp_path
 
 
 def test_one_command_runs_all_and_passes_over_what_is_finished(tmp_path: Path, monkeypatch):
-    lines = []
+    lines, epochs = [], 500
 
     class Done:
         returncode = 0
 
     def run(line: list[str]) -> Done:
         lines.append(line)
-        Path(line[line.index("--ckpt_dir") + 1]).mkdir(parents=True, exist_ok=True)
+        folder = Path(line[line.index("--ckpt_dir") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"progress": {"epoch": epochs}}, folder / "last.pt")
         return Done()
 
     monkeypatch.setattr("mri_aldm.stages.subprocess.run", run)
+    monkeypatch.chdir(Path(stages.__file__).parents[1])
     options = {"ckpt_dir": str(tmp_path / "models"), "overlays": "small", "method": "no_palette"}
     stages.train_all("DIR", **options)
     assert [line[6].split("'")[1] for line in lines] == [f"configs/{name}.json" for name in stages.TRAININGS.values()]
@@ -215,6 +218,10 @@ def test_one_command_runs_all_and_passes_over_what_is_finished(tmp_path: Path, m
     assert translation == str(tmp_path / "models" / "translation" / "model.pt")
     stages.train_all("DIR", **options)
     assert len(lines) == 3
+    stages.train_all("DIR", **options, translation_epochs=501)
+    assert len(lines) == 4 and "configs/train_translation.json" in lines[3][6]
+    stages.train_all("DIR", ckpt_dir=str(tmp_path / "joint"), overlays="small", joint="true")
+    assert ["train_autoencoder" in line[6] for line in lines[4:]] == [False, False]
     Done.returncode = 1
     with pytest.raises(SystemExit, match="The training 'autoencoder' failed"):
         stages.train_all("DIR", ckpt_dir=str(tmp_path / "other"))

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.data import PersistentDataset
-from monai.transforms import Compose, Randomizable, Transform
+from monai.data.utils import pickle_hashing
+from monai.transforms import Compose, EnsureTyped, Randomizable, RandSpatialCropd, Transform
 from tqdm import tqdm
 
 from .common.options import switch
@@ -81,22 +82,35 @@ class LatentDataset(PersistentDataset):
         paired = [item for item in data if len(item["images"]) > 1]
         if not paired:
             raise ValueError(f"None of {len(data)} training subjects has two sequences: there is nothing to translate.")
+        self.settings = dict(settings or {})
         if switch(images, "joint"):
-            super().__init__(paired, transform, None)
+            after = (
+                []
+                if crop_size is None
+                else [RandSpatialCropd("image", crop_size, random_size=False), EnsureTyped("image", track_meta=False)]
+            )
+            super().__init__(paired, Compose([*transform.transforms, *after]), None)
         else:
             encode = EncodeLatents(network, device)
-            folder = Path(cache_dir) / self._digest(network, settings)
+            folder = Path(cache_dir) / self.digest(network)
             after = [] if crop_size is None else [CropLatents(crop_size, network.autoencoder.downsampling)]
-            super().__init__(paired, Compose([*transform.transforms, encode, *after]), folder)
+            super().__init__(paired, Compose([*transform.transforms, encode, *after]), folder, hash_func=_hash_item)
 
-    @staticmethod
-    def _digest(network: ALDM, settings: Mapping[str, Any] | None) -> str:
-        digest = hashlib.sha256(repr(sorted((settings or {}).items())).encode())
+    def digest(self, network: ALDM) -> str:
+        """Of all that a subject's latents depend on but its files: the network's frozen parts and the settings."""
+        alike = {name: value for name, value in network.options.items() if name.startswith(("norm", "spade", "source"))}
+        digest = hashlib.sha256(repr(sorted({**self.settings, **alike}.items())).encode())
         parts = [network.autoencoder] if network.denoiser is None else [network.autoencoder, network.translator]
         for part in parts:
             for name, value in part.state_dict().items() if part is not None else ():
                 digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _hash_item(item: dict[str, Any]) -> bytes:
+    """Of a subject's entry and of its files' sizes and times: a file that was replaced is encoded anew."""
+    files = [Path(file).stat() for file in item["images"].values()]
+    return pickle_hashing({**item, "files": [(file.st_size, file.st_mtime_ns) for file in files]})
 
 
 class CropLatents(Randomizable, Transform):
@@ -119,26 +133,38 @@ class CropLatents(Randomizable, Transform):
 
 
 class MeasureLatents:
-    """Before the first epoch, stores mean and deviation of the latents in a buffer [2, C] of the networks.
+    """At a training's start, fills the cache, and stores mean and deviation of the latents in a buffer [2, C].
 
-    It fills the cache on the way. A training that goes on has them in its checkpoint.
+    A training that goes on has them in its checkpoint.
 
     Args:
         dataset: see `LatentDataset`.
-        networks: which are told.
-        buffer: the buffer's name.
+        networks: which have the buffer; the first is the trained one.
+        buffer: its name.
+
+    Raises:
+        ValueError: a training that goes on was begun with other weights of an earlier stage than those named now.
     """
 
     def __init__(
         self, dataset: LatentDataset, networks: Sequence[torch.nn.Module], buffer: str = "latent_scale"
     ) -> None:
         self.dataset = dataset
+        self.network, self.begun = unwrapped(networks[0]), False
         self.buffers = [unwrapped(network).get_buffer(buffer) for network in networks]
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED(once=1), self)
+        engine.add_event_handler(Events.EPOCH_STARTED, self)  # after what goes on has been loaded
 
     def __call__(self, engine: Engine) -> None:
+        if self.begun:
+            return
+        self.begun, goes_on = True, engine.state.epoch > 1
+        if goes_on and self.dataset.cache_dir.name != self.dataset.digest(self.network):
+            raise ValueError(
+                "The training that goes on here was begun with other weights of an earlier stage. Name those "
+                "(--autoencoder_path, --translation_path), or begin anew in another --ckpt_dir."
+            )
         rank, world = 0, 1
         if distributed := torch.distributed.is_initialized():
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -148,6 +174,8 @@ class MeasureLatents:
             item = self.dataset[k]
             z = item["latent"][item["available"]].movedim(1, 0).flatten(1).double()
             total += torch.stack([z.sum(1), z.square().sum(1), torch.full((len(z),), z.shape[1])])
+        if goes_on:
+            return
         total = total.to(scale.device)
         if distributed:
             torch.distributed.all_reduce(total)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from monai.bundle import ConfigParser
 from torch import nn
 
 from .common.inference.weights import check_trained_alike, load_weights
-from .common.options import run_command, switch
+from .common.options import run_command, switch, words
 from .network import ALDM
 
 TRAININGS = {"autoencoder": "train_autoencoder", "translation": "train_translation", "diffusion": "train"}
@@ -88,29 +89,38 @@ def train_all(
     Raises:
         SystemExit: one of them failed; those before it need not be repeated.
     """
-    method = str(options.get("method", "aldm"))
+    method, joint = str(options.get("method", "aldm")), switch(options.get("joint", False), "joint")
     for stage, config in TRAININGS.items():
         folder = Path(ckpt_dir) / FOLDERS[stage]
-        if (stage, method) in UNNEEDED:
+        if (stage, method) in UNNEEDED or (stage == "autoencoder" and joint):
             continue
-        if (folder / "finished").exists():
-            print(f"Finished before: {stage}. To train it anew, remove {folder / 'finished'}", flush=True)
+        files = [f"configs/{name}.json" for name in [config, *words(overlays)]]
+        if _is_finished(folder / "last.pt", files, options):
+            print(f"Finished before: {stage}, in {folder}. Another --ckpt_dir trains it anew.", flush=True)
             continue
         print(f"Training: {stage}", flush=True)
-        extra = overlays.split(",") if isinstance(overlays, str) else list(overlays)
-        files = str([f"configs/{name}.json" for name in [config, *filter(None, extra)]])
         every = {"dataset_dir": dataset_dir, "ckpt_dir": folder, "output_dir": Path(output_dir) / stage, **options}
         for earlier in ("autoencoder", "translation"):
             every[f"{earlier}_path"] = Path(ckpt_dir) / earlier / "model.pt"
         if stage != "diffusion":
             every.pop("method", None)
-        words = [word for name, value in every.items() for word in (f"--{name}", str(value))]
-        line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, *words]
-        if subprocess.run(line).returncode:
+        line = [word for name, value in every.items() for word in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files), *line]
+        if subprocess.run(command).returncode:
             raise SystemExit(
                 f"The training '{stage}' failed; the reason stands above. The same command goes on from it."
             )
-        (folder / "finished").touch()
+
+
+def _is_finished(last: Path, files: list[str], options: Mapping[str, object]) -> bool:
+    """Whether a training has all the epochs that its configuration and the options ask for."""
+    if not last.exists():
+        return False
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.update({name: value for name, value in options.items() if name.endswith("epochs")})
+    done = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["progress"]["epoch"]
+    return done >= parser.get_parsed_content("max_epochs")
 
 
 # What an ablation of Table 3 does without.

@@ -92,8 +92,16 @@ def averaged(average: MovingAverage, weights: list[float]) -> float:
 
 def test_moving_average_by_hand():
     average = MovingAverage(nn.Linear(1, 1, bias=False), decay=0.9)
-    assert averaged(average, [1.0, 2.0, 5.0]) == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 5)
+    assert averaged(average, [1.0, 2.0, 5.0]) == pytest.approx(
+        (1 * 2 / 11 + 2 * 9 / 11) * 3 / 12 + 5 * 9 / 12
+    )  # (1 + n) / (10 + n)
     assert average.trained.weight.item() == 5
+
+
+def test_a_moving_average_comes_to_its_decay():
+    average = MovingAverage(nn.Linear(1, 1, bias=False), decay=0.5)
+    averaged(average, [1.0] * 20)
+    assert averaged(average, [2.0]) == pytest.approx(1.5)
 
 
 def test_moving_average_goes_on_from_its_state():
@@ -107,7 +115,7 @@ def test_moving_average_goes_on_from_its_state():
 def test_an_average_may_begin_when_a_training_goes_on():
     average = MovingAverage(nn.Linear(1, 1, bias=False), decay=0.9)
     average.load_state_dict(MovingAverage(nn.Linear(1, 1, bias=False)).state_dict())
-    assert averaged(average, [1.0, 2.0]) == pytest.approx(0.9 * 1 + 0.1 * 2)
+    assert averaged(average, [1.0, 2.0]) == pytest.approx(1 * 2 / 11 + 2 * 9 / 11)
 
 
 def test_no_decay_is_the_network_itself():
