@@ -119,7 +119,7 @@ def test_trained_here_and_used_at_once(name: str, overlay: Callable, studies: St
     assert before["weights_sha256"] != after["weights_sha256"]
     trained = [key for key in first if key.endswith("weight") and first[key].is_floating_point()]
     assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in trained), "it went on from the first"
-    assert sorted(path.name for path in bundle.trained.iterdir()) == ["eval", "model.pt"]
+    assert sorted(path.name for path in bundle.trained.iterdir()) == ["eval", "model.json", "model.pt"]
 
 
 def test_a_training_that_fails_leaves_the_weights(served: ServedBundle, studies: Studies):
