@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ckpt_export, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
 from monai.bundle.config_item import ComponentLocator
 from mri_crl.common.data.mr_signal import FSE9
 
@@ -95,10 +95,23 @@ def test_training_and_use_agree(name: str):
         assert own == step
 
 
+def test_held_out_is_one_name_or_several_of_the_settings():
+    for held_out, seen in (("T2FLAIR", ["T2"]), (["T2", "T2FLAIR"], [])):
+        parser = ConfigParser(config("train.json"))
+        parser.update({"acquisitions": {"T2": [4000, 100, 0], "T2FLAIR": [9000, 100, 2500]}, "held_out": held_out})
+        assert parser.get_parsed_content("seen") == seen
+    parser.update({"held_out": ["T2FLAR"]})
+    with pytest.raises(RuntimeError) as error:
+        ConfigParser(parser.get()).get_parsed_content("seen")
+    assert "There is no T2FLAR to leave out of T2, T2FLAIR" in str(error.value.__cause__)
+    parser.update({"held_out": config("train.json")["held_out"]})
+    assert ConfigParser(parser.get()).get_parsed_content("seen") == ["T2", "T2FLAIR"]
+
+
 def test_settings_are_those_of_the_paper():
     train = config("train.json")
     assert train["acquisitions"] == {name: [each.tr, each.te, each.ti] for name, each in FSE9.items()}
-    assert train["held_out"] == ["FSE4", "FSE6"]
+    assert ConfigParser(train).get_parsed_content("seen") == [name for name in FSE9 if name not in ("FSE4", "FSE6")]
     for split in ("subjects", "dataset"):
         items = train["train"][split] if split == "subjects" else train["validate"][split]["data"]
         assert items["sequences"] == "@seen", "neither trains nor chooses an epoch with what is held out"
