@@ -84,12 +84,9 @@ class LatentDataset(PersistentDataset):
             raise ValueError(f"None of {len(data)} training subjects has two sequences: there is nothing to translate.")
         self.settings = dict(settings or {})
         if switch(images, "joint"):
-            after = (
-                []
-                if crop_size is None
-                else [RandSpatialCropd("image", crop_size, random_size=False), EnsureTyped("image", track_meta=False)]
-            )
-            super().__init__(paired, Compose([*transform.transforms, *after]), None)
+            after = [RandSpatialCropd("image", crop_size, random_size=False)] if crop_size is not None else []
+            plain = EnsureTyped("image", track_meta=False)
+            super().__init__(paired, Compose([*transform.transforms, *after, plain]), None)
         else:
             encode = EncodeLatents(network, device)
             folder = Path(cache_dir) / self.digest(network)

@@ -21,9 +21,8 @@ def seeded_noise(like: Tensor, seed: int) -> Tensor:
     position = torch.ones_like(like[0], dtype=torch.long).flatten().cumsum(0)
     uniform = []
     for half in (0, 1):
-        z = (
-            2 * position + half + (seed % (1 << 23) << 40)
-        ) * -0x61C8864680B583EB  # these three wrap around, as they should
+        z = 2 * position + half + (seed % (1 << 23) << 40)
+        z = z * -0x61C8864680B583EB  # these three wrap around, as they should
         z = (z ^ (z >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
         z = (z ^ (z >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
         z = z ^ (z >> 31 & (1 << 33) - 1)
