@@ -24,14 +24,8 @@ from common.inference.weights import load_weights, sha256
 from common.options import from_caller, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTENTS = (
-    "LICENSE",
-    "configs",
-    "docs",
-    "large_files.yml",
-    "models/model.pt",
-    "models/model.json",
-)  # and the Python package
+# What of a bundle's folder is packed, besides its Python package.
+CONTENTS = ("LICENSE", "configs", "docs", "large_files.yml", "models/model.pt", "models/model.json")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 LIST = ROOT / "models" / "model_info.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold

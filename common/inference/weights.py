@@ -46,7 +46,13 @@ def load_weights(
         if (bundle / "large_files.yml").is_file():
             make = f"Fetch them first (python -m monai.bundle download_large_files --bundle_path {bundle})"
         raise FileNotFoundError(f"No weights at {path}. {make}, or pass --{option} FILE.")
-    _check_description(Path(path), getattr(network, "options", {}), settings or {})
+    description = Path(path).with_suffix(".json")
+    if description.is_file() and (wanted := json.loads(description.read_text())["sha256"]) != sha256(path):
+        raise ValueError(
+            f"{path} has the sha256 {sha256(path)}, but {description} says {wanted}. Download it again, or remove "
+            f"{description.name} if the weights are your own."
+        )
+    check_trained_alike(path, getattr(network, "options", {}), settings or {})
     found = torch.load(path, weights_only=True, map_location="cpu")
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
@@ -70,7 +76,9 @@ def load_weights(
 def describe_weights(path: Path, network: nn.Module, settings: Mapping[str, Any]) -> None:
     """Writes the description that `load_weights` checks: <path>.json in place of the suffix."""
     described = {"sha256": sha256(path), "network": getattr(network, "options", {}), **settings}
-    path.with_suffix(".json").write_text(json.dumps(described, indent=4) + "\n")
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(described, indent=4) + "\n")
+    partial.replace(path.with_suffix(".json"))
 
 
 def check_trained_alike(path: str | Path, options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -90,16 +98,6 @@ def check_trained_alike(path: str | Path, options: Mapping[str, Any], settings: 
         raise ValueError(
             f"{path} was trained with {'; '.join(differences)}. Use the options and overlays that it was trained with."
         )
-
-
-def _check_description(path: Path, options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    file = path.with_suffix(".json")
-    if file.is_file() and (wanted := json.loads(file.read_text())["sha256"]) != sha256(path):
-        raise ValueError(
-            f"{path} has the sha256 {sha256(path)}, but {file} says {wanted}. Download it again, or remove "
-            f"{file.name} if the weights are your own."
-        )
-    check_trained_alike(path, options, settings)
 
 
 def pretrained_file(weights: str | Path, url: str, option: str) -> Path:
