@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ci.runs import ROOT, run_bundle, simulate
+from ci.runs import ROOT, run_bundle, simulate, train_bundle
 from common.data.layouts import make_list
 from common.data.subjects import read_subjects, write_subjects
 from common.evaluation.completed import draw_completed
@@ -23,22 +23,15 @@ MODELS = DEMO / "models"
 def train(epochs: int) -> None:
     """Phantom subjects, and a small network trained on them."""
     simulate(DEMO / "phantom", 12, validation=0.1, test=0.2)
-    if not (MODELS / "finished").exists():
-        print(f"Training a small Seq2Seq for {epochs} epochs ...", flush=True)
-        options = {
-            "ckpt_dir": MODELS,
-            "output_dir": DEMO / "training",
-            "max_epochs": epochs,
-            "val_interval": max(1, epochs // 2),
-        }
-        run_bundle(BUNDLE, "training", ["train", "small"], dataset_dir=DEMO / "phantom", **options)
-        (MODELS / "finished").touch()
+    print(f"Training a small Seq2Seq for {epochs} epochs ...", flush=True)
+    options = {"ckpt_dir": MODELS, "output_dir": DEMO / "training", "dataset_dir": DEMO / "phantom"}
+    train_bundle(BUNDLE, ["train", "small"], max_epochs=epochs, val_interval=max(1, epochs // 2), **options)
 
 
 def complete(dataset_dir: Path, output_dir: Path, subject_list: str = "subjects.json") -> None:
     """The subjects of a list, completed and drawn."""
     options = {"subject_list": subject_list, "output_dir": output_dir, "ckpt_path": MODELS / "model.pt"}
-    run_bundle(BUNDLE, "inference", ["inference", "small"], dataset_dir=dataset_dir, **options)
+    run_bundle(BUNDLE, "inference", ["inference"], dataset_dir=dataset_dir, **options)
     for picture in draw_completed(str(output_dir), str(dataset_dir), subject_list=subject_list):
         print(picture)
 
@@ -52,7 +45,7 @@ def complete_held_out() -> None:
     write_subjects(DEMO / "phantom" / "incomplete.json", subjects)
     complete(DEMO / "phantom", DEMO / "completed", "incomplete.json")
     options = {"ckpt_dir": MODELS, "output_dir": DEMO / "scores", "truth": "reference", "multi_source": True, "keep": 1}
-    run_bundle(BUNDLE, "evaluating", ["train", "small", "evaluate"], dataset_dir=DEMO / "phantom", **options)
+    run_bundle(BUNDLE, "evaluating", ["train", "evaluate"], dataset_dir=DEMO / "phantom", **options)
     report(str(DEMO / "scores"))
 
 

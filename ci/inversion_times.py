@@ -65,7 +65,7 @@ def prepare(source: str, output_dir: str) -> None:
         ("inference", "inference", f"--subject_list {folder}/known.json --output_dir {folder}/made"),
     ):
         weights = f"--ckpt_dir {folder}/models" if run == "training" else f"--ckpt_path {folder}/models/model.pt"
-        files = f"\"['configs/{config}.json','configs/small.json']\""
+        files = "\"['configs/train.json','configs/small.json']\"" if run == "training" else f"configs/{config}.json"
         print(f"python -m monai.bundle run {run} --config_file {files} {options} {weights} {own}\n")
 
 

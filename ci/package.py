@@ -1,4 +1,4 @@
-"""Packs bundles for release: `./ci/package NAME... [--weights FILE --overlay configs/small.json --card FILE]`.
+"""Packs bundles for release: `./ci/package NAME... [--weights FILE --card FILE]`.
 
 Of each: dist/<name>_v<version>.zip with one folder <name>, which holds a copy of the shared code, and the zip's sha256
 beside it. The same files give the same zip, to the byte. models/model_info.json lists what was packed, as
@@ -14,12 +14,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import yaml
 from monai.bundle import ConfigParser
 
+from common.description import read, write
 from common.inference.weights import load_weights, sha256
 from common.options import from_caller, run_command
 
@@ -45,7 +45,8 @@ def package(
     Args:
         names: folders of bundles/.
         weights: file that becomes models/model.pt; needs one name. Without it models/ is packed as it is.
-        overlay: configuration that the weights were trained with, beside train.json: its path in the bundle, or a file.
+        overlay: configuration that weights without a description were trained with, beside train.json: its path in the
+            bundle, or a file.
         card: Markdown about the weights that becomes docs/model_card.md.
         source: address of the folder that the zips will be downloaded from, for model_info.json.
         large: the weights go beside the zip, as <name>_v<version>.pt, and not into it: its large_files.yml says that
@@ -82,8 +83,6 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
                 shutil.copyfile(path, copy)
         shutil.rmtree(packed / bundle.name / "common")  # the stub that points to the repository's
         shutil.copytree(ROOT / "common", packed / bundle.name / "common", ignore=LEFT_OUT)
-        if overlay:
-            merge(packed / "configs", bundle / overlay if (bundle / overlay).is_file() else from_caller(overlay))
         if weights:
             (packed / "models").mkdir(exist_ok=True)
             (packed / "models" / "model.json").unlink(missing_ok=True)
@@ -93,7 +92,7 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
         if card:
             shutil.copyfile(card, packed / "docs" / "model_card.md")
         if (packed / "models" / "model.pt").exists():
-            describe(packed)
+            describe(packed, _overlay(bundle, overlay) if overlay else None)
         output_dir.mkdir(parents=True, exist_ok=True)
         if large:
             _set_apart(packed, output_dir / f"{full_name}.pt", source)
@@ -105,64 +104,50 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
     return archive
 
 
-def merge(configs: Path, overlay: Path) -> None:
-    """Writes an overlay's values into each training's configuration and inference.json, which take those they have.
+def _overlay(bundle: Path, name: str) -> Path:
+    file = bundle / name if (bundle / name).is_file() else from_caller(name)
+    if not file.is_file():
+        raise FileNotFoundError(f"{bundle.name} has no configuration {name}, and it is no file.")
+    return file
+
+
+def describe(bundle: Path, overlay: Path | None = None) -> None:
+    """Writes models/model.json, which says what the weights are for, and makes the metadata agree with it.
+
+    Args:
+        bundle: the packed folder; its models/model.json, if there is one, is completed.
+        overlay: what weights without a description were trained with.
 
     Raises:
-        ValueError: none of them has one of its keys.
+        ValueError: the weights are not those of the described network.
     """
-    changes = {key.replace("#", "::"): value for key, value in json.loads(overlay.read_text()).items()}
-    files = {path: json.loads(path.read_text()) for path in (*configs.glob("train*.json"), configs / "inference.json")}
-    if unknown := [key for key in changes if not any(key.split("::")[0] in config for config in files.values())]:
-        raise ValueError(f"{overlay}: {', '.join(unknown)}: no such key in {', '.join(path.name for path in files)}.")
-    for path, config in files.items():
-        merged = ConfigParser(config)
-        for key, value in changes.items():
-            if key.split("::")[0] in config:
-                merged[key] = value
-        path.write_text(json.dumps(merged.get(), indent=4) + "\n")
-    agree(configs)
+    configs, weights = bundle / "configs", bundle / "models" / "model.pt"
+    sys.path.insert(0, str(ROOT / "bundles" / bundle.name))
+    parser = ConfigParser()
+    parser.read_config([str(configs / "inference.json"), *([str(overlay)] if overlay else [])])
+    parser["ckpt_path"] = str(weights)
+    subjects = parser.get_parsed_content("subjects")
+    network = load_weights(parser.get_parsed_content("network_def"), str(weights), settings=subjects.trained_alike)
+    described = {**read(weights), "sha256": sha256(weights), **subjects.trained_alike, **subjects.sizes}
+    if "acquisitions" in parser:
+        described["acquisitions"] = parser.get_parsed_content("acquisitions")
+    described["reference_scale"] = network.reference_scale.tolist()
+    write(weights, network, **{name: value for name, value in described.items() if name != "network"})
+    agree(configs, subjects.sequences, subjects.divisible)
 
 
-def agree(configs: Path) -> None:
-    """Corrects what metadata.json and tensorrt.json say of the images, where inference.json now has it otherwise.
-
-    That is the sequences, their number, and the sizes that are multiples of `divisible`.
-    """
-    inference, metadata = (json.loads((configs / f"{name}.json").read_text()) for name in ("inference", "metadata"))
-    names = list(inference.get("acquisitions", inference["sequences"]))
-    divisible = ConfigParser(inference).get_parsed_content("divisible")
+def agree(configs: Path, sequences: list[str], divisible: list[int]) -> None:
+    """Corrects what metadata.json and tensorrt.json say of the images: sequences, their number, and the sizes."""
+    metadata, tensorrt = (json.loads((configs / f"{name}.json").read_text()) for name in ("metadata", "tensorrt"))
     for image in (metadata["network_data_format"][way][key] for way, key in (("inputs", "image"), ("outputs", "pred"))):
         sizes = [str(size).removesuffix("n").removesuffix("*") or "1" for size in image["spatial_shape"]]
         steps = [math.lcm(int(size), step) for size, step in zip(sizes, divisible, strict=True)]
         image["spatial_shape"] = ["n" if step == 1 else f"{step}*n" for step in steps]
-        image["num_channels"] = len(names)
-        image["channel_def"] = {str(k): name for k, name in enumerate(names)}
-    tensorrt = json.loads((configs / "tensorrt.json").read_text())
-    tensorrt["input_shape"][1] = len(names)
+        image["num_channels"] = len(sequences)
+        image["channel_def"] = {str(k): name for k, name in enumerate(sequences)}
+    tensorrt["input_shape"][1] = len(sequences)
     for name, content in (("metadata", metadata), ("tensorrt", tensorrt)):
         (configs / f"{name}.json").write_text(json.dumps(content, indent=4) + "\n")
-
-
-def describe(bundle: Path) -> None:
-    """Writes models/model.json: what the weights are for, and their sha256, which is checked before they are loaded.
-
-    Raises:
-        ValueError: the weights are not those of the packed inference.json's network.
-    """
-    config = json.loads((bundle / "configs" / "inference.json").read_text())
-    parser = ConfigParser(config)
-    weights = bundle / "models" / "model.pt"
-    sys.path.insert(0, str(ROOT / "bundles" / bundle.name))
-    settings = {name: config[name] for name in ("sequences", "normalisation", "scale_per") if name in config}
-    network = load_weights(parser.get_parsed_content("network_def"), str(weights), settings=settings)
-    described: dict[str, Any] = {
-        "sha256": sha256(weights),
-        "network": {name: parser.get_parsed_content(f"network_def#{name}") for name in config["network_def"]},
-        **settings,
-        "reference_scale": network.reference_scale.tolist(),
-    }
-    (bundle / "models" / "model.json").write_text(json.dumps(described, indent=4) + "\n")
 
 
 def _set_apart(bundle: Path, weights: Path, source: str) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from common.data.phantom import make_phantom
+from common.training.checkpoints import is_finished
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +35,15 @@ def run_bundle(name: str, command: str, configs: list[str], **options: object) -
     """`python -m monai.bundle run <command>` in a bundle's folder; a failure ends the program."""
     files = str([f"configs/{config}.json" for config in configs])
     run_module(name, "monai.bundle", "run", command, "--config_file", files, **options)
+
+
+def train_bundle(name: str, configs: list[str], *, ckpt_dir: Path, **options: object) -> None:
+    """`run_bundle` of a training, where it is not finished."""
+    files = [bundle_folder(name) / "configs" / f"{config}.json" for config in configs]
+    if is_finished(ckpt_dir, files, **options):
+        print(f"Finished before, in {ckpt_dir}.", flush=True)
+    else:
+        run_bundle(name, "training", configs, ckpt_dir=ckpt_dir, **options)
 
 
 def run_module(name: str, module: str, *words: str, **options: object) -> None:

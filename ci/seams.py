@@ -1,6 +1,6 @@
 """What cutting a volume into 3D windows changes: subjects completed by windows, beside the same completed whole.
 
-.venv/bin/python -m ci.seams MODEL.pt DATASET_DIR --channels 8,16 --window 48 --whole 96,112,96
+.venv/bin/python -m ci.seams MODEL.pt DATASET_DIR --window 48 --whole 96,112,96
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from common.options import run_command
 
-from .demo import run_bundle
+from .runs import run_bundle
 
 
 def seams(
@@ -22,7 +22,6 @@ def seams(
     window: int | tuple[int, ...] = 48,
     whole: tuple[int, ...] = (96, 112, 96),
     target: str = "T2",
-    channels: tuple[int, ...] = (16, 32),
     split: str = "test",
 ) -> None:
     """Prints, per subject, the root mean square difference within the brain in percent of the 99th percentile.
@@ -33,16 +32,14 @@ def seams(
         window: size of a window in voxels, one number or three.
         whole: a size that every subject's brain fits in.
         target: what is made, for every subject, from its other sequences.
-        channels: the network's.
         split: of the subject list.
     """
     files = {"ckpt_path": Path(ckpt_path).resolve(), "dataset_dir": Path(dataset_dir).resolve(), "split": split}
-    options = {"spatial_dims": 3, "targets": [target], "network_def#channels": list(channels)}
+    options = {"targets": [target]}
     with tempfile.TemporaryDirectory() as folder:
         for name, size in (("windows", np.broadcast_to(window, 3).tolist()), ("whole", list(whole))):
-            run_bundle(
-                "inference", ["inference", "small"], roi_size=size, output_dir=f"{folder}/{name}", **options, **files
-            )
+            output = {"roi_size": size, "output_dir": f"{folder}/{name}"}
+            run_bundle("mri_seq2seq", "inference", ["inference"], **output, **options, **files)
         changes = []
         for path in sorted(Path(folder, "whole").rglob("*.nii.gz")):
             at_once, by_windows = (

@@ -68,23 +68,24 @@ class Bundle:
         """Random weights of these configurations' network, also where a layer starts at 0 and so would hide others."""
         from monai.bundle import ConfigParser
 
+        path = self.scratch / f"{'_'.join(names)}.pt"
         parser = ConfigParser()
         parser.read_config(self.files(*names))
+        parser["ckpt_path"] = str(path)  # which has no description yet
         torch.manual_seed(0)
         network = parser.get_parsed_content("network_def")
         for parameter in network.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
-        path = self.scratch / f"{'_'.join(names)}.pt"
         torch.save(network.state_dict(), path)
         return path
 
     @functools.cached_property
     def phantom(self) -> Path:
         """Three simulated subjects, one for each split, with the sequences of the bundle."""
-        config = self.config("inference")
         folder = self.scratch / "phantom"
-        make_phantom(folder, 3, sequences=list(config.get("acquisitions", config["sequences"])), spacing=8)
+        names = self.config("metadata")["network_data_format"]["outputs"]["pred"]["channel_def"]
+        make_phantom(folder, 3, sequences=list(names.values()), spacing=8)
         return folder
 
 
@@ -148,6 +149,7 @@ def check_weights(bundle: Bundle) -> str:
         return f"your own, not checked; ./ci/package {bundle.name} checks and describes them"
     parser = ConfigParser()
     parser.read_config(bundle.files("inference"))
+    parser["bundle_root"] = str(bundle.folder)
     load_weights(parser.get_parsed_content("network_def"), str(models / "model.pt"))
     return "models/model.pt is what model.json says, and configs/inference.json's network takes it"
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ci.package import package
-from ci.runs import ROOT, bundle_folder, run_bundle, run_module, simulate
+from ci.runs import ROOT, bundle_folder, run_bundle, run_module, simulate, train_bundle
 from common.data.subjects import read_subjects
 from common.evaluation.scores import ScoreTable
 from common.inference.weights import sha256
@@ -105,10 +105,10 @@ def weights(
     _same_recipe(work, {"subjects": subjects, **data, "overlay": overlay, "epochs": epochs})
     simulate(work / "phantom", subjects, **data)
     _train(name, work, overlay, epochs)
-    _score(name, overlay, work / "models", work / "phantom", work / "scores", "reference")
+    _score(name, work / "models", work / "phantom", work / "scores", "reference")
     real = from_caller(input) if input else None
     if real:
-        _score(name, overlay, work / "models", real, work / "scores_real", "images")
+        _score(name, work / "models", real, work / "scores_real", "images")
     given = {"input": "DIR" if input else "", "overlay": overlay, "epochs": epochs, "subjects": subjects}
     given |= {"spacing": spacing, "seed": seed}
     changed = [f" --{key} {value}" for key, value in given.items() if value != weights.__kwdefaults__[key]]
@@ -117,7 +117,7 @@ def weights(
         _card(bundle, work, overlay, f"./ci/weights {name}{''.join(changed)}", _phantom_command(subjects, data))
     )
     model = str(work / "models" / "model.pt")
-    [archive] = package(name, weights=model, overlay=f"configs/{overlay}.json", card=str(card), output_dir=output_dir)
+    [archive] = package(name, weights=model, card=str(card), output_dir=output_dir)
     return archive
 
 
@@ -132,23 +132,19 @@ def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
 
 
 def _train(name: str, work: Path, overlay: str, epochs: int) -> None:
-    models = work / "models"
-    if (models / "finished").exists():
-        return
-    options = {"dataset_dir": work / "phantom", "ckpt_dir": models, "output_dir": work / "training"}
+    options = {"dataset_dir": work / "phantom", "ckpt_dir": work / "models", "output_dir": work / "training"}
     if epochs:
         options |= {"max_epochs": epochs, "val_interval": max(1, epochs // 5)}
     print(f"Training a small {name} ...", flush=True)
     if name == "mri_aldm":
         run_module(name, "mri_aldm.stages", overlays=overlay, **options)
     else:
-        run_bundle(name, "training", ["train", overlay], **options)
-    (models / "finished").touch()
+        train_bundle(name, ["train", overlay], **options)
 
 
-def _score(name: str, overlay: str, models: Path, data: Path, output_dir: Path, truth: str) -> None:
+def _score(name: str, models: Path, data: Path, output_dir: Path, truth: str) -> None:
     options = {"dataset_dir": data, "ckpt_dir": models, "output_dir": output_dir, "truth": truth}
-    run_bundle(name, "evaluating", ["train", overlay, "evaluate"], **options)
+    run_bundle(name, "evaluating", ["train", "evaluate"], **options)
 
 
 def _phantom_command(subjects: int, data: dict[str, object]) -> str:

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .description import Description
+
 MISSING = -1.0  # the value of every voxel of a sequence that a subject does not have
 
 
@@ -51,6 +53,7 @@ class TranslationNetwork(nn.Module):
 
     Attributes:
         options: what it was made with, but for what may be chosen anew for trained weights (`CHOSEN_ANEW`).
+        chosen: the latter.
     """
 
     CHOSEN_ANEW: tuple[str, ...] = ()
@@ -59,9 +62,20 @@ class TranslationNetwork(nn.Module):
         network = super().__new__(cls)
         given = inspect.signature(cls.__init__).bind_partial(network, *args, **kwargs)
         given.apply_defaults()
-        options = {name: value for name, value in given.arguments.items() if name not in ("self", *cls.CHOSEN_ANEW)}
+        options = {name: value for name, value in given.arguments.items() if name != "self"}
+        network.__dict__["chosen"] = {name: options.pop(name) for name in cls.CHOSEN_ANEW if name in options}
         network.__dict__["options"] = options
         return network
+
+    @classmethod
+    def as_described(cls, described: Description, **given: Any) -> TranslationNetwork:
+        """The network that weights are for, not yet with them; of a new training, the paper's.
+
+        Args:
+            described: says the options that are not given; those that it does not know are the class's defaults.
+            given: have precedence; what contradicts the description is refused when the weights are loaded.
+        """
+        return cls(**{**described.network, **given})
 
     def __init__(
         self, sequences: int, spatial_dims: int = 2, slices: int = 1, slice_axis: int = -1, downsampling: int = 1

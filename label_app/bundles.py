@@ -58,6 +58,7 @@ class ServedBundle:
             sys.path.insert(0, str(folder))
         self.metadata = json.loads((folder / "configs" / "metadata.json").read_text())
         self.inference, self.training = self._parser("inference"), self._parser("train")
+        self.inference["ckpt_path"] = str(self.weights)
         self.sequences: list[str] = self.inference.get_parsed_content("sequences")
 
     @property
@@ -151,7 +152,9 @@ class ServedBundle:
                 f"{earlier}_path": str(folder / earlier / "model.pt") for earlier in ("autoencoder", "translation")
             }
             if pretrained:
-                paths = {**dict.fromkeys(paths, str(self.weights)), "network": self._pretrained()}
+                own = str(self.weights)
+                described = {"_target_": f"{self.name}.common.description.Description", "path": own}
+                paths = {**dict.fromkeys(paths, own), "network": self._pretrained(), "described": described}
             changes = {**paths, "ckpt_dir": str(folder / stage), **overrides}
             if self.training.get("perceptual_weights") == "download":
                 changes["perceptual_weights"] = "none"  # a server fetches nothing
@@ -264,6 +267,7 @@ class ServedBundle:
     def _parser(self, config: str) -> ConfigParser:
         parser = ConfigParser()
         parser.read_config([str(self._config(config)), *map(str, self.overlays)])
+        parser["bundle_root"] = str(self.folder)
         return parser
 
     def _workflow(

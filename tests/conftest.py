@@ -87,7 +87,7 @@ def tiny_network(tiny: dict[str, dict[str, Any]]) -> Callable[[str], Any]:
         definition = json.loads((REPOSITORY / "bundles" / bundle / "configs" / "train.json").read_text())["network_def"]
         options = {name.removeprefix("network_def#"): v for name, v in tiny[bundle].items() if "network_def#" in name}
         torch.manual_seed(0)
-        network = locate(definition["_target_"])(**{**options, **others})
+        network = locate(definition["_target_"].removesuffix(".as_described"))(**{**options, **others})
         for name, parameter in network.named_parameters():
             if name.startswith("denoiser") and not parameter.any():  # a UNet that is all zeros at its end sees nothing
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..distributed import is_distributed
+
 MODES = ("gradient", "ema")
 
 
@@ -129,7 +131,7 @@ class VectorQuantiser(nn.Module):
             return
         counted = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
         sums = counted.new_zeros(len(self.codebook), counted.shape[1]).index_add_(0, indices, counted)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             torch.distributed.all_reduce(sums)
         total, size = sums[:, :-1], sums[:, -1]
         if not self.learned:
@@ -142,7 +144,7 @@ class VectorQuantiser(nn.Module):
 
     def _revive(self, used: Tensor, vectors: Tensor) -> None:
         drawn = vectors[torch.randint(len(vectors), (len(self.codebook),), device=vectors.device)]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             torch.distributed.broadcast(drawn, 0)
         self.idle.copy_(torch.where(used, 0, self.idle + 1))
         dead = self.idle >= self.revive_after

@@ -58,19 +58,48 @@ def check_parameters(tr: float, te: float, ti: float = 0.0, *, where: str, secon
     return times[0], times[1], times[2]
 
 
+def read_object(file: str | Path) -> dict:
+    """A JSON object, such as a BIDS sidecar.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file}: not a readable JSON file ({error}).") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must hold a JSON object, not {type(content).__name__}.")
+    return content
+
+
 def read_sidecar(file: str | Path) -> Parameters | None:
     """What a BIDS sidecar says; None if it has neither RepetitionTime nor EchoTime. Without InversionTime TI is 0.
 
     Raises:
         ValueError: it is no JSON object, has only one of the two, or `check_parameters` refuses them.
     """
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not a readable JSON file ({error}).") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: must hold a JSON object, not {type(content).__name__}.")
+    content = read_object(file)
     return _of_mapping({name: content.get(field) for name, field in BIDS.items()}, str(file), seconds=True)
+
+
+def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]]) -> dict[str, float]:
+    """TR, TE and TI in ms, unchecked, of all sidecars that speak of an image; the nearer one wins (BIDS inheritance).
+
+    Args:
+        image: its path below the data set's root.
+        sidecars: the JSON files of each folder below that root.
+    """
+    parts = image.name.split(".nii")[0].split("_")
+    values: dict = {}
+    for folder in reversed(image.parents):
+        for file in sorted(sidecars.get(folder, ()), key=lambda file: len(file.name)):
+            own = file.stem.split("_")
+            # Beside the image only its own one: that of `sub-01_T1w` must not pass for `sub-01_ce-gadolinium_T1w`.
+            if own == parts or (folder != image.parent and own[-1] == parts[-1] and set(own) < set(parts)):
+                values |= read_object(file)
+    times = {name: values.get(field) for name, field in BIDS.items()}
+    return {name: round(1000 * time, 6) for name, time in times.items() if isinstance(time, int | float)}
 
 
 def image_parameters(

@@ -6,20 +6,25 @@ the layout does not know the file. All the rest (grouping, splits, dropping, wri
 
 from __future__ import annotations
 
-import csv
-import json
+import logging
 import os
-import random
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
 
 from ..options import words
+from .acquisition import inherited_times
+from .splits import random_splits, read_splits
 from .subjects import LIST_NAME, SPLITS, drop_sequences, read_subjects, some, write_subjects
 
+logger = logging.getLogger(__name__)
+SYNTHESISED = b"synthesised"  # what the header of a file that a network made has as its description
 DEFAULT_PATTERN = "{subject}/{sequence}.nii.gz"
 SEQUENCES = {
     "T1": ("t1", "t1n", "t1w"),
@@ -117,18 +122,91 @@ def make_list(
     if layout == "listed":
         subjects = read_subjects(root)
     else:
-        entries, people = _entries(root, layout, pattern, names, words(sequences))
+        found = _find(root, layout, pattern, names, words(sequences))
+        entries, people = found.entries, found.people
+        _warn(found)
         subjects = {"sequences": _in_order(entries, words(sequences), names or {}, root)}
         if splits:
-            chosen = _read_splits(Path(str(splits)), people)
+            chosen = read_splits(Path(str(splits)), people)
         else:
-            chosen = _random_splits(people, validation, test, seed, settled)
+            chosen = random_splits(people, validation, test, seed, settled)
         subjects |= {split: [entry for entry in entries if chosen[entry["subject"]] == split] for split in SPLITS}
     if drop:
         subjects = drop_sequences(subjects, rule=drop, seed=seed, pairs=pairs, splits=words(drop_splits))
     written = write_subjects(output, subjects)
     print(_summary(subjects))
     return written
+
+
+def find_subjects(root: str | os.PathLike, pattern: str = "", split: str = "all") -> dict | None:
+    """The subjects of a folder that has no list, found as `make_list` does; nothing is written, and a line is logged.
+
+    Args:
+        root: the folder.
+        pattern: see `make_list`; "" tries what is known.
+        split: that is wanted; without a list there is none but "all".
+
+    Returns:
+        A subject list, whose subjects are all in "test"; None where the folder has a list, or `root` is one.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: nothing fits, or several layouts or files do.
+    """
+    folder = Path(os.path.abspath(Path(str(root)).expanduser()))
+    if not root or folder.is_file() or (not pattern and (folder / LIST_NAME).is_file()):
+        return None
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder {folder}: pass the folder that holds the NIfTI files")
+    if split != "all":
+        raise ValueError(
+            f"{folder} has no {LIST_NAME}, which would say who is in the split '{split}': make one with "
+            f"`python -m common.data list {folder}`, or leave out --split for all of the folder"
+        )
+    if not pattern:
+        _check_one_layout(folder)
+    found = _find(folder, "pattern" if pattern else "auto", pattern or DEFAULT_PATTERN)
+    if found.further:
+        raise ValueError(
+            f"{folder}: {len(found.further)} files are a sequence that their subject already has ({found.layout}), "
+            f"such as {some(found.further)}: say which are meant with --pattern, or with a subject list"
+        )
+    sequences = _in_order(found.entries, (), {}, folder)
+    first = found.entries[0]
+    taken = ", ".join(f"{name} from {Path(file).relative_to(folder)}" for name, file in first["images"].items())
+    more = f" Not taken: {some(found.unknown)}." if found.unknown else ""
+    logger.info(
+        f"No list in {folder}; as {found.layout} it has {len(found.entries)} subjects, such as {first['subject']}: "
+        f"{taken}.{more}"
+    )
+    return {"sequences": sequences, "training": [], "validation": [], "test": found.entries}
+
+
+def _check_one_layout(folder: Path) -> None:
+    files = list(_files(folder, (".nii", ".nii.gz")))
+    layouts = {**LAYOUTS, f"the pattern {DEFAULT_PATTERN}": from_pattern(DEFAULT_PATTERN)}
+    fits = {name: [path for path in files if match(path)] for name, match in layouts.items()}
+    several = [f"{name} ({some(paths, 2)})" for name, paths in fits.items() if paths]
+    if len(several) > 1:
+        raise ValueError(
+            f"{folder} has no {LIST_NAME}, and its files fit several layouts: {'; '.join(several)}. Say which are "
+            f"meant with --pattern, such as '{DEFAULT_PATTERN}', or with a subject list"
+        )
+
+
+def _warn(found: Found) -> None:
+    if found.unknown:
+        warnings.warn(
+            f"{len(found.unknown)} of {len(found.files)} NIfTI files do not fit {found.layout} and are left out: "
+            f"{some(found.unknown)}",
+            stacklevel=3,
+        )
+    if found.further:
+        warnings.warn(
+            f"{len(found.further)} further files of a sequence that its subject already has are left out, the first "
+            f"in sorted order is used: {some(found.further)}",
+            stacklevel=3,
+        )
 
 
 def _in_order(entries: list[dict], wanted: Sequence[str], names: Mapping[str, str], root: Path) -> list[str]:
@@ -172,6 +250,9 @@ def bids(path: str) -> Match | None:
     return Match(found[1], "_".join(filter(None, found.group(1, 2))), field, name)
 
 
+LAYOUTS: dict[str, Layout] = {"brats": brats, "ixi": ixi, "bids": bids}
+
+
 def from_pattern(pattern: str, names: Mapping[str, str] | None = None) -> Layout:
     """The layout that a pattern such as "{subject}/{subject}_{sequence}.nii.gz" describes (see `make_list`)."""
     missing = [name for name in ("{subject}", "{sequence}") if name not in pattern]
@@ -201,7 +282,7 @@ def from_pattern(pattern: str, names: Mapping[str, str] | None = None) -> Layout
 
 
 def _choose(files: Sequence[str], layout: str, pattern: str, names: Mapping[str, str] | None) -> tuple[str, Layout]:
-    fixed = {"brats": brats, "ixi": ixi, "bids": bids}
+    fixed = LAYOUTS
     if layout not in (*fixed, "pattern", "auto"):
         raise ValueError(f"Unknown layout {layout!r}: it is auto, {', '.join(fixed)} or pattern")
     own = bool(names) or pattern != DEFAULT_PATTERN
@@ -214,44 +295,55 @@ def _choose(files: Sequence[str], layout: str, pattern: str, names: Mapping[str,
     return (layout, fixed[layout]) if layout in fixed else (f"pattern {pattern}", from_pattern(pattern, names))
 
 
-def _entries(
-    root: Path, layout: str, pattern: str, names: Mapping[str, str] | None, wanted: Sequence[str]
-) -> tuple[list[dict], dict[str, str]]:
-    """The subjects, sorted by name, and the person of each."""
+class Found(NamedTuple):
+    """A folder's subjects by the layout that fits: entries in order, each one's person, and of all `files` those that
+    are left out: `further` ones of a sequence that is there, and `unknown` ones."""
+
+    layout: str
+    entries: list[dict]
+    people: dict[str, str]
+    files: list[str]
+    further: list[str]
+    unknown: list[str]
+
+
+def _find(
+    root: Path, layout: str, pattern: str, names: Mapping[str, str] | None = None, wanted: Sequence[str] = ()
+) -> Found:
     files = list(_files(root, (".nii", ".nii.gz")))
     label, match = _choose(files, layout, pattern, names)
     matches = {path: match(path) for path in files}
-    groups, again = _group(matches, wanted)
+    made = [path for path, found in matches.items() if found and is_synthesised(root / path)]
+    if made:
+        warnings.warn(f"{len(made)} files were made by a network and are left out: {some(made)}", stacklevel=4)
+    matches = {path: found for path, found in matches.items() if path not in made}
+    groups, further = _group(matches, wanted)
     if not groups:
         saw = f"it has {len(files)} NIfTI files, such as {some(files)}" if files else "it has no .nii or .nii.gz file"
         raise ValueError(
             f"Nothing in {root} fits {label}{' for ' + ', '.join(wanted) if wanted else ''}: {saw}; "
             f"pass --pattern, such as '{DEFAULT_PATTERN}', and --names for other sequence names"
         )
-    if unknown := [path for path, found in matches.items() if not found]:
-        warnings.warn(
-            f"{len(unknown)} of {len(files)} NIfTI files do not fit {label} and are left out: {some(unknown)}",
-            stacklevel=3,
-        )
-    if again:
-        warnings.warn(
-            f"{len(again)} further files of a sequence that its subject already has are left out, the first "
-            f"in sorted order is used: {some(again)}",
-            stacklevel=3,
-        )
     sidecars: dict[Path, list[Path]] = {}
     for path in map(Path, _files(root, (".json",))):
         sidecars.setdefault(path.parent, []).append(root / path)
     entries = [_entry(subject, group, root, sidecars) for subject, group in groups.items()]
-    return entries, {subject: group["person"] for subject, group in groups.items()}
+    people = {subject: group["person"] for subject, group in groups.items()}
+    return Found(label, entries, people, files, further, [path for path, found in matches.items() if not found])
+
+
+def is_synthesised(file: str | os.PathLike) -> bool:
+    """Whether the header says that a network made it; False for what cannot be read, which others report."""
+    try:
+        return nib.load(file).header["descrip"].item() == SYNTHESISED
+    except Exception:  # a damaged file raises anything
+        return False
 
 
 def _entry(subject: str, group: dict, root: Path, sidecars: Mapping[Path, Sequence[Path]]) -> dict:
     fields = {field: {name: str(root / path) for name, path in group[field].items()} for field in ("images", "masks")}
     fields["parameters"] = {
-        name: values
-        for name, path in group["images"].items()
-        if (values := _acquisition_parameters(Path(path), sidecars))
+        name: values for name, path in group["images"].items() if (values := inherited_times(Path(path), sidecars))
     }
     return {"subject": subject, **{field: values for field, values in fields.items() if values}}
 
@@ -276,108 +368,6 @@ def _files(root: Path, endings: tuple[str, ...]) -> Iterator[str]:
         for name in sorted(files):
             if name.endswith(endings) and not name.startswith("."):
                 yield Path(folder, name).relative_to(root).as_posix()
-
-
-def _acquisition_parameters(image: Path, sidecars: Mapping[Path, Sequence[Path]]) -> dict[str, float]:
-    """TR, TE and TI in ms from the JSON sidecars, which have seconds; the nearer sidecar wins (BIDS inheritance)."""
-    parts = image.name.split(".nii")[0].split("_")
-    values: dict = {}
-    for folder in reversed(image.parents):
-        for file in sorted(sidecars.get(folder, ()), key=lambda file: len(file.name)):
-            own = file.stem.split("_")
-            # Beside the image only its own one: that of `sub-01_T1w` must not pass for `sub-01_ce-gadolinium_T1w`.
-            if own == parts or (folder != image.parent and own[-1] == parts[-1] and set(own) < set(parts)):
-                values |= _read_json(file)
-    fields = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime"}
-    return {
-        name: round(1000 * values[field], 6)
-        for name, field in fields.items()
-        if isinstance(values.get(field), int | float)
-    }
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{file}: not a readable JSON file ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: must hold a JSON object, not {type(content).__name__}")
-    return content
-
-
-def _random_splits(
-    people: Mapping[str, str], validation: float, test: float, seed: int, settled: Mapping[str, str]
-) -> dict[str, str]:
-    """Subject to split; by person, as two visits of one person are no independent test. Settled subjects stay."""
-    if (validation, test) == (0, 1):
-        return dict.fromkeys(people, "test")
-    if min(validation, test) < 0 or validation + test >= 1:
-        raise ValueError(
-            f"validation={validation} and test={test} must be shares of the people that leave some for training, such "
-            "as 0.1 and 0.1, or 0 and 1 for a test alone"
-        )
-    split = {people[subject]: settled[subject] for subject in settled if subject in people}
-    persons = sorted(set(people.values()))
-    random.Random(seed).shuffle(persons)
-    total = len(persons)
-
-    def count(share: float, most: int) -> int:
-        least = 1 if share > 0 and total >= 3 else 0
-        return max(0, min(max(least, round(share * total)), most))
-
-    tests = count(test, total - 1 - (validation > 0))
-    validations = count(validation, total - 1 - tests)
-    left = {"test": tests, "validation": validations, "training": total}
-    for name in split.values():
-        left[name] -= 1
-    for person in persons:
-        if person not in split:
-            split[person] = next(name for name, number in left.items() if number > 0)
-            left[split[person]] -= 1
-    return {subject: split[person] for subject, person in people.items()}
-
-
-def _read_splits(file: Path, people: Mapping[str, str]) -> dict[str, str]:
-    """Subject to split as the user's JSON or CSV file says, under the subject's or the person's name."""
-    if not file.is_file():
-        raise FileNotFoundError(f"No splits file {file}: pass a JSON or CSV file, see --help")
-    pairs = list(_csv_splits(file) if file.suffix.lower() == ".csv" else _json_splits(file))
-    split_of: dict[str, str] = {}
-    for name, split in pairs:
-        if split not in SPLITS:
-            raise ValueError(f"{file}: unknown split {split!r} of '{name}'; the splits are {', '.join(SPLITS)}")
-        if split_of.setdefault(name, split) != split:
-            raise ValueError(f"{file}: '{name}' stands in {split_of[name]} and in {split}; keep it in one")
-    chosen = {subject: split_of.get(subject, split_of.get(person)) for subject, person in people.items()}
-    if missing := [subject for subject, split in chosen.items() if split is None]:
-        raise ValueError(
-            f"{file}: {len(missing)} of {len(people)} subjects found are not listed: {some(missing)}; "
-            "add them, or move their files away"
-        )
-    splits_of: dict[str, set] = {}
-    for subject, person in people.items():
-        splits_of.setdefault(person, set()).add(chosen[subject])
-    if torn := [person for person, splits in splits_of.items() if len(splits) > 1]:
-        raise ValueError(f"{file}: visits of one person stand in different splits: {some(torn)}; keep them together")
-    if absent := sorted(set(split_of) - set(people) - set(people.values())):
-        warnings.warn(f"{file}: {len(absent)} listed names have no files: {some(absent)}", stacklevel=3)
-    return chosen
-
-
-def _csv_splits(file: Path) -> Iterator[tuple[str, str]]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        if not {"subject", "split"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{file}: needs the columns subject,split, has {', '.join(rows.fieldnames or ['none'])}")
-        yield from ((row["subject"].strip(), (row["split"] or "").strip()) for row in rows)
-
-
-def _json_splits(file: Path) -> Iterator[tuple[str, str]]:
-    for split, names in _read_json(file).items():
-        if not isinstance(names, list):
-            raise ValueError(f"{file}: '{split}' must be a list of names")
-        yield from ((str(name), split) for name in names)
 
 
 def _summary(subjects: dict) -> str:

@@ -95,6 +95,7 @@ def subject_items(
     subject_list: str | os.PathLike = "",
     fewest: int = 1,
     required: bool = True,
+    found: dict | None = None,
 ) -> list[dict]:
     """The items of one split, ready for a `monai.data.Dataset`.
 
@@ -105,6 +106,7 @@ def subject_items(
         subject_list: another list than `subjects.json`; absolute, or relative to `dataset_dir`.
         fewest: how many of the wanted sequences a subject needs, 2 where only pairs of different ones train.
         required: whether the list must have a subject in this split.
+        found: a list that stands in no file, in place of the folder's (`common.data.layouts.find_subjects`).
 
     Returns:
         One dict per subject with `subject` and, in the order of `sequences`, `images`, `reference`, `withheld` (name to
@@ -120,8 +122,11 @@ def subject_items(
         raise ValueError(NO_DATASET_DIR)
     if split not in (*SPLITS, "all"):
         raise ValueError(f"Unknown split {split!r}: the splits are {', '.join(SPLITS)} and all")
-    file = list_file(Path(dataset_dir or ".").expanduser() / subject_list if subject_list else dataset_dir)
-    subjects = read_subjects(file)
+    if found is None:
+        file = list_file(Path(dataset_dir or ".").expanduser() / subject_list if subject_list else dataset_dir)
+    else:
+        file = Path(dataset_dir)
+    subjects = read_subjects(file) if found is None else found
     entries = [entry for name in (SPLITS if split == "all" else (split,)) for entry in subjects[name]]
     if not entries and not required:
         return []

@@ -7,11 +7,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from monai.engines import Evaluator
-
-from .disturbances import DISTURBANCES, LEVELS, Disturbd
+from .disturbances import DISTURBANCES, LEVELS
+from .evaluator import MatrixEvaluator
 from .files import write_csv
-from .matrix import ScoreMatrix
 from .scores import ScoreTable
 
 
@@ -23,16 +21,13 @@ class Robustness:
     paper's table) and where it is made from another one (translated).
 
     Args:
-        evaluator: its data go through `disturb`, and `matrix` is attached to it.
-        disturb: the transform, the very object that the evaluator's data set uses.
-        matrix: what scores; its output folder is set for each run.
+        evaluator: with "disturb" for its data, and "matrix", whose output folder is set for each run.
         output_dir: made if need be.
     """
 
-    def __init__(self, evaluator: Evaluator, disturb: Disturbd, matrix: ScoreMatrix, output_dir: str) -> None:
+    def __init__(self, evaluator: MatrixEvaluator, output_dir: str) -> None:
         self.evaluator = evaluator
-        self.disturb = disturb
-        self.matrix = matrix
+        self.matrix = evaluator.matrix
         self.output_dir = Path(output_dir)
 
     def run(self) -> list[dict[str, Any]]:
@@ -47,7 +42,7 @@ class Robustness:
         return lines
 
     def _evaluate(self, disturbance: str, level: int, folder: str) -> list[dict[str, Any]]:
-        self.disturb.choose(disturbance, level)
+        self.evaluator.disturb.choose(disturbance, level)
         self.matrix.output_dir = self.output_dir / folder
         self.matrix.info |= {"disturbance": disturbance, "level": level}
         self.evaluator.run()

@@ -7,6 +7,9 @@ from typing import Any
 
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
+from torch import nn
+
+from ..data.loaders import subject_loader
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +32,17 @@ class SubjectDataset(Dataset):
 
 
 class CompletionEvaluator(SupervisedEvaluator):
-    """A `SupervisedEvaluator` that reports what failed at the end, and then exits with status 1."""
+    """A `SupervisedEvaluator` that reports what failed at the end, and then exits with status 1.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Args:
+        dataset: subjects, such as a `SubjectDataset`.
+        network: with its weights, on the device that it runs on.
+        kwargs: as for `SupervisedEvaluator`.
+    """
+
+    def __init__(self, *, dataset: Dataset, network: nn.Module, **kwargs: Any) -> None:
+        device = next(network.parameters()).device
+        super().__init__(device, subject_loader(dataset), network, **kwargs)
         self.failures: dict[str, str] = {}
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict:

@@ -13,8 +13,8 @@ from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from torch import Tensor
 from tqdm import tqdm
 
+from ..distributed import unwrapped
 from ..options import switch, words
-from ..training.checkpoints import unwrapped
 from ..translation import TranslationNetwork, is_available
 
 
@@ -53,15 +53,40 @@ class SlabInferer(Inferer):
         return torch.cat(made, self.slice_axis)
 
 
-class CompletionInferer(Inferer):
+class SubjectInferer(Inferer):
+    """Base of what works on a whole subject, by windows that fit its network.
+
+    Args:
+        inferer: any of MONAI's; None is that which fits: `SlabInferer` for 2D and 2.5D networks,
+            `monai.inferers.SlidingWindowInferer` for 3D ones, or without a `roi_size` the whole volume at once.
+        roi_size: of a 3D window.
+        slab: slices of a slab.
+    """
+
+    def __init__(self, inferer: Inferer | None = None, roi_size: Sequence[int] | None = None, slab: int = 16) -> None:
+        self.inferer, self.roi_size, self.slab = inferer, roi_size, slab
+
+    def windows(self, network: TranslationNetwork) -> Inferer:
+        """The inferer of a network; whole volumes are gathered on the CPU."""
+        if self.inferer is not None:
+            return self.inferer
+        if self.roi_size is None:
+            return SimpleInferer()
+        if network.spatial_dims == 2:
+            return SlabInferer(self.slab, network.slices // 2, network.slice_axis)
+        cpu = torch.device("cpu")
+        return SlidingWindowInferer(self.roi_size, overlap=0.5, mode="gaussian", device=cpu, progress=True)
+
+
+class CompletionInferer(SubjectInferer):
     """Completes one subject: decides from its whole image what is there, and computes only what is wanted.
 
     Args:
         sequences: S names, in the network's order.
         targets: see `resolve_targets`.
-        inferer: `SlabInferer`, `monai.inferers.SlidingWindowInferer`, or None for the whole volume at once.
         uncertainty: add S channels with the standard deviations, see `TranslationNetwork.complete`. Where windows
             overlap, theirs are averaged.
+        inferer, windows: see `SubjectInferer`.
     """
 
     def __init__(
@@ -70,11 +95,12 @@ class CompletionInferer(Inferer):
         targets: str | Sequence[str] | None = None,
         inferer: Inferer | None = None,
         uncertainty: bool | str = False,
+        **windows: Any,
     ) -> None:
+        super().__init__(inferer, **windows)
         resolve_targets(targets, sequences, ())  # unknown names are known before any work is done
         self.sequences = sequences
         self.targets = targets
-        self.inferer = inferer or SimpleInferer()
         self.uncertainty = switch(uncertainty, "uncertainty")
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -82,10 +108,11 @@ class CompletionInferer(Inferer):
         targets = resolve_targets(self.targets, self.sequences, available)
         if not targets:
             return with_meta(torch.zeros(inputs.shape), inputs)
-        complete = partial(unwrapped(network).complete, sources=available, targets=targets)
+        network = unwrapped(network)
+        complete = partial(network.complete, sources=available, targets=targets)
         if self.uncertainty:
             complete = partial(complete, uncertainty=True)
-        return with_meta(self.inferer(plain(inputs), complete), inputs)
+        return with_meta(self.windows(network)(plain(inputs), complete), inputs)
 
 
 class Route(NamedTuple):
@@ -96,7 +123,7 @@ class Route(NamedTuple):
     target: int
 
 
-class MatrixInferer(Inferer):
+class MatrixInferer(SubjectInferer):
     """Every available source to every sequence, [1, S, X, Y, Z] to [1, S * S + ..., X, Y, Z]: a channel per route.
 
     First the S * S pairs, rows being sources; each source is encoded once for them. Then, if wanted, S channels of
@@ -105,7 +132,7 @@ class MatrixInferer(Inferer):
 
     Args:
         sequences: S names, in the network's order.
-        inferer: see `CompletionInferer`.
+        inferer, windows: see `SubjectInferer`.
         multi_source: add the S channels made from several sources.
         paths: multi-step translations, such as ["T1", "T1Gd", "T2"]: T2 from the T1Gd that was made from T1; one, or a
             list of them.
@@ -123,8 +150,9 @@ class MatrixInferer(Inferer):
         inferer: Inferer | None = None,
         multi_source: bool | str = False,
         paths: Sequence[Sequence[str]] = (),
+        **windows: Any,
     ) -> None:
-        self.inferer = inferer or SimpleInferer()
+        super().__init__(inferer, **windows)
         every = range(len(sequences))
         self.routes = [Route((i,), (), j) for i in every for j in every]
         if switch(multi_source, "multi_source"):
@@ -141,7 +169,8 @@ class MatrixInferer(Inferer):
         available, count = available_sequences(inputs), network.sequences
         made = torch.zeros(1, len(self.routes), *image.shape[2:])
         if any(len(route.sources) > 1 for route in self.routes):
-            whole = self.inferer(image, partial(network.translate, sources=available, targets=range(count), fused=True))
+            every = {"sources": available, "targets": range(count), "fused": True}
+            whole = self.windows(network)(image, partial(network.translate, **every))
             for k, i in enumerate([*available, count]):
                 made[:, i * count : (i + 1) * count] = whole[:, k * count : (k + 1) * count].to(made)
         else:
@@ -157,7 +186,7 @@ class MatrixInferer(Inferer):
         return with_meta(made, inputs)
 
     def _translate(self, network: TranslationNetwork, image: Tensor, source: int, targets: Sequence[int]) -> Tensor:
-        return self.inferer(image, partial(network.translate, sources=[source], targets=targets))
+        return self.windows(network)(image, partial(network.translate, sources=[source], targets=targets))
 
 
 def available_sequences(inputs: Tensor) -> list[int]:
@@ -195,17 +224,3 @@ def plain(image: Tensor) -> Tensor:
 def with_meta(result: Tensor, image: Tensor) -> Tensor:
     """The result with the image's affine and history, without which `Invertd` leaves it as it is, and only warns."""
     return MetaTensor(result).copy_meta_from(image) if isinstance(image, MetaTensor) else result
-
-
-def window_inferer(
-    spatial_dims: int,
-    roi_size: Sequence[int],
-    slices: int = 1,
-    slab: int = 16,
-    slice_axis: int = -1,
-    device: str = "cpu",
-) -> Inferer:
-    """The inferer that fits a network: slabs of slices for 2D and 2.5D, a sliding window of `roi_size` for 3D."""
-    if spatial_dims == 2:
-        return SlabInferer(slab, slices // 2, slice_axis, device)
-    return SlidingWindowInferer(roi_size, overlap=0.5, mode="gaussian", device=torch.device(device), progress=True)

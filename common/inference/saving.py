@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
+from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
 from .inferers import resolve_targets
 from .weights import origin
 
 logger = logging.getLogger(__name__)
-SYNTHESISED = b"synthesised"  # in the header of what is written here, the only files that it replaces
 
 
 def save_like(array: np.ndarray, like: str | Path, path: str | Path, step: float = 0.0) -> None:
@@ -72,6 +72,7 @@ class SaveVolumes(Transform):
         targets: see `common.inference.inferers.resolve_targets`.
         weights: file whose sha256 the sidecar names.
         metadata_file: the bundle's metadata.json, for its name and version.
+        reference_scale: see `SaveCompleted`; what has other units does without.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SaveVolumes(Transform):
         targets: str | Sequence[str] | None,
         weights: str,
         metadata_file: str,
+        reference_scale: torch.Tensor | None = None,
     ) -> None:
         resolve_targets(targets, sequences, ())  # unknown names are known before any work is done
         self.output_dir = Path(output_dir)
@@ -114,8 +116,7 @@ class SaveVolumes(Transform):
     ) -> Path:
         """`_save` of what is no image of one target, such as a series [X, Y, Z, T]; returns the NIfTI's path."""
         path = self.output_dir / data["subject"] / f"{data['subject']}_{name}.nii.gz"
-        ours = path.exists() and nib.load(path).header["descrip"].item() == SYNTHESISED
-        if path.exists() and (not ours or any(path.samefile(file) for file in data["images"].values())):
+        if path.exists() and (not is_synthesised(path) or any(path.samefile(file) for file in data["images"].values())):
             raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
         save_like(volume.numpy(), data["grid_file"], path, step)
         sidecar = {

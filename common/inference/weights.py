@@ -11,6 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..description import Description, check_trained_alike, description_file, read
+
+
+class Weights(Description):
+    """The file of a network's weights, and what their description says.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def load(self, network: nn.Module, device: torch.device, settings: Mapping[str, Any]) -> nn.Module:
+        """See `load_weights`."""
+        return load_weights(network, str(self.path), device, settings=settings)
+
 
 def load_weights(
     network: nn.Module,
@@ -46,13 +64,15 @@ def load_weights(
         if (bundle / "large_files.yml").is_file():
             make = f"Fetch them first (python -m monai.bundle download_large_files --bundle_path {bundle})"
         raise FileNotFoundError(f"No weights at {path}. {make}, or pass --{option} FILE.")
-    description = Path(path).with_suffix(".json")
-    if description.is_file() and (wanted := json.loads(description.read_text())["sha256"]) != sha256(path):
+    found = read(path)
+    wanted = found.get("sha256")
+    if wanted and wanted != sha256(path):
+        description = description_file(path)
         raise ValueError(
             f"{path} has the sha256 {sha256(path)}, but {description} says {wanted}. Download it again, or remove "
             f"{description.name} if the weights are your own."
         )
-    check_trained_alike(path, getattr(network, "options", {}), settings or {})
+    check_trained_alike(path, found, getattr(network, "options", {}), settings or {})
     found = torch.load(path, weights_only=True, map_location="cpu")
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
@@ -71,33 +91,6 @@ def load_weights(
         )
     network.load_state_dict(found)
     return network.to(device).eval()
-
-
-def describe_weights(path: Path, network: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Writes the description that `load_weights` checks: <path>.json in place of the suffix."""
-    described = {"sha256": sha256(path), "network": getattr(network, "options", {}), **settings}
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(described, indent=4) + "\n")
-    partial.replace(path.with_suffix(".json"))
-
-
-def check_trained_alike(path: str | Path, options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises a ValueError with both values where a description beside the file has another one of these.
-
-    Args:
-        path: the file.
-        options: of the network.
-        settings: of the configuration.
-    """
-    file = Path(path).with_suffix(".json")
-    described = json.loads(file.read_text()) if file.is_file() else {}
-    here = json.loads(json.dumps({**{f"network_def#{k}": v for k, v in options.items()}, **settings}))
-    there = {f"network_def#{k}": v for k, v in described.get("network", {}).items()} | described
-    differences = [f"{k} {there[k]!r}, now {v!r}" for k, v in here.items() if k in there and there[k] != v]
-    if differences:
-        raise ValueError(
-            f"{path} was trained with {'; '.join(differences)}. Use the options and overlays that it was trained with."
-        )
 
 
 def pretrained_file(weights: str | Path, url: str, option: str) -> Path:

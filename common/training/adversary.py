@@ -8,6 +8,8 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..distributed import is_distributed
+
 
 class SequenceDiscriminators(nn.Module):
     """D_j of Eq. 2: images [P, c, *spatial] of sequences [P] to a patch map per sequence, None where not seen."""
@@ -31,10 +33,17 @@ class Adversary:
         learning_rate: of their Adam.
     """
 
+    @classmethod
+    def of_sequences(
+        cls, sequences: int, spatial_dims: int, in_channels: int, device: torch.device, learning_rate: float = 2e-4
+    ) -> Adversary:
+        """With a discriminator for each sequence."""
+        return cls(SequenceDiscriminators(sequences, spatial_dims, in_channels), device, learning_rate)
+
     def __init__(self, discriminators: nn.Module, device: torch.device, learning_rate: float = 2e-4) -> None:
         self.discriminators = discriminators.to(device)
         self.trained = self.discriminators
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             # A batch need not hold every sequence, so some discriminators may go unused in a step.
             self.trained = DistributedDataParallel(self.discriminators, find_unused_parameters=True)
         self.optimizer = torch.optim.Adam(discriminators.parameters(), lr=learning_rate, betas=(0.5, 0.999))

@@ -5,31 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ..inference.weights import describe_weights
+from ..description import Description, check_trained_alike, describe, description_file, write
+from ..distributed import is_main_process, unwrapped
+from ..inference.weights import sha256
 from ..options import switch
 
 logger = logging.getLogger(__name__)
-
-
-def is_main_process() -> bool:
-    """Rank 0, or not distributed at all."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel or `torch.compile`."""
-    while isinstance(network, DistributedDataParallel) or hasattr(network, "_orig_mod"):
-        network = network._orig_mod if hasattr(network, "_orig_mod") else network.module
-    return network
 
 
 def save_atomically(state: Any, path: Path) -> None:
@@ -41,6 +31,28 @@ def save_atomically(state: Any, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_finished(folder: str | Path, configs: Sequence[str | Path], **options: Any) -> bool:
+    """Whether a training's `last.pt` has all the epochs that its configurations and options ask for."""
+    last = Path(folder) / "last.pt"
+    if not last.is_file():
+        return False
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in configs])
+    parser.update({name: value for name, value in options.items() if name.endswith("epochs")})
+    done = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["progress"]["epoch"]
+    return done >= parser.get_parsed_content("max_epochs")
+
+
+class Resumed(Description):
+    """What the training that goes on in a folder was begun with; of a new one nothing is known."""
+
+    def __init__(self, folder: str | Path) -> None:
+        last = Path(folder) / "last.pt"
+        state = torch.load(last, weights_only=True, map_location="cpu", mmap=True) if last.is_file() else {}
+        self.found = state.get("described", {})
+        self.network = self.found.get("network", {})
 
 
 class Checkpoints:
@@ -56,6 +68,7 @@ class Checkpoints:
         evaluator: whose best key metric decides on `model.pt`; None saves it after every epoch.
         resume: False refuses to start where `last.pt` lies.
         settings: of the configuration, that weights must be used with; they stand in `model.json`.
+        described: what else of it stands there, for whoever uses the weights and does not say otherwise.
     """
 
     def __init__(
@@ -66,13 +79,15 @@ class Checkpoints:
         evaluator: Engine | None = None,
         resume: bool | str = True,
         settings: Mapping[str, Any] | None = None,
+        described: Mapping[str, Any] | None = None,
     ) -> None:
         self.last, self.best = Path(folder) / "last.pt", Path(folder) / "model.pt"
         self.network = network
         self.objects = {name: thing for name, thing in objects.items() if thing is not None}
         self.evaluator = evaluator
         self.resume = switch(resume, "resume")
-        self.settings = settings or {}
+        self.settings = dict(settings or {})
+        self.described = {**self.settings, **(described or {})}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
@@ -87,6 +102,8 @@ class Checkpoints:
         if not self.resume:
             raise FileExistsError(f"{self.last} exists. Pass --resume true to go on from it, or another --ckpt_dir.")
         state = torch.load(self.last, weights_only=True, map_location="cpu")
+        options = getattr(unwrapped(self.network), "options", {})
+        check_trained_alike(self.last, state.get("described", {}), options, self.settings)
         epoch, wanted = state["progress"]["epoch"], engine.state.max_epochs
         if epoch >= wanted:
             raise ValueError(
@@ -119,15 +136,16 @@ class Checkpoints:
             best = {"metric": float(self.evaluator.state.best_metric), "epoch": self.evaluator.state.best_metric_epoch}
         never_validated = not best and engine.state.epoch == engine.state.max_epochs
         if self.evaluator is None or best.get("epoch") == engine.state.epoch or never_validated:
-            self.best.with_suffix(".json").unlink(missing_ok=True)  # describes other weights
+            description_file(self.best).unlink(missing_ok=True)  # describes other weights
             save_atomically(unwrapped(self.network).state_dict(), self.best)
-            describe_weights(self.best, unwrapped(self.network), self.settings)
+            write(self.best, unwrapped(self.network), sha256=sha256(self.best), **self.described)
         state = {
             name: (unwrapped(thing) if isinstance(thing, nn.Module) else thing).state_dict()
             for name, thing in self._everything(engine).items()
         }
         progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        save_atomically({**state, "progress": progress, "best": best}, self.last)
+        described = describe(unwrapped(self.network), **self.described)
+        save_atomically({**state, "progress": progress, "best": best, "described": described}, self.last)
 
     def _everything(self, engine: Engine) -> dict[str, Any]:
         scaler = getattr(engine, "grad_scaler", None)

@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from ..blocks.vq import Quantised, VectorQuantiser, codebook_usage
-from .checkpoints import unwrapped
+from ..distributed import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -22,16 +22,15 @@ class CodebookUse:
     handlers that report metrics. A network without a quantiser has none to report.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        found = [module for module in unwrapped(network).modules() if isinstance(module, VectorQuantiser)]
-        self.quantiser = found[0] if found else None
-
     def attach(self, engine: Engine) -> None:
-        if self.quantiser is not None:
-            engine.add_event_handler(Events.STARTED, self.start)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
 
     def start(self, engine: Engine) -> None:
+        found = [module for module in unwrapped(engine.network).modules() if isinstance(module, VectorQuantiser)]
+        self.quantiser = found[0] if found else None
+        if self.quantiser is None:
+            return
         self.counts = torch.zeros(len(self.quantiser.codebook), dtype=torch.long)
         self.hook = self.quantiser.register_forward_hook(self.count)
 
@@ -39,6 +38,8 @@ class CodebookUse:
         self.counts += torch.bincount(output.indices.flatten(), minlength=len(self.counts)).cpu()
 
     def report(self, engine: Engine) -> None:
+        if self.quantiser is None:
+            return
         self.hook.remove()
         usage = codebook_usage(idist.all_reduce(self.counts.to(idist.device())).cpu())
         engine.state.metrics["codebook_share"] = usage.share

@@ -13,8 +13,8 @@ from ignite.handlers import ProgressBar
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..distributed import is_distributed, is_main_process, unwrapped
 from ..translation import TranslationNetwork, is_available
-from .checkpoints import is_main_process, unwrapped
 
 
 class Reseed:
@@ -32,7 +32,7 @@ class Reseed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        rank = torch.distributed.get_rank() if is_distributed() else 0
         seed = self.seed + engine.state.epoch + 100_003 * rank  # far apart, so that no rank repeats another's epoch
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -69,7 +69,7 @@ class ReferenceScale:
 
     def store(self, engine: Engine) -> None:
         total = self.total
-        if torch.distributed.is_initialized():
+        if is_distributed():
             total = total.to(self.networks[0].codes.device)
             torch.distributed.all_reduce(total)
         count = total[2]
@@ -124,12 +124,11 @@ class TrainingProgress(ProgressBar):
 class SampleImages:
     """Middle slices of the first validation subject, true above synthesised, to TensorBoard.
 
-    Attach it to the evaluator. `slice_axis` as for the network; images are [1, S, X, Y, Z] in [0, 1].
+    Attach it to the evaluator. Images are [1, S, X, Y, Z] in [0, 1], sliced as the network slices them.
     """
 
-    def __init__(self, log_dir: str, slice_axis: int = -1) -> None:
+    def __init__(self, log_dir: str) -> None:
         self.log_dir = log_dir
-        self.slice_axis = slice_axis
         self.shown: Tensor | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -139,11 +138,10 @@ class SampleImages:
     def keep(self, engine: Engine) -> None:
         if engine.state.iteration != 1:
             return
-        output = engine.state.output[0]
+        output, axis = engine.state.output[0], unwrapped(engine.network).slice_axis
         rows = []
         for volume in (output["label"], output["pred"]):
-            middle = volume.shape[self.slice_axis] // 2
-            plane = volume.select(self.slice_axis, middle).clamp(0, 1).cpu()  # (S, X, Y)
+            plane = volume.select(axis, volume.shape[axis] // 2).clamp(0, 1).cpu()  # (S, X, Y)
             rows.append(torch.rot90(torch.cat(list(plane), 0)))
         self.shown = torch.cat(rows, 0)[None]
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..distributed import wrapped
 from ..options import switch
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -26,6 +27,7 @@ class TranslationTrainer(SupervisedTrainer):
             rest while the objective has no samples for them.
         amp: mixed precision on CUDA: "bf16", "fp16" or "" for none. On the CPU it is ignored.
         clip_grad: largest norm of the gradient; 0 does not clip.
+        network: not yet wrapped for several processes, if there are any.
         compile, kwargs: as for `SupervisedTrainer`.
 
     Raises:
@@ -36,6 +38,7 @@ class TranslationTrainer(SupervisedTrainer):
         self,
         *,
         objective: Any,
+        network: nn.Module,
         adversary: Any = None,
         amp: str = "",
         clip_grad: float = 0.0,
@@ -44,7 +47,8 @@ class TranslationTrainer(SupervisedTrainer):
     ) -> None:
         if amp and amp not in AMP_TYPES:
             raise ValueError(f"amp is '{amp}'; choose one of {', '.join(AMP_TYPES)}, or '' for full precision.")
-        super().__init__(loss_function=objective, compile=switch(compile, "compile"), **kwargs)
+        compiled = switch(compile, "compile")
+        super().__init__(network=wrapped(network), loss_function=objective, compile=compiled, **kwargs)
         self.objective = objective
         self.adversary = adversary
         self.clip_grad = clip_grad

@@ -9,8 +9,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from .common.distributed import unwrapped
 from .common.inference.inferers import available_sequences, plain, with_meta
-from .common.training.checkpoints import unwrapped
 
 
 class OneSourceInferer(Inferer):

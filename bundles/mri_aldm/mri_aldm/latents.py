@@ -15,8 +15,9 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, EnsureTyped, Randomizable, RandSpatialCropd, Transform
 from tqdm import tqdm
 
+from .common.data.preparation import Subjects
+from .common.distributed import is_distributed, unwrapped
 from .common.options import switch
-from .common.training.checkpoints import unwrapped
 from .network import ALDM
 
 logger = logging.getLogger(__name__)
@@ -55,12 +56,12 @@ class LatentDataset(PersistentDataset):
     """Subjects with two sequences or more, as latents from a folder of the cache that belongs to this very network.
 
     Args:
-        data: items of `subject_items`; those with one sequence have no pair and are left out.
+        data: items of `subjects`; those with one sequence have no pair and are left out.
         transform: up to the image that is encoded, without anything random.
+        subjects: whose preparation decides on the folder, too.
         network: with the weights of the trainings before this one.
         cache_dir: where the latents are kept; its folders may be removed at any time between trainings.
         device: where they are computed.
-        settings: whatever else of the configuration changes an image, so that it has a folder of its own.
         images: hand on the images in place of latents and keep nothing, for a training that changes the encoder.
         crop_size: of a random box of the latents, in voxels of the image; None takes all.
 
@@ -75,14 +76,14 @@ class LatentDataset(PersistentDataset):
         network: ALDM,
         cache_dir: str,
         device: torch.device,
-        settings: Mapping[str, Any] | None = None,
+        subjects: Subjects,
         images: bool | str = False,
         crop_size: Sequence[int] | None = None,
     ) -> None:
         paired = [item for item in data if len(item["images"]) > 1]
         if not paired:
             raise ValueError(f"None of {len(data)} training subjects has two sequences: there is nothing to translate.")
-        self.settings = dict(settings or {})
+        self.settings = {name: value for name, value in subjects.described.items() if name != "dataset_dir"}
         if switch(images, "joint"):
             after = [RandSpatialCropd("image", crop_size, random_size=False)] if crop_size is not None else []
             plain = EnsureTyped("image", track_meta=False)
@@ -136,19 +137,16 @@ class MeasureLatents:
 
     Args:
         dataset: see `LatentDataset`.
-        networks: which have the buffer; the first is the trained one.
         buffer: its name.
 
     Raises:
         ValueError: a training that goes on was begun with other weights of an earlier stage than those named now.
     """
 
-    def __init__(
-        self, dataset: LatentDataset, networks: Sequence[torch.nn.Module], buffer: str = "latent_scale"
-    ) -> None:
+    def __init__(self, dataset: LatentDataset, buffer: str = "latent_scale") -> None:
         self.dataset = dataset
-        self.network, self.begun = unwrapped(networks[0]), False
-        self.buffers = [unwrapped(network).get_buffer(buffer) for network in networks]
+        self.buffer = buffer
+        self.begun = False
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self)  # after what goes on has been loaded
@@ -157,15 +155,16 @@ class MeasureLatents:
         if self.begun:
             return
         self.begun, goes_on = True, engine.state.epoch > 1
-        if goes_on and self.dataset.cache_dir.name != self.dataset.digest(self.network):
+        network = unwrapped(engine.network)
+        if goes_on and self.dataset.cache_dir.name != self.dataset.digest(network):
             raise ValueError(
                 "The training that goes on here was begun with other weights of an earlier stage. Name those "
                 "(--autoencoder_path, --translation_path), or begin anew in another --ckpt_dir."
             )
         rank, world = 0, 1
-        if distributed := torch.distributed.is_initialized():
+        if distributed := is_distributed():
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        scale = self.buffers[0]
+        scale = network.get_buffer(self.buffer)  # an average of the weights takes it over after the next step
         total = torch.zeros(3, scale.shape[1], dtype=torch.float64)
         for k in tqdm(range(rank, len(self.dataset), world), desc="latents", disable=rank > 0):
             item = self.dataset[k]
@@ -178,6 +177,5 @@ class MeasureLatents:
             torch.distributed.all_reduce(total)
         mean = total[0] / total[2]
         deviation = (total[1] / total[2] - mean.square()).clamp(min=1e-12).sqrt()
-        for buffer in self.buffers:
-            buffer.copy_(torch.stack([mean, deviation]))
+        scale.copy_(torch.stack([mean, deviation]))
         logger.info(f"Latents: mean {mean.tolist()}, standard deviation {deviation.tolist()}.")

@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from .common.blocks.spade import Block
+from .common.distributed import unwrapped
 from .common.options import run_command, switch
-from .common.training.checkpoints import unwrapped
 from .network import ALDM
 
 logger = logging.getLogger(__name__)

@@ -9,23 +9,49 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
-from torch import nn
+from monai.data import DataLoader
 
-from .common.inference.weights import check_trained_alike, load_weights
+from .common.description import check_trained_alike, read
+from .common.inference.weights import load_weights
 from .common.options import run_command, switch, words
+from .common.training.checkpoints import Resumed, is_finished
+from .common.training.trainer import TranslationTrainer
+from .common.training.usual import usual_trainer
+from .latents import MeasureLatents
+from .memory import MemoryEstimate, with_checkpointing
 from .network import ALDM
 
 TRAININGS = {"autoencoder": "train_autoencoder", "translation": "train_translation", "diffusion": "train"}
 AUTOENCODER = ("channels", "res_blocks", "latent_channels", "codes", "regularisation", "norm_groups")  # its options
+SPADE = ("sequences", "spade_channels", "spade_hidden", "spade_blocks", "spade_norm", "source_code")  # the translator's
 FOLDERS = {"autoencoder": "autoencoder", "translation": "translation", "diffusion": ""}
 
 
-def begin_translation(network: ALDM, autoencoder_path: str, joint: bool | str = False) -> ALDM:
+class Begun(Resumed):
+    """What a training that goes on was begun with; of a new one, what the trainings before it were.
+
+    Args:
+        folder: of the training's `last.pt`.
+        earlier: the weights that it takes up, the latest first.
+    """
+
+    def __init__(self, folder: str | Path, earlier: Sequence[str | Path] = ()) -> None:
+        super().__init__(folder)
+        for file in earlier:
+            found = read(file)
+            own = {name: value for name, value in found.pop("network", {}).items() if name in (*AUTOENCODER, *SPADE)}
+            self.found = {**found, **self.found}
+            self.network = {**own, **self.network}
+
+
+def begin_translation(
+    network: ALDM, autoencoder_path: str, joint: bool | str = False, checkpointing: bool | str = False
+) -> ALDM:
     """The network with stage 1's autoencoder, frozen; for a joint training as it is.
 
     Raises:
@@ -35,10 +61,12 @@ def begin_translation(network: ALDM, autoencoder_path: str, joint: bool | str = 
         network.requires_grad_(False)
         _take(network, ["autoencoder"], "autoencoder", autoencoder_path)
         network.translator.requires_grad_(True)
-    return network
+    return with_checkpointing(network, checkpointing)
 
 
-def begin_diffusion(network: ALDM, autoencoder_path: str, translation_path: str) -> ALDM:
+def begin_diffusion(
+    network: ALDM, autoencoder_path: str, translation_path: str, checkpointing: bool | str = False
+) -> ALDM:
     """The network with autoencoder and MS-SPADE (which lie in one file; without MS-SPADE, stage 1's), both frozen.
 
     Raises:
@@ -55,23 +83,47 @@ def begin_diffusion(network: ALDM, autoencoder_path: str, translation_path: str)
     else:
         _take(network, ["autoencoder", "translator"], "translation", translation_path)
     network.denoiser.requires_grad_(True)
-    return network
+    return with_checkpointing(network, checkpointing)
 
 
 def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
     """Parts of a network, and the training images' scale, from the weights of a stage."""
     command = f"run training --config_file configs/{TRAININGS[stage]}.json ..."
-    options = network.options if "translator" in parts else {name: network.options[name] for name in AUTOENCODER}
-    check_trained_alike(path, options, {})
+    names = (*AUTOENCODER, *SPADE) if "translator" in parts else AUTOENCODER
+    options = {name: network.options[name] for name in names}
+    check_trained_alike(path, read(path), options, {})
     for part in parts:
         module = getattr(network, part)
         load_weights(module, path, prefix=f"{part}.", command=command, option=f"{stage}_path").train()
     network.reference_scale.copy_(torch.load(path, weights_only=True, map_location="cpu")["reference_scale"])
 
 
-def trained_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Those of a network that are not frozen."""
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+def stage_trainer(
+    *,
+    network: ALDM,
+    train_data_loader: DataLoader,
+    crop_size: Sequence[int],
+    samples: int,
+    checkpointing: bool | str = False,
+    train_handlers: Sequence[Any] = (),
+    **options: Any,
+) -> TranslationTrainer:
+    """`usual_trainer` that says how much memory it needs and, where it trains on latents, measures these first.
+
+    Args:
+        crop_size: of the volumes of a step.
+        samples: volumes, or pairs, of a step.
+        checkpointing: whether `network` has it.
+        others: see `usual_trainer`.
+    """
+    amp, ema_decay = options.get("amp", ""), options.get("ema_decay", 0.0)
+    device = next(network.parameters()).device
+    handlers: list[Any] = [MemoryEstimate(network, crop_size, samples, device, amp, checkpointing, ema_decay)]
+    if getattr(train_data_loader.dataset, "cache_dir", None):
+        buffer = "translator.scale" if network.denoiser is None else "latent_scale"
+        handlers.append(MeasureLatents(train_data_loader.dataset, buffer))
+    handlers += train_handlers
+    return usual_trainer(network=network, train_data_loader=train_data_loader, train_handlers=handlers, **options)
 
 
 def train_all(
@@ -95,7 +147,7 @@ def train_all(
         if (stage, method) in UNNEEDED or (stage == "autoencoder" and joint):
             continue
         files = [f"configs/{name}.json" for name in [config, *words(overlays)]]
-        if _is_finished(folder / "last.pt", files, options):
+        if is_finished(folder, files, **options):
             print(f"Finished before: {stage}, in {folder}. Another --ckpt_dir trains it anew.", flush=True)
             continue
         print(f"Training: {stage}", flush=True)
@@ -110,17 +162,6 @@ def train_all(
             raise SystemExit(
                 f"The training '{stage}' failed; the reason stands above. The same command goes on from it."
             )
-
-
-def _is_finished(last: Path, files: list[str], options: Mapping[str, object]) -> bool:
-    """Whether a training has all the epochs that its configuration and the options ask for."""
-    if not last.exists():
-        return False
-    parser = ConfigParser()
-    parser.read_config(files)
-    parser.update({name: value for name, value in options.items() if name.endswith("epochs")})
-    done = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["progress"]["epoch"]
-    return done >= parser.get_parsed_content("max_epochs")
 
 
 # What an ablation of Table 3 does without.

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from monai.engines import default_prepare_batch
-from monai.inferers import Inferer, SimpleInferer
+from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from .common.data.acquisition import BIDS
 from .common.data.normalisation import unscale
-from .common.inference.inferers import available_sequences, plain, with_meta
+from .common.distributed import unwrapped
+from .common.inference.engine import CompletionEvaluator
+from .common.inference.inferers import SubjectInferer, available_sequences, plain, with_meta
 from .common.inference.saving import SaveVolumes
-from .common.training.checkpoints import unwrapped
 from .targets import Targets, warn_outside
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,13 @@ def with_parameters(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tupl
     return image, label, (), {"parameters": batch["parameters"]}
 
 
+class ParameterEvaluator(CompletionEvaluator):
+    """`run inference` whose inferer is handed the images' parameters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(prepare_batch=with_parameters, **options)
+
+
 class AtParameters(Inferer):
     """Another inferer, with the network's slots at the parameters of this subject's images.
 
@@ -36,12 +44,13 @@ class AtParameters(Inferer):
 
     def __init__(self, inferer: Inferer) -> None:
         self.inferer = inferer
+        self.routes = getattr(inferer, "routes", [])
 
     def __call__(self, inputs: Tensor, network: nn.Module, parameters: Tensor) -> Tensor:  # type: ignore[override]
         return self.inferer(inputs, unwrapped(network).at(parameters[0]))
 
 
-class ParameterInferer(Inferer):
+class ParameterInferer(SubjectInferer):
     """One subject [1, S, X, Y, Z] to the wanted images [1, T, X, Y, Z], each source encoded once for all of them.
 
     Needs `prepare_batch=with_parameters`. Logs a warning where wanted parameters lie outside the trained range.
@@ -49,12 +58,12 @@ class ParameterInferer(Inferer):
     Args:
         sequences: S names, in the network's order.
         targets: see `Targets`.
-        inferer: of windows; None is the whole volume at once.
+        windows: see `SubjectInferer`.
     """
 
-    def __init__(self, sequences: Sequence[str], targets: Any = None, inferer: Inferer | None = None) -> None:
+    def __init__(self, sequences: Sequence[str], targets: Any = None, **windows: Any) -> None:
+        super().__init__(**windows)
         self.targets = Targets(targets, sequences)
-        self.inferer = inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: nn.Module, parameters: Tensor) -> Tensor:  # type: ignore[override]
         available, network = available_sequences(inputs), unwrapped(network)
@@ -68,7 +77,7 @@ class ParameterInferer(Inferer):
         def complete(window: Tensor) -> Tensor:
             return network.complete(window, sources=available, targets=slots)[:, slots]
 
-        return with_meta(self.inferer(plain(inputs), complete), inputs)
+        return with_meta(self.windows(network)(plain(inputs), complete), inputs)
 
 
 class SaveTargets(SaveVolumes):

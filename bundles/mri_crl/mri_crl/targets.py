@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 from .common.data.acquisition import PLAUSIBLE, Parameters, check_parameters, read_sidecar
+from .common.data.mr_signal import FSE9
+from .common.description import Description
 from .common.inference.inferers import resolve_targets
 from .common.options import words
 
 logger = logging.getLogger(__name__)
 Wanted = str | Sequence[float]
+
+
+def trained_settings(described: Description) -> dict[str, list[float]]:
+    """Name to (TR, TE, TI) in ms of what weights were trained with, else of the paper's nine settings."""
+    return described("acquisitions", {name: [each.tr, each.te, each.ti] for name, each in FSE9.items()})
 
 
 class Targets:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .common.data.normalisation import DARKEST_TISSUE
-from .common.training.checkpoints import unwrapped
+from .common.distributed import unwrapped
 
 
 class IntensityAugmentation(nn.Module):

@@ -13,30 +13,27 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
-from .common.inference.inferers import available_sequences, plain
+from .common.data.layouts import SYNTHESISED
+from .common.distributed import unwrapped
+from .common.inference.inferers import SubjectInferer, available_sequences, plain
 from .common.inference.saving import SaveVolumes, write_whole
-from .common.training.checkpoints import unwrapped
 from .network import VQSeq2Seq
 
 logger = logging.getLogger(__name__)
 
 
-class LatentInferer(Inferer):
+class LatentInferer(SubjectInferer):
     """The mean latent (Eq. 4) of all that one subject has: image [1, S, X, Y, Z] to [1, D, x, y, z].
 
-    Args:
-        inferer: see `CompletionInferer`; where windows overlap, theirs are averaged.
+    Where windows overlap, theirs are averaged.
     """
 
-    def __init__(self, inferer: Inferer | None = None) -> None:
-        self.inferer = inferer or SimpleInferer()
-
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        encode = functools.partial(unwrapped(network).encode_subject, sources=available_sequences(inputs))
-        return self.inferer(plain(inputs), encode)
+        network = unwrapped(network)
+        encode = functools.partial(network.encode_subject, sources=available_sequences(inputs))
+        return self.windows(network)(plain(inputs), encode)
 
 
 class SaveLatent(SaveVolumes):
@@ -51,10 +48,8 @@ class SaveLatent(SaveVolumes):
         others: see `SaveVolumes`.
     """
 
-    def __init__(
-        self, output_dir: str, sequences: Sequence[str], network: VQSeq2Seq, weights: str, metadata_file: str
-    ) -> None:
-        super().__init__(output_dir, sequences, None, weights, metadata_file)
+    def __init__(self, *, network: VQSeq2Seq, **others: Any) -> None:
+        super().__init__(**others)
         self.quantiser = network.quantiser
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
@@ -110,5 +105,5 @@ def coarser_affine(affine: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 
 def _save(image: nib.Nifti1Image, path: str) -> None:
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = b"latent"
+    image.header["descrip"] = SYNTHESISED
     write_whole(Path(path), functools.partial(nib.save, image))

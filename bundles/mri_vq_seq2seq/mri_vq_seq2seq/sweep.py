@@ -18,6 +18,7 @@ from monai.bundle import ConfigWorkflow, create_workflow
 from .common.evaluation.files import write_csv
 from .common.evaluation.robustness import means
 from .common.options import run_command
+from .common.training.checkpoints import is_finished
 
 ROOT = Path(__file__).resolve().parents[1]
 PANELS = {"translated_psnr": "PSNR in dB", "translated_ssim": "SSIM", "codebook_share": "share of the codes used"}
@@ -60,12 +61,12 @@ def sweep(
 
 def measure(folder: Path, split: str, overrides: dict[str, Any]) -> dict[str, float]:
     """Trains one network and evaluates it: its scores, and the codebook's use on the same subjects."""
-    if not (folder / "trained").exists():
+    configs = [ROOT / "configs" / name for name in ("train.json", "small.json")]
+    if not is_finished(folder, configs, **overrides):
         _run("train.json", "small.json", output_dir=str(folder), **overrides)
-        (folder / "trained").touch()
     evaluation = _run("train.json", "small.json", "evaluate.json", output_dir=str(folder), split=split, **overrides)
-    used = evaluation.parser.get_parsed_content("validate#evaluator").state.metrics
-    scores = evaluation.parser.get_parsed_content("validate#handlers#0").tables["declared"]
+    evaluator = evaluation.parser.get_parsed_content("validate#evaluator")
+    used, scores = evaluator.state.metrics, evaluator.matrix.tables["declared"]
     return {**means(scores), **{name: used[name] for name in ("codebook_share", "codebook_perplexity")}}
 
 

@@ -51,7 +51,7 @@ class Evaluator:
 def done(tmp_path: Path, capsys: pytest.CaptureFixture) -> dict[str, Any]:
     disturb, matrix = Disturbd("image"), Matrix()
     evaluator = Evaluator(disturb, matrix)
-    lines = Robustness(evaluator, disturb, matrix, str(tmp_path / "eval")).run()
+    lines = Robustness(evaluator, str(tmp_path / "eval")).run()
     return {"lines": lines, "runs": evaluator.runs, "folder": tmp_path / "eval", "printed": capsys.readouterr().out}
 
 

@@ -15,7 +15,6 @@ from scipy.ndimage import binary_fill_holes
 from scipy.spatial.transform import Rotation
 
 from common.inference.differentiation import DifferentiationInferer, SaveDifferentiation, differentiation_maps
-from common.inference.inferers import window_inferer
 from common.inference.weights import sha256
 from mri_seq2seq.network import Seq2Seq
 
@@ -66,7 +65,7 @@ def test_the_inferer_does_not_depend_on_its_slabs(slab: int, monkeypatch: pytest
     encoded: list[int] = []
     encode = Seq2Seq.encode
     monkeypatch.setattr(Seq2Seq, "encode", lambda *a: encoded.append(a[2].argmax().item()) or encode(*a))
-    maps = DifferentiationInferer(NAMES, window_inferer(2, (), 3, slab))(image, network)
+    maps = DifferentiationInferer(NAMES, roi_size=(), slab=slab)(image, network)
     assert sorted(encoded) == sorted([0, 2, 3] * -(-7 // slab)), "once per source and slab"
     expected = ((pairs[0, 3] - x[3]).abs() + (pairs[2, 3] - x[3]).abs()) / 2 * (x[3] > 0)
     torch.testing.assert_close(maps[0, 3].as_tensor(), expected, rtol=0, atol=1e-5)

@@ -15,7 +15,6 @@ from common.inference.inferers import (
     SlabInferer,
     available_sequences,
     resolve_targets,
-    window_inferer,
 )
 from mri_seq2seq.network import Seq2Seq
 
@@ -62,7 +61,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter:
 @pytest.mark.parametrize(("slices", "slice_axis"), [(1, -1), (3, -1), (3, -2), (5, -2)])
 def test_slabs_equal_the_whole_volume(slices: int, slice_axis: int, slab: int):
     network, image = make(2, slices, slice_axis), subject(0, 2, shape=SHAPES[slice_axis])
-    slabs = window_inferer(2, (), slices, slab, slice_axis)
+    slabs = CompletionInferer(NAMES, roi_size=(), slab=slab).windows(network)
     torch.testing.assert_close(slabs(image, network), network(image), rtol=0, atol=1e-5)
     if slab == 2 and slices > 1:  # the test would see a wrong neighbour
         wrong = SlabInferer(slab, slices // 2 - 1, slice_axis)(image, network)
@@ -99,14 +98,14 @@ def test_an_available_target_is_made_from_the_others():
 @pytest.mark.parametrize("slab", [1, 3, 100])
 def test_uncertainty_comes_as_further_channels(slab: int):
     network, image = make(), MetaTensor(subject(0, 2), affine=np.diag([2.0, 3, 4, 1]))
-    inferer = window_inferer(2, (), 3, slab)
-    made = CompletionInferer(NAMES, ["T2", "FLAIR"], inferer, uncertainty="true")(image, network)
+    windows = {"roi_size": (), "slab": slab}
+    made = CompletionInferer(NAMES, ["T2", "FLAIR"], uncertainty="true", **windows)(image, network)
     assert made.shape == (1, 6, *image.shape[2:]) and torch.equal(made.affine, image.affine)
     pairs = network.translate(image.as_tensor(), [0, 2], [1])
     both = (image[:, [0, 2]] > 0).all(1).as_tensor()
     torch.testing.assert_close(made[:, 4].as_tensor()[both], pairs.std(1)[both], rtol=0, atol=1e-5)
     assert made[:, 5].isnan().all(), "T1 alone is left to make FLAIR from"
-    image_alone = CompletionInferer(NAMES, ["T2", "FLAIR"], inferer, uncertainty="False")(image, network)
+    image_alone = CompletionInferer(NAMES, ["T2", "FLAIR"], uncertainty="False", **windows)(image, network)
     torch.testing.assert_close(made[:, :3], image_alone)
 
 
@@ -184,7 +183,7 @@ def test_bad_paths():
 @torch.no_grad()
 def test_3d_windows():
     network, image = make(3), subject(0, 1, shape=(8, 8, 20))
-    inferer = CompletionInferer(NAMES, inferer=window_inferer(3, (8, 8, 8)))
+    inferer = CompletionInferer(NAMES, roi_size=(8, 8, 8))
     made = inferer(image, network)
     assert made.shape == image.shape and torch.isfinite(made).all() and made[:, 2].std() > 0
     assert (made[:, :2] == 0).all()

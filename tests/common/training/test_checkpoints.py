@@ -87,7 +87,7 @@ def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path):
 
 def test_none_is_left_out(tmp_path: Path):
     Training(tmp_path).run(1)
-    assert set(torch.load(tmp_path / "last.pt", weights_only=True)) == {"network", "progress", "best"}
+    assert set(torch.load(tmp_path / "last.pt", weights_only=True)) == {"network", "progress", "best", "described"}
 
 
 def test_what_no_shape_shows_is_described_and_checked(tmp_path: Path):

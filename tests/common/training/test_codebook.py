@@ -18,7 +18,8 @@ def test_usage_of_each_evaluation(caplog: pytest.LogCaptureFixture):
     with torch.no_grad():
         network[0].codebook.copy_(torch.arange(4.0)[:, None])
     evaluator = Engine(lambda engine, batch: network(batch) and None)
-    CodebookUse(network).attach(evaluator)
+    evaluator.network = network
+    CodebookUse().attach(evaluator)
     images = [torch.tensor([[[[0.1, 2.2]]]]), torch.tensor([[[[0.0, 1.8]]]])]
     with caplog.at_level(logging.INFO):
         evaluator.run(images)
@@ -31,6 +32,7 @@ def test_usage_of_each_evaluation(caplog: pytest.LogCaptureFixture):
 
 def test_without_a_quantiser_there_is_nothing_to_report():
     evaluator = Engine(lambda engine, batch: None)
-    CodebookUse(nn.Identity()).attach(evaluator)
+    evaluator.network = nn.Identity()
+    CodebookUse().attach(evaluator)
     evaluator.run([0])
     assert evaluator.state.metrics == {}

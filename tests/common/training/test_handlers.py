@@ -129,7 +129,8 @@ def test_no_decay_is_the_network_itself():
 @pytest.mark.parametrize(("slice_axis", "size"), [(-1, (2 * 5, 2 * 4)), (-3, (2 * 3, 2 * 5))])
 def test_sample_images_are_of_the_first_subject(tmp_path: Path, slice_axis: int, size: tuple[int, int]):
     engine = Engine(lambda engine, value: [{k: torch.full((2, 4, 5, 3), v) for k, v in value.items()}])
-    samples = SampleImages(str(tmp_path), slice_axis)
+    engine.network = TranslationNetwork(2, slice_axis=slice_axis)
+    samples = SampleImages(str(tmp_path))
     samples.attach(engine)
     engine.run([{"label": 0.5, "pred": 2.0}, {"label": 0.0, "pred": 0.0}], max_epochs=1)
     assert samples.shown.shape == (1, *size)

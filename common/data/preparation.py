@@ -1,0 +1,147 @@
+"""How a subject's files become the network's input: said once, for training, validation, use and evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    CopyItemsd,
+    CropForegroundd,
+    DivisiblePadd,
+    EnsureTyped,
+    Invertd,
+    Orientationd,
+    RandSpatialCropSamplesd,
+    SelectItemsd,
+    SpatialPadd,
+)
+
+from .layouts import find_subjects
+from .loading import LoadSubject, MarkMissingd
+from .normalisation import ScaleSequencesd
+from .subjects import subject_items
+
+Transform = Callable[[Any], Any]
+
+
+class Subjects:
+    """A folder's subjects, and how each is prepared: loaded onto one grid, turned to RAS, scaled, cropped to its
+    foreground, padded, and what it lacks marked.
+
+    Args:
+        sequences: S names, in the network's order.
+        dataset_dir, subject_list: see `common.data.subjects.subject_items`.
+        pattern: None takes subjects from a list alone. Else a folder without a list is searched, by this pattern or,
+            where it is "", by the layouts that are known (`common.data.layouts.find_subjects`).
+        grid: see `LoadSubject`.
+        normalisation: the rule of `ScaleSequencesd`.
+        roi_size: the smallest size, to which images are padded.
+        divisible: what the sizes of whole subjects are multiples of.
+        settings: (TR, TE, TI) [S, 3] in ms of the sequences, for networks that are told them, see `LoadSubject`.
+        scale_per: see `ScaleSequencesd`.
+
+    Attributes:
+        trained_alike: by name, what weights must be used with as they were trained.
+        sizes: by name, what they need not be used with.
+        described: these two and all else that changes an image.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[str],
+        *,
+        dataset_dir: str | os.PathLike = "",
+        subject_list: str | os.PathLike = "",
+        pattern: str | None = None,
+        grid: str = "",
+        normalisation: str = "p99_foreground",
+        roi_size: Sequence[int] = (1, 1, 1),
+        divisible: Sequence[int] = (1, 1, 1),
+        settings: Sequence[Sequence[float]] = (),
+        scale_per: str = "image",
+    ) -> None:
+        self.sequences, self.settings = list(sequences), settings
+        self.dataset_dir, self.subject_list, self.pattern = dataset_dir, subject_list, pattern
+        self.grid, self.roi_size, self.divisible = grid, list(roi_size), list(divisible)
+        self.scaling = {"rule": normalisation, "per": scale_per}
+        self.tensors = ["image", "available", "scale", "offset", *(["parameters"] if settings else [])]
+        # Where the sequences are settings, their names are the user's and their values the network's own.
+        own = {"scale_per": scale_per} if settings else {"sequences": self.sequences}
+        self.trained_alike = {**own, "normalisation": normalisation}
+        self.sizes = {"roi_size": self.roi_size, "divisible": self.divisible}
+        self.described = {**self.trained_alike, **self.sizes, "sequences": self.sequences, "grid": grid}
+        self.described["dataset_dir"] = str(dataset_dir)
+
+    def items(self, split: str, sequences: Sequence[str] | None = None, **options: Any) -> list[dict]:
+        """The items of a split, see `subject_items`; of all sequences, or of the named ones."""
+        if self.pattern is not None and not self.subject_list:
+            options["found"] = find_subjects(self.dataset_dir, self.pattern, split)
+        wanted = self.sequences if sequences is None else sequences
+        return subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
+
+    def training(self, random: Sequence[Transform] = (), crops: int = 0) -> Compose:
+        """For training: what is random comes after all that is not, so that a `CacheDataset` keeps the latter.
+
+        Args:
+            random: what is done to an image anew each time.
+            crops: so many random boxes of `roi_size` are cropped from a subject; 0 takes the middle of each, padded.
+        """
+        if crops:
+            size = [RandSpatialCropSamplesd("image", roi_size=self.roi_size, num_samples=crops, random_size=False)]
+        else:
+            size = [CenterSpatialCropd("image", roi_size=self.roi_size), self._divisible()]
+        return Compose([*self._prepared(), *size, *random, *self._finished()])
+
+    def validation(self) -> Compose:
+        """For validation: a whole subject, and as "label" what it looks like."""
+        return Compose([*self._prepared(), self._divisible(), *self._finished(), CopyItemsd("image", names="label")])
+
+    def prepared(self) -> Compose:
+        """What both begin with."""
+        return Compose(self._prepared())
+
+    def use(self) -> Compose:
+        """For making images, see `restored`."""
+        return Compose([*self._scaled("image"), *self._cropped(), self._divisible(), MarkMissingd("image")])
+
+    def evaluation(self, truth: str, masks: Sequence[str], disturb: Transform) -> Compose:
+        """As in use, with the truth as "label", the masks, and as "source" the images that the network gets, whole.
+
+        Args:
+            truth: "images" or "reference", see `LoadSubject`.
+            masks: names of the masks to load.
+            disturb: what is done to the images before the network gets them.
+        """
+        loaded = self._scaled(["image", "label"], masks=masks, label=truth)
+        seen = [disturb, CopyItemsd("image", names="source")]
+        return Compose([*loaded, *seen, *self._cropped(), self._divisible(), MarkMissingd("image")])
+
+    @staticmethod
+    def restored(preparation: Compose, *more: Transform) -> Compose:
+        """What brings "pred" back to the grid that "image" was loaded on; and then `more`."""
+        back = Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True)
+        return Compose([back, *more])
+
+    def _scaled(self, keys: str | list[str], **loaded: Any) -> list[Transform]:
+        return [
+            LoadSubject(self.sequences, self.grid, settings=self.settings, **loaded),
+            Orientationd("image", axcodes="RAS", labels=None),
+            ScaleSequencesd(keys, **self.scaling),
+        ]
+
+    def _cropped(self) -> list[Transform]:
+        crop = CropForegroundd("image", source_key="image", allow_smaller=True)
+        return [crop, SpatialPadd("image", spatial_size=self.roi_size)]
+
+    def _prepared(self) -> list[Transform]:
+        return [*self._scaled("image"), *self._cropped(), SelectItemsd(["subject", *self.tensors])]
+
+    def _divisible(self) -> Transform:
+        return DivisiblePadd("image", k=self.divisible)
+
+    def _finished(self) -> list[Transform]:
+        return [MarkMissingd("image"), EnsureTyped(self.tensors, track_meta=False)]

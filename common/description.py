@@ -1,0 +1,91 @@
+"""What trained weights say of themselves: a JSON beside them, which stands in for the options of their training.
+
+In a configuration, `"normalisation": "$@described('normalisation', 'p99_foreground')"` is what the weights were trained
+with, or the configuration's own where they have no description. An option given on the command line or by an overlay
+takes that expression's place; if the weights were trained with another one, `check_trained_alike` refuses it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Description:
+    """What is known of weights, called with the name of an option and the configuration's own value.
+
+    Args:
+        path: of the weights; there may be none, or no description beside them.
+
+    Attributes:
+        found: what their description says.
+        network: the options of their network.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.found = read(path)
+        self.network: dict[str, Any] = self.found.get("network", {})
+
+    def __call__(self, name: str, own: Any) -> Any:
+        return self.found.get(name, self.network.get(name, own))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The description of the weights in `path`, empty without one.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    file = description_file(path)
+    if not Path(path).is_file() or not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}). Copy it again, or remove it and give the options.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} must hold a JSON object, not {type(found).__name__}.")
+    return found
+
+
+def write(path: Path, network: object, **more: Any) -> None:
+    """Describes the weights in `path`, whole or not at all."""
+    file = description_file(path)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(describe(network, **more), indent=4) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def describe(network: object, **more: Any) -> dict[str, Any]:
+    """`more`, and the options of a network."""
+    options = {**getattr(network, "options", {}), **getattr(network, "chosen", {})}
+    return json.loads(json.dumps({**more, "network": options}))
+
+
+def description_file(path: str | Path) -> Path:
+    """model.json of model.pt."""
+    return Path(path).with_suffix(".json")
+
+
+def check_trained_alike(
+    path: str | Path, found: Mapping[str, Any], options: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Raises a ValueError with both values where weights were trained with another one of these.
+
+    Args:
+        path: of the weights.
+        found: their description.
+        options: of the network.
+        settings: of the configuration.
+    """
+    here = json.loads(json.dumps({**{f"network_def#{k}": v for k, v in options.items()}, **settings}))
+    there = {f"network_def#{k}": v for k, v in found.get("network", {}).items()} | found
+    differences = [f"{k} {there[k]!r}, now {v!r}" for k, v in here.items() if k in there and there[k] != v]
+    if differences:
+        raise ValueError(
+            f"{path} was trained with {'; '.join(differences)}. Leave such options and overlays out: those of the "
+            "training are known."
+        )
