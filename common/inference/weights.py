@@ -77,7 +77,12 @@ def load_weights(
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
     found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-    wanted = network.state_dict()
+    _check_shapes(path, found, network.state_dict())
+    network.load_state_dict(found)
+    return network.to(device).eval()
+
+
+def _check_shapes(path: str, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
     differences = [
         f"{name}: {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"
         for name in sorted(found.keys() | wanted.keys())
@@ -89,8 +94,6 @@ def load_weights(
             f"{path} does not fit the network in {len(differences)} tensors ({shown}). Use the configuration it was "
             "trained with, for example the overlay small.json."
         )
-    network.load_state_dict(found)
-    return network.to(device).eval()
 
 
 def pretrained_file(weights: str | Path, url: str, option: str) -> Path:

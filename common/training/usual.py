@@ -26,70 +26,95 @@ def usual_trainer(
     lr_scheduler: LRScheduler,
     train_data_loader: DataLoader,
     evaluator: Evaluator,
-    val_interval: int,
-    subjects: Subjects,
-    ckpt_dir: str,
-    output_dir: str,
+    max_epochs: int,
     adversary: Adversary | None = None,
     ema_decay: float = 0.0,
-    epoch_level: bool = False,
-    seed: int = 0,
-    resume: bool | str = True,
-    described: Mapping[str, Any] | None = None,
-    train_handlers: Sequence[Any] = (),
-    **options: Any,
+    amp: str = "",
+    clip_grad: float = 0.0,
+    compile: bool | str = False,
+    **accompanied: Any,
 ) -> TranslationTrainer:
-    """A `TranslationTrainer` and its handlers.
-
-    In every epoch: randomness that depends on the epoch's number alone, the learning rate's schedule, an average of the
-    weights, the scale of the training's images, `train_handlers`, validation, a progress bar, checkpoints and curves.
+    """A `TranslationTrainer` with `usual_handlers`.
 
     Args:
         network: on the device that it is trained on.
-        objective, adversary: see `TranslationTrainer`.
-        lr_scheduler: counts steps, or with `epoch_level` epochs.
-        evaluator: scores the averaged weights, every `val_interval` epochs.
-        subjects: whose preparation the weights' description tells.
-        ckpt_dir, output_dir: of checkpoints, and of curves.
-        ema_decay: of the average, see `MovingAverage`.
-        seed: see `Reseed`.
-        resume, described: see `Checkpoints`.
-        train_handlers: a method's own, attached in every process.
-        options: as for `TranslationTrainer`.
+        lr_scheduler: with its optimiser.
+        evaluator: scores the averaged weights.
+        ema_decay: of that average, see `MovingAverage`.
+        objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
+        accompanied: the other arguments of `usual_handlers`.
     """
     average = MovingAverage(network, ema_decay)
     evaluator.network = average.network
+    device, transform = next(network.parameters()).device, train_data_loader.dataset.transform
+    return TranslationTrainer(
+        device=device,
+        max_epochs=max_epochs,
+        train_data_loader=train_data_loader,
+        network=network,
+        optimizer=lr_scheduler.optimizer,
+        objective=objective.to(device),
+        adversary=adversary,
+        amp=amp,
+        clip_grad=clip_grad,
+        compile=compile,
+        train_handlers=usual_handlers(average, lr_scheduler, evaluator, transform, adversary=adversary, **accompanied),
+    )
+
+
+def usual_handlers(
+    average: MovingAverage,
+    lr_scheduler: LRScheduler,
+    evaluator: Evaluator,
+    transform: Any,
+    *,
+    subjects: Subjects,
+    ckpt_dir: str,
+    output_dir: str,
+    val_interval: int = 1,
+    epoch_level: bool = False,
+    seed: int = 0,
+    resume: bool | str = True,
+    adversary: Adversary | None = None,
+    described: Mapping[str, Any] | None = None,
+    train_handlers: Sequence[Any] = (),
+) -> list[Any]:
+    """In every epoch: randomness that depends on the epoch's number alone, the learning rate's schedule, the average of
+    the weights, the scale of the training's images, `train_handlers`, validation, a progress bar, checkpoints, curves.
+
+    Args:
+        average: of the network's weights.
+        lr_scheduler: counts steps, or with `epoch_level` epochs.
+        evaluator: runs every `val_interval` epochs.
+        transform: of the training's images, whose randomness is seeded.
+        subjects: whose preparation the weights' description tells.
+        ckpt_dir, output_dir: of checkpoints, and of curves.
+        seed: see `Reseed`.
+        resume, described: see `Checkpoints`.
+        train_handlers: a method's own, in every process.
+    """
+    network = average.trained
     objects = {"model": network, "average": average, "optimizer": lr_scheduler.optimizer, "lr_scheduler": lr_scheduler}
-    told = {**subjects.sizes, **(described or {})}
-    handlers = [
-        Reseed(seed, train_data_loader.dataset.transform),
+    checkpoints = Checkpoints(
+        ckpt_dir,
+        average.network,
+        {**objects, "adversary": adversary},
+        evaluator,
+        resume,
+        subjects.trained_alike,
+        {**subjects.sizes, **(described or {})},
+    )
+    curves = []
+    if is_main_process():
+        curves = [TensorBoardStatsHandler(log_dir=output_dir, output_transform=lambda out: out[0], epoch_log=False)]
+    return [
+        Reseed(seed, transform),
         LrScheduleHandler(lr_scheduler, epoch_level=epoch_level, print_lr=False),
         average,
         ReferenceScale([network, average.network]),
         *train_handlers,
         ValidationHandler(validator=evaluator, epoch_level=True, interval=val_interval),
         TrainingProgress(),
-        Checkpoints(
-            ckpt_dir,
-            average.network,
-            {**objects, "adversary": adversary},
-            evaluator,
-            resume,
-            settings=subjects.trained_alike,
-            described=told,
-        ),
+        checkpoints,
+        *curves,
     ]
-    if is_main_process():
-        curves = TensorBoardStatsHandler(log_dir=output_dir, output_transform=lambda out: out[0], epoch_log=False)
-        handlers.append(curves)
-    device = next(network.parameters()).device
-    return TranslationTrainer(
-        device=device,
-        network=network,
-        objective=objective.to(device),
-        optimizer=lr_scheduler.optimizer,
-        train_data_loader=train_data_loader,
-        adversary=adversary,
-        train_handlers=handlers,
-        **options,
-    )

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from difflib import SequenceMatcher
+from itertools import combinations, pairwise, permutations
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ckpt_export, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
 from monai.bundle.config_item import ComponentLocator
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm"]
-FILES = [(name, path.name) for name in NAMES for path in sorted((BUNDLES / name / "configs").glob("*.json"))]
+ALL = [*NAMES, "mri_crl"]
+ALL_FILES = [(name, path.name) for name in ALL for path in sorted((BUNDLES / name / "configs").glob("*.json"))]
+COMPLETE = {"train.json", "inference.json", "train_autoencoder.json", "train_translation.json", "metadata.json"}
+COMPLETE |= {"tensorrt.json"}  # which is for another command
+# What an overlay adds, to be given on the command line or to be run.
+SCORED = {"truth", "regions", "lpips_weights", "conventions", "multi_source", "paths", "keep", "disturbance", "level"}
+OWN = {
+    "evaluate.json": {*SCORED, "split", "ckpt_path", "translations", "validate", "evaluating"},
+    "differentiation.json": {"differentiation"},
+    "encode.json": {"encode"},
+    "sweep.json": {"parameter", "start", "stop", "steps", "at", "sweep"},
+    "grid.json": {"tr", "te", "ti", "grid_error"},
+    "robustness.json": {"comparison", "robustness"},
+    "export.json": {"format", "export_path", "exported", "export"},
+    "multi_gpu_train.json": {"imports", "finalize"},
+}
 RUNS = [
     ("train.json",),
     ("train.json", "small.json"),
@@ -34,7 +52,7 @@ STAGES = ["train_autoencoder.json", "train_translation.json"]
 EACH_RUN += [("mri_aldm", stage, *more) for stage in STAGES for more in ([], ["small.json"])]
 
 every_bundle = pytest.mark.parametrize("bundle", NAMES)
-every_file = pytest.mark.parametrize(("bundle", "name"), FILES)
+every_file = pytest.mark.parametrize(("bundle", "name"), ALL_FILES)
 every_run = pytest.mark.parametrize("run", EACH_RUN, ids=" ".join)
 
 
@@ -78,62 +96,88 @@ def test_inference_without_weights_is_an_error(workflow, phantom_dir: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-@every_bundle
-@pytest.mark.parametrize("name", ["inference.json", "evaluate.json"])
-def test_training_and_use_agree(bundle: str, name: str):
-    """`evaluate.json` is laid over `train.json`: it must not change what the network is fed."""
-    train, other = config(bundle, "train.json"), config(bundle, name)
-    shared = ["sequences", "normalisation", "spatial_dims", "slices", "slice_axis", "roi_size", "divisible", "slab"]
-    for key in {*shared, "grid", "network_def", "window"} & train.keys():
-        if name == "inference.json" or key in other:
-            assert other[key] == train[key], key
-    *steps, select = train["train"]["deterministic_transforms"]
-    assert select["_target_"] == "SelectItemsd"
-    steps += train["validate"]["padding"] + train["train"]["final_transforms"][:1]
-    used = other["preprocessing" if name == "inference.json" else "validate::preprocessing"]["transforms"]
-    additions = {"masks": "@validate#masks", "label": "@truth"} if name == "evaluate.json" else {}
-    assert used[0] == {**steps[0], **additions}
-    if name == "evaluate.json":
-        used.remove("@disturb")
-        used.remove({"_target_": "CopyItemsd", "keys": "image", "names": "source"})  # what the rivals start from
-        assert other["disturbance"] == "none"
-    for step, own in zip(steps[1:], used[1:], strict=True):
-        if name == "evaluate.json" and step["_target_"].endswith("ScaleSequencesd"):
-            step = {**step, "keys": ["image", "label"]}
-        assert own == step
+def parsed(bundle: str, *names: str) -> ConfigParser:
+    """Configurations without weights, and so with values of their own."""
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLES / bundle / "configs" / name) for name in names])
+    parser.update({"bundle_root": "nowhere", "dataset_dir": "nowhere"})
+    return parser
 
 
-@every_bundle
+@pytest.mark.parametrize("bundle", ALL)
 def test_metadata_agrees_with_the_network(bundle: str):
-    train, metadata = config(bundle, "train.json"), config(bundle, "metadata.json")
-    network = train["network_def"]
-    factor = 2 ** (len(network["channels"]) + len(network.get("unet_channels", [0])) - 2)
-    for side in (
-        *metadata["network_data_format"]["inputs"].values(),
-        *metadata["network_data_format"]["outputs"].values(),
-    ):
-        assert side["num_channels"] == len(train["sequences"])
-        assert side["channel_def"] == {str(k): name for k, name in enumerate(train["sequences"])}
-        sizes = [int(size.split("*")[0]) if "*" in size else 1 for size in side["spatial_shape"]]
-        assert all(size % factor == 0 for size in sizes[:2])
-    assert all(k % factor == 0 for k in train["divisible"][:2]) and all(k % factor == 0 for k in train["roi_size"][:2])
-    if "slices" in train:
-        assert train["roi_size"][train["slice_axis"]] == train["slices"]
+    inference, metadata = parsed(bundle, "inference.json"), config(bundle, "metadata.json")
+    names, divisible = (inference.get_parsed_content(key) for key in ("sequences", "divisible"))
+    for side in metadata["network_data_format"].values():
+        (tensor,) = side.values()
+        assert tensor["num_channels"] == len(names)
+        assert tensor["channel_def"] == {str(k): name for k, name in enumerate(names)}
+        sizes = [int(size.split("*")[0]) if "*" in size else 1 for size in tensor["spatial_shape"]]
+        assert all(size % step == 0 for size, step in zip(sizes, divisible, strict=True))
     assert metadata["name"] == bundle and metadata["version"] in metadata["changelog"]
 
 
-@every_bundle
-def test_small_changes_nothing_that_is_not_there(bundle: str):
+@pytest.mark.parametrize("bundle", ALL)
+def test_training_and_use_have_one_network_and_preparation(bundle: str):
+    """Sizes that are counted on the meta device: the paper's networks take seconds to fill."""
+    parsers = [parsed(bundle, name) for name in ("train.json", "inference.json")]
+    with torch.device("meta"):
+        networks = [parser.get_parsed_content("network_def") for parser in parsers]
+    trained, used = (json.dumps(network.options) for network in networks)
+    assert trained == used
+    first, second = (parser.get_parsed_content("subjects").described for parser in parsers)
+    assert first == second
+    divisible, slice_axis = parsers[0].get_parsed_content("divisible"), networks[0].slice_axis
+    in_plane = [axis for axis in range(3) if networks[0].spatial_dims == 3 or axis != 3 + slice_axis]
+    assert all(divisible[axis] % networks[0].downsampling == 0 for axis in in_plane)
+
+
+@pytest.mark.parametrize(("bundle", "name"), [(b, n) for b, n in ALL_FILES if n not in COMPLETE])
+def test_an_overlay_changes_nothing_that_is_not_there(bundle: str, name: str):
     """A misspelt key of an overlay would be ignored in silence."""
-    train: dict[str, Any] = {}
-    for path in (BUNDLES / bundle / "configs").glob("train*.json"):
-        train |= config(bundle, path.name)
-    small = config(bundle, "small.json")
-    for key in small:
-        name, *rest = key.split("::")
-        assert name in train and (not rest or rest[0] in train[name]), key
-    factor = 2 ** (len(small["network_def::channels"]) - 1)
-    assert all(size % factor == 0 for size in small["roi_size"][:2])
+    names = [path.name for path in (BUNDLES / bundle / "configs").glob("*.json") if path.name in COMPLETE]
+    complete: dict[str, Any] = {}
+    for each in (*names, *(["evaluate.json"] if name == "robustness.json" else [])):
+        complete |= config(bundle, each)
+    own = OWN.get(name, set())
+    for key in config(bundle, name):
+        first, *rest = key.split("::")
+        assert first in complete or first in own, key
+        if rest and rest[0] != "_target_" and first in ("network_def", "saver"):
+            target = config(bundle, name).get(f"{first}::_target_", complete[first]["_target_"])
+            made = locate(target.removesuffix(".as_described"))
+            known = {n for each in made.__mro__ for n in inspect.signature(each.__init__).parameters}
+            assert rest[0] in known, key
+
+
+def telling(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines() if len(line.strip()) > 3]
+
+
+def shared(first: Path, second: Path) -> int:
+    """Telling lines in runs of four or more that two files have in common."""
+    blocks = SequenceMatcher(None, telling(first), telling(second), autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks if block.size >= 4)
+
+
+def test_a_configuration_holds_what_is_its_own():
+    lines = {path: len(path.read_text().splitlines()) for path in BUNDLES.glob("*/configs/*.json")}
+    assert sum(lines.values()) <= 2400
+    assert max(count for path, count in lines.items() if path.name == "inference.json") <= 90
+    assert max(count for path, count in lines.items() if path.name == "evaluate.json") <= 60
+    for first, second in permutations(sorted(BUNDLES.glob("*/configs/train.json")), 2):
+        assert shared(first, second) <= 0.45 * len(telling(first)), (first, second)
+    for folder in BUNDLES.glob("*/configs"):
+        for first, second in combinations(("train", "inference", "evaluate"), 2):
+            assert shared(folder / f"{first}.json", folder / f"{second}.json") <= 15, (folder, first, second)
+
+
+def test_no_function_is_long():
+    root = BUNDLES.parent
+    for path in (path for folder in ("common", "bundles", "ci", "label_app") for path in (root / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, (path, node.name)
 
 
 @every_file
@@ -147,7 +191,7 @@ def test_targets_are_importable_and_named_in_full(bundle: str, name: str):
             assert isinstance(builtin.get_component_module_name(target), str), (
                 f"{target} is none of MONAI's, or several"
             )
-    assert targets or name in ("metadata.json", "small.json", "tensorrt.json")
+    assert targets or name in ("metadata.json", "small.json", "tensorrt.json", "multi_gpu_train.json")
 
 
 @every_file

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
-from monai.bundle.config_item import ComponentLocator
 from mri_crl.common.data.mr_signal import FSE9
 
 from mri_crl.network import CRL
@@ -72,29 +69,6 @@ def test_inference_without_weights_is_an_error(crl, fse_dir: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["inference.json", "evaluate.json"])
-def test_training_and_use_agree(name: str):
-    """`evaluate.json` is laid over `train.json`: it must not change what the network is fed."""
-    train, other = config("train.json"), config(name)
-    shared = ["acquisitions", "sequences", "settings", "normalisation", "scale_per", "slice_axis", "roi_size", "slab"]
-    for key in [*shared, "divisible", "variant", "downsampling", "grid", "network_def", "window"]:
-        if name == "inference.json" or key in other:
-            assert other[key] == train[key], key
-    *steps, select = train["train"]["deterministic_transforms"]
-    assert select["_target_"] == "SelectItemsd"
-    steps += train["validate"]["padding"] + train["train"]["final_transforms"][:1]
-    used = other["preprocessing" if name == "inference.json" else "validate::preprocessing"]["transforms"]
-    additions = {"masks": "@validate#masks", "label": "@truth"} if name == "evaluate.json" else {}
-    assert used[0] == {**steps[0], **additions}
-    if name == "evaluate.json":
-        used.remove("@disturb")
-        used.remove({"_target_": "CopyItemsd", "keys": "image", "names": "source"})  # what the rivals start from
-    for step, own in zip(steps[1:], used[1:], strict=True):
-        if name == "evaluate.json" and step["_target_"].endswith("ScaleSequencesd"):
-            step = {**step, "keys": ["image", "label"]}
-        assert own == step
-
-
 def test_held_out_is_one_name_or_several_of_the_settings():
     for held_out, seen in (("T2FLAIR", ["T2"]), (["T2", "T2FLAIR"], [])):
         parser = ConfigParser(config("train.json"))
@@ -104,56 +78,15 @@ def test_held_out_is_one_name_or_several_of_the_settings():
     with pytest.raises(RuntimeError) as error:
         ConfigParser(parser.get()).get_parsed_content("seen")
     assert "There is no T2FLAR to leave out of T2, T2FLAIR" in str(error.value.__cause__)
-    parser.update({"held_out": config("train.json")["held_out"]})
+    parser.update({"held_out": config("train.json")["held_out"], "ckpt_dir": "nowhere"})
     assert ConfigParser(parser.get()).get_parsed_content("seen") == ["T2", "T2FLAIR"]
 
 
 def test_settings_are_those_of_the_paper():
-    train = config("train.json")
-    assert train["acquisitions"] == {name: [each.tr, each.te, each.ti] for name, each in FSE9.items()}
-    assert ConfigParser(train).get_parsed_content("seen") == [name for name in FSE9 if name not in ("FSE4", "FSE6")]
-    for split in ("subjects", "dataset"):
-        items = train["train"][split] if split == "subjects" else train["validate"][split]["data"]
-        assert items["sequences"] == "@seen", "neither trains nor chooses an epoch with what is held out"
-
-
-def test_metadata_agrees_with_the_network():
-    metadata, names = config("metadata.json"), config("train.json")["acquisitions"]
-    for side in metadata["network_data_format"].values():
-        (tensor,) = side.values()
-        assert tensor["num_channels"] == len(names)
-        assert tensor["channel_def"] == {str(k): name for k, name in enumerate(names)}
-    assert metadata["name"] == ROOT.name and metadata["version"] in metadata["changelog"]
-
-
-@pytest.mark.parametrize(
-    ("overlay", "base"),
-    [("small.json", "train.json"), ("sweep.json", "inference.json"), ("grid.json", "inference.json")],
-)
-def test_overlays_change_nothing_that_is_not_there(overlay: str, base: str):
-    """A misspelt key of an overlay would be ignored in silence."""
-    own = {"parameter", "start", "stop", "steps", "at", "sweep", "seed", "tr", "te", "ti", "grid_error"}
-    for key in config(overlay):
-        name, *rest = key.split("::")
-        assert (name in config(base) or name in own) and (not rest or rest[0] in config(base)[name]), key
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_targets_are_importable_and_named_in_full(name: str):
-    builtin = ComponentLocator()
-    targets = {value for path, value in leaves(config(name)) if path.endswith("#_target_")}
-    for target in targets:
-        if "." in target:
-            assert callable(locate(target)), target
-        else:
-            assert isinstance(builtin.get_component_module_name(target), str), f"{target}: none of MONAI's, or several"
-    assert targets or name in ("metadata.json", "small.json", "tensorrt.json")
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_no_absolute_path(name: str):
-    absolute = re.compile(r"^(/|~|\\|[A-Za-z]:[\\/])|(?<!\+ )['\"](/|~|[A-Za-z]:[\\/])")
-    assert not {path: x for path, x in leaves(config(name)) if isinstance(x, str) and absolute.search(x)}
+    parser = ConfigParser({**config("train.json"), "ckpt_dir": "nowhere"})
+    paper = {name: [each.tr, each.te, each.ti] for name, each in FSE9.items()}
+    assert parser.get_parsed_content("acquisitions") == paper
+    assert parser.get_parsed_content("seen") == [name for name in FSE9 if name not in ("FSE4", "FSE6")]
 
 
 @pytest.mark.parametrize("variant", ["attention", "gain"])
@@ -174,7 +107,7 @@ def test_exported_network_equals_its_source(crl_weights: Path, tmp_path: Path):
         input_shape=[1, 9, 16, 20, 2],
         **TINY,
     )
-    settings = list(config("train.json")["acquisitions"].values())
+    settings = [(each.tr, each.te, each.ti) for each in FSE9.values()]
     network = CRL(settings, **{key.removeprefix("network_def#"): value for key, value in TINY.items()})
     network.load_state_dict(torch.load(crl_weights, weights_only=True))
     exported = torch.jit.load(tmp_path / "model.ts")
