@@ -138,16 +138,18 @@ def describe(bundle: Path, overlay: Path | None = None) -> None:
 
 def agree(configs: Path, sequences: list[str], divisible: list[int]) -> None:
     """Corrects what metadata.json and tensorrt.json say of the images: sequences, their number, and the sizes."""
-    metadata, tensorrt = (json.loads((configs / f"{name}.json").read_text()) for name in ("metadata", "tensorrt"))
+    metadata = json.loads((configs / "metadata.json").read_text())
     for image in (metadata["network_data_format"][way][key] for way, key in (("inputs", "image"), ("outputs", "pred"))):
         sizes = [str(size).removesuffix("n").removesuffix("*") or "1" for size in image["spatial_shape"]]
         steps = [math.lcm(int(size), step) for size, step in zip(sizes, divisible, strict=True)]
         image["spatial_shape"] = ["n" if step == 1 else f"{step}*n" for step in steps]
         image["num_channels"] = len(sequences)
         image["channel_def"] = {str(k): name for k, name in enumerate(sequences)}
-    tensorrt["input_shape"][1] = len(sequences)
-    for name, content in (("metadata", metadata), ("tensorrt", tensorrt)):
-        (configs / f"{name}.json").write_text(json.dumps(content, indent=4) + "\n")
+    (configs / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
+    if (configs / "tensorrt.json").exists():
+        tensorrt = json.loads((configs / "tensorrt.json").read_text())
+        tensorrt["input_shape"][1] = len(sequences)
+        (configs / "tensorrt.json").write_text(json.dumps(tensorrt, indent=4) + "\n")
 
 
 def _set_apart(bundle: Path, weights: Path, source: str) -> None:

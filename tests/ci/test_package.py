@@ -13,10 +13,10 @@ from zipfile import ZipFile
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 from ci import package as module
-from ci.package import merge, package
+from ci.package import agree, package
+from common.description import write
 from common.inference.weights import sha256
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -72,33 +72,6 @@ def test_a_folder_copied_unpacked_says_what_to_do(tmp_path: Path):
     assert result.returncode and "Run ./ci/package NAME there" in result.stderr
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_overlay_becomes_the_packed_configuration(name: str, tmp_path: Path):
-    shutil.copytree(BUNDLES / name / "configs", tmp_path / "configs")
-    overlay = json.loads((tmp_path / "configs" / "small.json").read_text())
-    merge(tmp_path / "configs", tmp_path / "configs" / "small.json")
-    files = [*(tmp_path / "configs").glob("train*.json"), tmp_path / "configs" / "inference.json"]
-    *trainings, inference = (ConfigParser(json.loads(path.read_text())) for path in files)
-    for key, value in overlay.items():
-        having = [train for train in trainings if key.split("::")[0] in train]
-        assert having and all(train[key] == value for train in having)
-    assert all(train["network_def"] == inference["network_def"] for train in trainings)
-    assert "max_epochs" not in inference.get()
-
-
-def test_an_overlay_s_keys_are_known(tmp_path: Path):
-    shutil.copytree(BUNDLES / "mri_seq2seq" / "configs", tmp_path / "configs")
-    overlay = tmp_path / "mine.json"
-    overlay.write_text(json.dumps({"network_def#norm": "branches", "max_epochs": 3}))
-    merge(tmp_path / "configs", overlay)
-    for name in ("train", "inference"):
-        merged = json.loads((tmp_path / "configs" / f"{name}.json").read_text())
-        assert merged["network_def"]["norm"] == "branches"
-    overlay.write_text(json.dumps({"max_epoch": 3}))
-    with pytest.raises(ValueError, match=r"mine.json: max_epoch: no such key in train.json, inference.json"):
-        merge(tmp_path / "configs", overlay)
-
-
 def test_weights_are_packed_with_what_they_are_for(tmp_path: Path, tiny_network: Callable[..., Any]):
     overlay = tmp_path / "tiny.json"
     options = {"channels": [4, 8], "res_blocks": 1, "code_channels": 4, "bank_channels": 2, "lstm_layers": 0}
@@ -133,15 +106,35 @@ def test_bad_requests():
         package(weights="model.pt")
 
 
-def test_metadata_follows_the_overlay(tmp_path: Path):
+def test_described_weights_need_no_overlay(tmp_path: Path, tiny_network: Callable[..., Any]):
+    """Their package's metadata say their sequences, and its own inference makes their network."""
+    network = tiny_network("mri_seq2seq", sequences=2, lstm_layers=0)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    settings = {"sequences": ["PD", "T2"], "normalisation": "p99", "roi_size": [32, 32, 3], "divisible": [2, 2, 1]}
+    write(tmp_path / "model.pt", network, **settings)
+    [archive] = package("mri_seq2seq", weights=str(tmp_path / "model.pt"), output_dir=str(tmp_path))
+    ZipFile(archive).extractall(tmp_path)
+    folder = tmp_path / "mri_seq2seq"
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert metadata["network_data_format"]["inputs"]["image"]["channel_def"] == {"0": "PD", "1": "T2"}
+    code = """
+from monai.bundle import ConfigParser
+parser = ConfigParser()
+parser.read_config("configs/inference.json")
+print(parser.get_parsed_content("normalisation"), parser.get_parsed_content("network").options["channels"])
+"""
+    assert run(folder, code).stdout == "p99 [4, 8]\n"
+    original = (BUNDLES / "mri_seq2seq" / "configs" / "inference.json").read_text()
+    assert (folder / "configs" / "inference.json").read_text() == original
+
+
+def test_metadata_follow_the_weights(tmp_path: Path):
     """Sequences and sizes; a smaller divisor than metadata's leaves it as it is."""
     shutil.copytree(BUNDLES / "mri_seq2seq" / "configs", tmp_path / "configs")
-    before = (tmp_path / "configs" / "metadata.json").read_text()
-    merge(tmp_path / "configs", tmp_path / "configs" / "small.json")
-    assert json.loads((tmp_path / "configs" / "metadata.json").read_text()) == json.loads(before)
-    overlay = tmp_path / "two.json"
-    overlay.write_text(json.dumps({"sequences": ["PD", "T2"], "divisible": [32, 24, 1]}))
-    merge(tmp_path / "configs", overlay)
+    before = json.loads((tmp_path / "configs" / "metadata.json").read_text())
+    agree(tmp_path / "configs", ["T1", "T1Gd", "T2", "FLAIR"], [2, 2, 1])
+    assert json.loads((tmp_path / "configs" / "metadata.json").read_text()) == before
+    agree(tmp_path / "configs", ["PD", "T2"], [32, 24, 1])
     metadata, tensorrt = (
         json.loads((tmp_path / "configs" / f"{n}.json").read_text()) for n in ("metadata", "tensorrt")
     )
