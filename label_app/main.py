@@ -47,7 +47,7 @@ class SynthesisApp(MONAILabelApp):
 
     bundles: names, separated by commas; all by default.
     bundles_dir: the folder that holds them, here or unpacked from packages.
-    overlays: configurations that the weights were trained with, such as "small".
+    overlays: configurations to lay over the bundles' own, such as "small", which trains small networks.
     work_dir: for what the server makes; `.monailabel` in the studies by default.
     """
 

@@ -36,7 +36,7 @@ def test_weights_card_and_package_by_one_call(
     model = tmp_path / "work" / "models" / "model.pt"
     described = json.loads((packed / "models" / "model.json").read_text())
     assert described["sha256"] == sha256(model) and f"`{sha256(model)}`" in card
-    assert json.loads((packed / "configs" / "inference.json").read_text())["network_def"]["channels"] == [4, 8]
+    assert described["network"]["channels"] == [4, 8]
     given = f"--input DIR --overlay {name} --epochs 1 --subjects 4 --spacing 8.0 --seed 3"
     assert f"| `./ci/weights mri_seq2seq {given}` |" in card
     assert "phantom DIR 4 --seed 3 --validation 0.1 --test 0.3 --spacing 8.0`" in card
