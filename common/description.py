@@ -81,11 +81,21 @@ def check_trained_alike(
         options: of the network.
         settings: of the configuration.
     """
-    here = json.loads(json.dumps({**{f"network_def#{k}": v for k, v in options.items()}, **settings}))
-    there = {f"network_def#{k}": v for k, v in found.get("network", {}).items()} | found
-    differences = [f"{k} {there[k]!r}, now {v!r}" for k, v in here.items() if k in there and there[k] != v]
-    if differences:
+    there = {f"network_def#{k}": v for k, v in found.get("network", {}).items()} | dict(found)
+    changes = differences(there, {**{f"network_def#{k}": v for k, v in options.items()}, **settings})
+    if changes:
         raise ValueError(
-            f"{path} was trained with {'; '.join(differences)}. Leave such options and overlays out: those of the "
-            "training are known."
+            f"{path} was trained with {'; '.join(changes)}. Leave such options and overlays out: those of the training "
+            "are known."
         )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What both know and know otherwise, as "name 'there', now 'here'"; of mappings, their items."""
+    found = []
+    for name, value in json.loads(json.dumps(here)).items():
+        if isinstance(value, dict) and isinstance(there.get(name), dict):
+            found += differences(there[name], value)
+        elif name in there and there[name] != value:
+            found.append(f"{name} {there[name]!r}, now {value!r}")
+    return found

@@ -75,6 +75,9 @@ class TranslationNetwork(nn.Module):
             described: says the options that are not given; those that it does not know are the class's defaults.
             given: have precedence; what contradicts the description is refused when the weights are loaded.
         """
+        known = inspect.signature(cls.__init__).parameters
+        if unknown := [name for name in described.network if name not in known]:
+            raise ValueError(f"The weights' description has {', '.join(unknown)}, which {cls.__name__} does not know.")
         return cls(**{**described.network, **given})
 
     def __init__(

@@ -57,15 +57,25 @@ class ServedBundle:
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
         self.metadata = json.loads((folder / "configs" / "metadata.json").read_text())
-        self.inference, self.training = self._parser("inference"), self._parser("train")
-        self.inference["ckpt_path"] = str(self.weights)
-        self.sequences: list[str] = self.inference.get_parsed_content("sequences")
+        self.training = self._parser("train")
 
     @property
     def weights(self) -> Path:
         """What was trained here, else the bundle's own."""
         own = self.folder / "models" / "model.pt"
         return self.trained / "model.pt" if (self.trained / "model.pt").exists() else own
+
+    @property
+    def inference(self) -> ConfigParser:
+        """With what the present weights say of themselves."""
+        parser = self._parser("inference")
+        parser["ckpt_path"] = str(self.weights)
+        return parser
+
+    @property
+    def sequences(self) -> list[str]:
+        """That the present weights know."""
+        return self.inference.get_parsed_content("sequences")
 
     def complete(self, studies: Studies, output_dir: Path, **overrides: Any) -> dict[str, str]:
         """Runs inference.json; returns why subjects failed, by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ class Scans(LocalDatastore):
         super().__init__(str(work_dir), images_dir="images", extensions=("*.nii.gz", "*.nii"))
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        self._protect(image_id)
+        self._protect(image_id, self._to_id(Path(image_filename).name)[1])
         return super().add_image(image_id, image_filename, image_info)
 
     def remove_image(self, image_id: str) -> None:
-        self._protect(image_id)
+        found = self._datastore.objects.get(image_id)
+        self._protect(image_id, found.image.ext if found else "")
         super().remove_image(image_id)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -51,14 +53,20 @@ class Scans(LocalDatastore):
         _check_name(label_tag, "a tag")
         super().remove_label(label_id, label_tag)
 
-    def _protect(self, image_id: str) -> None:
-        if image_id in self.scans:
-            raise HTTPException(409, f"{image_id} is a scan of the studies, which are only read; choose another name.")
+    def _protect(self, image_id: str, extension: str) -> None:
+        """Nothing is written or removed through a link, whatever is taken for the name and for its extension."""
         if image_id:
             _check_name(image_id, "an image")
+        file = Path(self._datastore.image_path()) / self._filename(image_id, extension)
+        if _stem(image_id) in self.scans or file.is_symlink():
+            raise HTTPException(409, f"{image_id} is a scan of the studies, which are only read; choose another name.")
+
+
+def _stem(image_id: str) -> str:
+    return re.sub(r"(\.nii)?(\.gz)?$", "", image_id, flags=re.I)
 
 
 def _check_name(text: str, kind: str) -> None:
-    """Refuses what would lead to another folder."""
-    if text in (".", "..") or set(text) & set("/\\"):
-        raise HTTPException(400, f"{text!r} is no name of {kind}: leave out the slashes and dots.")
+    """Refuses what would lead to another folder, or is no file's name."""
+    if text in (".", "..") or set(text) & set("/\\\0") or len(text.encode()) > 200:
+        raise HTTPException(400, f"{text!r} is no name of {kind}: leave out the slashes and dots, 200 letters at most.")

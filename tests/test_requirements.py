@@ -28,7 +28,7 @@ USERS = {
 NEEDED_BY = {  # without an import here: where the need stands
     "einops": ("bundles/mri_aldm/mri_aldm/*.py", "DiffusionModelUNet"),
     "pyyaml": ("ci/package.py", "large_files.yml"),  # MONAI's download_large_files reads it
-    "tensorboard": ("bundles/*/configs/train.json", "TensorBoardStatsHandler"),
+    "tensorboard": ("common/training/*.py", "TensorBoardStatsHandler"),
     "ruff": ("ci/test", "ruff check"),
 }
 

@@ -83,12 +83,13 @@ def read_sidecar(file: str | Path) -> Parameters | None:
     return _of_mapping({name: content.get(field) for name, field in BIDS.items()}, str(file), seconds=True)
 
 
-def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]]) -> dict[str, float]:
+def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]], unreadable: list[Path]) -> dict[str, float]:
     """TR, TE and TI in ms, unchecked, of all sidecars that speak of an image; the nearer one wins (BIDS inheritance).
 
     Args:
         image: its path below the data set's root.
         sidecars: the JSON files of each folder below that root.
+        unreadable: those that are no JSON are added to it: who needs no times is not stopped.
     """
     parts = image.name.split(".nii")[0].split("_")
     values: dict = {}
@@ -97,7 +98,10 @@ def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]]) -> dic
             own = file.stem.split("_")
             # Beside the image only its own one: that of `sub-01_T1w` must not pass for `sub-01_ce-gadolinium_T1w`.
             if own == parts or (folder != image.parent and own[-1] == parts[-1] and set(own) < set(parts)):
-                values |= read_object(file)
+                try:
+                    values |= read_object(file)
+                except ValueError:
+                    unreadable.append(file)
     times = {name: values.get(field) for name, field in BIDS.items()}
     return {name: round(1000 * time, 6) for name, time in times.items() if isinstance(time, int | float)}
 

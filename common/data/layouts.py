@@ -1,7 +1,7 @@
-"""Makes the subject list from a folder of NIfTI files.
+"""Finds the subjects in a folder of NIfTI files, and makes their list.
 
-A layout is a function from a file's path, relative to the root and with POSIX slashes, to a `Match` or to None when
-the layout does not know the file. All the rest (grouping, splits, dropping, writing) is the same for every layout.
+How files are named is a matter of `common.data.names`; the rest (grouping, splits, dropping, writing) is the same for
+every layout.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,45 +19,12 @@ import nibabel as nib
 
 from ..options import words
 from .acquisition import inherited_times
+from .names import DEFAULT_PATTERN, KNOWN, LAYOUTS, SEQUENCES, Layout, Match, from_pattern
 from .splits import random_splits, read_splits
 from .subjects import LIST_NAME, SPLITS, drop_sequences, read_subjects, some, write_subjects
 
 logger = logging.getLogger(__name__)
 SYNTHESISED = b"synthesised"  # what the header of a file that a network made has as its description
-DEFAULT_PATTERN = "{subject}/{sequence}.nii.gz"
-SEQUENCES = {
-    "T1": ("t1", "t1n", "t1w"),
-    "T1Gd": ("t1gd", "t1ce", "t1c", "t1post"),
-    "T2": ("t2", "t2w"),
-    "FLAIR": ("flair", "t2f", "fla"),
-    "PD": ("pd", "pdw"),
-}
-MASKS = {
-    "brain": ("brain_mask", "brainmask", "brain", "mask"),
-    "lesion": ("lesion_mask", "lesion"),
-    "tumour": ("seg", "tumour_mask", "tumor_mask", "tumour", "tumor"),
-}
-# What a lower-case text in a file name means: the entry's field and the name in it.
-KNOWN = {
-    alias: (field, name)
-    for field, kinds in (("images", SEQUENCES), ("masks", MASKS))
-    for name, aliases in kinds.items()
-    for alias in aliases
-}
-
-
-@dataclass(frozen=True)
-class Match:
-    """What one file is: `field` is "images" or "masks", `name` the sequence or mask; each visit of a `person` is a
-    `subject` of its own."""
-
-    person: str
-    subject: str
-    field: str
-    name: str
-
-
-Layout = Callable[[str], Match | None]
 
 
 def make_list(
@@ -79,11 +45,11 @@ def make_list(
     overwrite: bool = False,
     extend: bool = False,
 ) -> Path:
-    """Makes the subject list of a folder and prints how many subjects and sequences each split has.
+    """Makes the subject list of a folder, prints how many subjects and sequences each split has; returns its path.
 
     Args:
         root: the folder with the NIfTI files.
-        layout: brats (2021 and 2023 names), ixi, bids, pattern, or auto: the first of these that fits. listed takes
+        layout: brats (2021 and later names), ixi, bids, pattern, or auto: the first of these that fits. listed takes
             subjects, files and splits from the folder's own subjects.json, to drop sequences into another list.
         pattern: for any other folder, the files' paths below root with the placeholders {subject}, {sequence} and, if
             there are several visits per person, {session}; * stands for any text within a name, .nii.gz for .nii too.
@@ -101,53 +67,85 @@ def make_list(
         overwrite: replace an existing list.
         extend: replace an existing list, but leave its subjects in their splits, and divide only the new people.
 
-    Returns:
-        The path of the written list.
-
     Raises:
-        FileNotFoundError: no such root or splits file.
-        FileExistsError: the list exists and neither `overwrite` nor `extend` is set.
-        ValueError: an option is wrong, or nothing in the folder fits the layout.
+        FileNotFoundError, FileExistsError, ValueError: no such root or splits file; the list exists and neither
+            `overwrite` nor `extend` is set; an option is wrong, or nothing in the folder fits the layout.
     """
-    root = Path(os.path.abspath(Path(str(root)).expanduser()))
-    output = Path(str(output)).expanduser() if output else root / LIST_NAME
-    if not root.is_dir():
-        raise FileNotFoundError(f"No folder {root}: pass the folder that holds the NIfTI files")
-    if output.exists() and not (overwrite or extend):
-        raise FileExistsError(
-            f"{output} exists: pass --overwrite to replace it, --extend to add to it, or --output FILE for another list"
-        )
-    known = read_subjects(output) if extend and output.exists() else {}
-    settled = {entry["subject"]: split for split in SPLITS for entry in known.get(split, [])}
+    folder = Path(os.path.abspath(Path(str(root)).expanduser()))
+    file = _list_to_write(folder, output, overwrite or extend)
     if layout == "listed":
-        subjects = read_subjects(root)
+        subjects = read_subjects(folder)
     else:
-        found = _find(root, layout, pattern, names, words(sequences))
-        entries, people = found.entries, found.people
-        _warn(found)
-        subjects = {"sequences": _in_order(entries, words(sequences), names or {}, root)}
-        if splits:
-            chosen = read_splits(Path(str(splits)), people)
-        else:
-            chosen = random_splits(people, validation, test, seed, settled)
-        subjects |= {split: [entry for entry in entries if chosen[entry["subject"]] == split] for split in SPLITS}
+        shares = None if splits else (validation, test, seed)
+        known = read_subjects(file) if extend and file.exists() else {}
+        subjects = _listed(folder, (layout, pattern, names), words(sequences), known, shares, splits)
     if drop:
         subjects = drop_sequences(subjects, rule=drop, seed=seed, pairs=pairs, splits=words(drop_splits))
-    written = write_subjects(output, subjects)
+    written = write_subjects(file, subjects)
     print(_summary(subjects))
     return written
 
 
-def find_subjects(root: str | os.PathLike, pattern: str = "", split: str = "all") -> dict | None:
+def _list_to_write(folder: Path, output: str | os.PathLike | None, replace: bool) -> Path:
+    file = Path(str(output)).expanduser() if output else folder / LIST_NAME
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder {folder}: pass the folder that holds the NIfTI files")
+    if file.exists() and not replace:
+        raise FileExistsError(
+            f"{file} exists: pass --overwrite to replace it, --extend to add to it, or --output FILE for another list"
+        )
+    return file
+
+
+def _listed(
+    folder: Path,
+    naming: tuple[str, str, Mapping[str, str] | None],
+    wanted: Sequence[str],
+    known: dict,
+    shares: tuple[float, float, int] | None,
+    splits: str | os.PathLike | None,
+) -> dict:
+    """The list of a folder by layout, pattern and names, split at random by `shares` or as the file `splits` says."""
+    found = _find(folder, _choose(list(_files(folder, (".nii", ".nii.gz"))), *naming), wanted)
+    _warn(found)
+    order = _in_order(found.entries, wanted, naming[2] or {}, folder)
+    before = {entry["subject"]: (split, entry) for split in SPLITS for entry in known.get(split, [])}
+    if shares is None:
+        chosen = read_splits(Path(str(splits)), found.people)
+    else:
+        chosen = random_splits(found.people, *shares, {subject: split for subject, (split, _) in before.items()})
+    kept = {name: known[name] for name in ("acquisitions",) if name in known}
+    return {"sequences": order, **_split(found.entries, chosen, before), **kept}
+
+
+def _split(
+    entries: Sequence[dict], chosen: Mapping[str, str], before: Mapping[str, tuple[str, dict]]
+) -> dict[str, list[dict]]:
+    """The entries by split. What a list that is extended withheld stays so, and what it said of its images holds."""
+    splits: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    for entry in entries:
+        _, old = before.get(entry["subject"], ("", {}))
+        images = {name: file for name, file in entry["images"].items() if name not in old.get("withheld", {})}
+        parameters = {**entry.get("parameters", {}), **old.get("parameters", {})}
+        kept = {**old, **entry, "images": images, "parameters": parameters}
+        splits[chosen[entry["subject"]]].append({name: value for name, value in kept.items() if value})
+    return splits
+
+
+def find_subjects(
+    root: str | os.PathLike, pattern: str = "", split: str = "all", names: Sequence[str] = ()
+) -> dict | None:
     """The subjects of a folder that has no list, found as `make_list` does; nothing is written, and a line is logged.
 
     Args:
         root: the folder.
         pattern: see `make_list`; "" tries what is known.
         split: that is wanted; without a list there is none but "all".
+        names: of sequences that are meant by these very texts.
 
     Returns:
-        A subject list, whose subjects are all in "test"; None where the folder has a list, or `root` is one.
+        A subject list, whose subjects are all in "test"; None where the folder has a list and `pattern` is "", or
+        `root` is one.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -160,41 +158,63 @@ def find_subjects(root: str | os.PathLike, pattern: str = "", split: str = "all"
         raise FileNotFoundError(f"No folder {folder}: pass the folder that holds the NIfTI files")
     if split != "all":
         raise ValueError(
-            f"{folder} has no {LIST_NAME}, which would say who is in the split '{split}': make one with "
-            f"`python -m common.data list {folder}`, or leave out --split for all of the folder"
+            f"Subjects that are found in {folder} are in no split '{split}'. Make a list of them with `python -m "
+            f"common.data list {folder}`, or take all with --split all"
         )
-    if not pattern:
-        _check_one_layout(folder)
-    found = _find(folder, "pattern" if pattern else "auto", pattern or DEFAULT_PATTERN)
-    if found.further:
+    texts = {name: name for name in names}
+    files = [path for path in _files(folder, (".nii", ".nii.gz")) if not is_synthesised(folder / path)]
+    if not files:
+        raise ValueError(f"{folder} has no NIfTI file that a scanner made. DICOM is to be converted first (dcm2niix)")
+    label, match = _the_one_layout(folder, files, pattern, texts)
+    found = _find(folder, (label, match))
+    twice = [path for path in found.further if match(path).field == "images"]
+    if twice:
         raise ValueError(
-            f"{folder}: {len(found.further)} files are a sequence that their subject already has ({found.layout}), "
-            f"such as {some(found.further)}: say which are meant with --pattern, or with a subject list"
+            f"{folder}: {len(twice)} files are a sequence that their subject already has ({label}), such as "
+            f"{some(twice)}: say which are meant with --pattern, or with a subject list"
         )
-    sequences = _in_order(found.entries, (), {}, folder)
+    sequences = _in_order(found.entries, (), texts, folder)
     first = found.entries[0]
     taken = ", ".join(f"{name} from {Path(file).relative_to(folder)}" for name, file in first["images"].items())
     more = f" Not taken: {some(found.unknown)}." if found.unknown else ""
     logger.info(
-        f"No list in {folder}; as {found.layout} it has {len(found.entries)} subjects, such as {first['subject']}: "
-        f"{taken}.{more}"
+        f"Without a list: as {label} {folder} has {len(found.entries)} subjects, such as {first['subject']}: {taken}."
+        f"{more}"
     )
     return {"sequences": sequences, "training": [], "validation": [], "test": found.entries}
 
 
-def _check_one_layout(folder: Path) -> None:
-    files = list(_files(folder, (".nii", ".nii.gz")))
-    layouts = {**LAYOUTS, f"the pattern {DEFAULT_PATTERN}": from_pattern(DEFAULT_PATTERN)}
-    fits = {name: [path for path in files if match(path)] for name, match in layouts.items()}
+def _the_one_layout(folder: Path, files: Sequence[str], pattern: str, names: Mapping[str, str]) -> tuple[str, Layout]:
+    """That which the images fit, by its name: the pattern's or, without one, that which is known."""
+    layouts = LAYOUTS if not pattern else {}
+    layouts = {**layouts, f"the pattern {pattern or DEFAULT_PATTERN}": from_pattern(pattern or DEFAULT_PATTERN, names)}
+    fits = {
+        name: [path for path in files if (found := match(path)) and found.field == "images"]
+        for name, match in layouts.items()
+    }
     several = [f"{name} ({some(paths, 2)})" for name, paths in fits.items() if paths]
-    if len(several) > 1:
-        raise ValueError(
-            f"{folder} has no {LIST_NAME}, and its files fit several layouts: {'; '.join(several)}. Say which are "
-            f"meant with --pattern, such as '{DEFAULT_PATTERN}', or with a subject list"
-        )
+    if len(several) == 1:
+        return next((name, layouts[name]) for name, paths in fits.items() if paths)
+    advice = (
+        "say how they are named with --pattern, such as '{subject}/{subject}_{sequence}.nii.gz', where {sequence} is "
+        f"{', '.join(dict.fromkeys([*names.values(), *SEQUENCES]))} or a usual name of these; or pass a subject list"
+    )
+    if several:
+        raise ValueError(f"The files of {folder} fit several layouts: {'; '.join(several)}; {advice}")
+    raise ValueError(
+        f"Nothing in {folder} fits {', '.join(layouts)}: it has {len(files)} files, such as {some(files)}; {advice}"
+    )
 
 
 def _warn(found: Found) -> None:
+    endings = "|".join(re.escape(text) for text in KNOWN)
+    halves = {name: re.sub(rf"[_-]({endings})$", "", name, flags=re.I) for name in found.people}
+    if unsure := [f"{name} of {half}" for name, half in halves.items() if half != name and half in found.people]:
+        warnings.warn(
+            f"{len(unsure)} subjects look like an image of another one ({some(unsure)}): if so, name the sequence with "
+            "--names",
+            stacklevel=3,
+        )
     if found.unknown:
         warnings.warn(
             f"{len(found.unknown)} of {len(found.files)} NIfTI files do not fit {found.layout} and are left out: "
@@ -219,66 +239,6 @@ def _in_order(entries: list[dict], wanted: Sequence[str], names: Mapping[str, st
     for entry in entries:
         entry["images"] = {name: entry["images"][name] for name in order if name in entry["images"]}
     return [name for name in order if name in found]
-
-
-def brats(path: str) -> Match | None:
-    """BraTS 2021 (`BraTS2021_00001_t1ce`) and 2023 (`BraTS-GLI-00001-000-t1c`; the last number is the visit)."""
-    found = re.fullmatch(r"(brats.+?)[_-](t1ce|t1c|t1n|t1|t2w|t2f|t2|flair|seg)\.nii(\.gz)?", Path(path).name, re.I)
-    if not found:
-        return None
-    subject, name = found[1], found[2].lower()
-    return Match(re.sub(r"^(BraTS-[A-Z]+-\d+)-\d+$", r"\1", subject), subject, *KNOWN[name])
-
-
-def ixi(path: str) -> Match | None:
-    """IXI (`IXI-T1/IXI002-Guys-0828-T1.nii.gz`): T1, T2 and PD; its MRA and DTI are no contrasts to translate."""
-    found = re.fullmatch(r"((IXI\d+)-\w+-\d+)-(T1|T2|PD)\.nii(\.gz)?", Path(path).name)
-    return Match(found[2], found[1], "images", found[3]) if found else None
-
-
-def bids(path: str) -> Match | None:
-    """BIDS (`sub-01/ses-02/anat/sub-01_ses-02_T1w.nii.gz`): magnitude T1w, T2w, FLAIR, PDw; T1w with ce-gadolinium."""
-    found = re.fullmatch(r"(sub-[^/_]+)/(?:(ses-[^/_]+)/)?anat/(sub-[^/]+)_(T1w|T2w|FLAIR|PDw|mask)\.nii(\.gz)?", path)
-    if not found:
-        return None
-    entities = dict(part.partition("-")[::2] for part in found[3].split("_"))
-    agent, field, name = entities.get("ce", "").lower(), *KNOWN[found[4].lower()]
-    if agent and name == "T1" and agent.startswith(("gad", "gd")):
-        name = "T1Gd"
-    elif agent or entities.get("part", "mag") != "mag" or (field == "masks" and entities.get("desc") != "brain"):
-        return None
-    return Match(found[1], "_".join(filter(None, found.group(1, 2))), field, name)
-
-
-LAYOUTS: dict[str, Layout] = {"brats": brats, "ixi": ixi, "bids": bids}
-
-
-def from_pattern(pattern: str, names: Mapping[str, str] | None = None) -> Layout:
-    """The layout that a pattern such as "{subject}/{subject}_{sequence}.nii.gz" describes (see `make_list`)."""
-    missing = [name for name in ("{subject}", "{sequence}") if name not in pattern]
-    if missing:
-        raise ValueError(f"The pattern {pattern!r} lacks {missing[0]}: write something like {DEFAULT_PATTERN!r}")
-    own = {str(text).lower(): ("masks" if name in MASKS else "images", name) for text, name in (names or {}).items()}
-    known = {**KNOWN, **own}
-    # Only known texts can be {sequence}: so "A_lesion_mask" is subject A, and "BraTS_1_t1" is subject BraTS_1.
-    texts = "|".join(re.escape(text) for text in sorted(known, key=len, reverse=True))
-    groups = {"subject": "[^/]+?", "session": "[^/]+?", "sequence": f"(?i:{texts})"}
-    expression = re.escape(pattern).replace(r"\*", "[^/]*")
-    if pattern.endswith(".nii.gz"):
-        expression = expression.removesuffix(r"\.gz") + r"(\.gz)?"
-    for name, group in groups.items():
-        placeholder = re.escape(f"{{{name}}}")
-        expression = expression.replace(placeholder, f"(?P<{name}>{group})", 1).replace(placeholder, f"(?P={name})")
-
-    def match(path: str) -> Match | None:
-        found = re.fullmatch(expression, path)
-        if not found:
-            return None
-        parts = found.groupdict()
-        subject = "_".join(filter(None, (parts["subject"], parts.get("session"))))
-        return Match(parts["subject"], subject, *known[parts["sequence"].lower()])
-
-    return match
 
 
 def _choose(files: Sequence[str], layout: str, pattern: str, names: Mapping[str, str] | None) -> tuple[str, Layout]:
@@ -307,11 +267,9 @@ class Found(NamedTuple):
     unknown: list[str]
 
 
-def _find(
-    root: Path, layout: str, pattern: str, names: Mapping[str, str] | None = None, wanted: Sequence[str] = ()
-) -> Found:
+def _find(root: Path, layout: tuple[str, Layout], wanted: Sequence[str] = ()) -> Found:
+    label, match = layout
     files = list(_files(root, (".nii", ".nii.gz")))
-    label, match = _choose(files, layout, pattern, names)
     matches = {path: match(path) for path in files}
     made = [path for path, found in matches.items() if found and is_synthesised(root / path)]
     if made:
@@ -327,7 +285,15 @@ def _find(
     sidecars: dict[Path, list[Path]] = {}
     for path in map(Path, _files(root, (".json",))):
         sidecars.setdefault(path.parent, []).append(root / path)
-    entries = [_entry(subject, group, root, sidecars) for subject, group in groups.items()]
+    unreadable: list[Path] = []
+    entries = [_entry(subject, group, root, sidecars, unreadable) for subject, group in groups.items()]
+    if unreadable:
+        links = any(file.is_symlink() and not file.exists() for file in unreadable)
+        warnings.warn(
+            f"{len(unreadable)} sidecars cannot be read, so their TR, TE and TI are not known: {some(unreadable)}; "
+            f"{'fetch them with `datalad get`' if links else 'save them as UTF-8'}",
+            stacklevel=4,
+        )
     people = {subject: group["person"] for subject, group in groups.items()}
     return Found(label, entries, people, files, further, [path for path, found in matches.items() if not found])
 
@@ -340,10 +306,14 @@ def is_synthesised(file: str | os.PathLike) -> bool:
         return False
 
 
-def _entry(subject: str, group: dict, root: Path, sidecars: Mapping[Path, Sequence[Path]]) -> dict:
+def _entry(
+    subject: str, group: dict, root: Path, sidecars: Mapping[Path, Sequence[Path]], unreadable: list[Path]
+) -> dict:
     fields = {field: {name: str(root / path) for name, path in group[field].items()} for field in ("images", "masks")}
     fields["parameters"] = {
-        name: values for name, path in group["images"].items() if (values := inherited_times(Path(path), sidecars))
+        name: values
+        for name, path in group["images"].items()
+        if (values := inherited_times(Path(path), sidecars, unreadable))
     }
     return {"subject": subject, **{field: values for field, values in fields.items() if values}}
 
@@ -361,12 +331,19 @@ def _group(matches: Mapping[str, Match | None], wanted: Sequence[str]) -> tuple[
 
 
 def _files(root: Path, endings: tuple[str, ...]) -> Iterator[str]:
-    """Paths below root in sorted order, so that no file system decides which files and splits are chosen."""
+    """Paths below root in sorted order, so that no file system decides which files and splits are chosen.
+
+    Each real folder is walked once: links may form a circle.
+    """
+    walked: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
+        walked.add(os.path.realpath(folder))
         # Hidden names are version control's and the copies that macOS leaves.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and os.path.realpath(Path(folder, name)) not in walked
+        )
         for name in sorted(files):
-            if name.endswith(endings) and not name.startswith("."):
+            if name.lower().endswith(endings) and not name.startswith("."):
                 yield Path(folder, name).relative_to(root).as_posix()
 
 
@@ -376,4 +353,9 @@ def _summary(subjects: dict) -> str:
         has = Counter(name for entry in subjects[split] for name in entry["images"])
         counts = ", ".join(f"{name} {has[name]}" for name in subjects["sequences"])
         lines.append(f"{split:<10} {len(subjects[split]):>5} subjects: {counts}")
+    masks: dict[str, list[str]] = {}
+    for entry in (entry for split in SPLITS for entry in subjects[split]):
+        for name, file in entry.get("masks", {}).items():
+            masks.setdefault(name, []).append(Path(file).name)
+    lines += [f"{'masks':<10} {len(files):>5} taken for {name}: {some(files, 2)}" for name, files in masks.items()]
     return "\n".join(lines)

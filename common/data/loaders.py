@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.data import DataLoader, Dataset, DistributedSampler
 
 from ..distributed import is_distributed
 
 
-def training_loader(dataset: Dataset, batch_size: int = 1, num_workers: int = 0) -> DataLoader:
-    """Batches in an order that is drawn anew for every epoch; all processes get equally many."""
+def training_loader(dataset: Dataset, **options: Any) -> DataLoader:
+    """Batches in an order that is drawn anew for every epoch; all processes get equally many.
+
+    Args:
+        options: as for `monai.data.DataLoader`: batch_size, num_workers ...
+    """
     sampler = DistributedSampler(dataset, even_divisible=True, shuffle=True) if is_distributed() else None
-    options = {"batch_size": batch_size, "num_workers": num_workers}
     return DataLoader(dataset, shuffle=sampler is None, sampler=sampler, **options)
 
 

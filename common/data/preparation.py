@@ -78,19 +78,21 @@ class Subjects:
 
     def items(self, split: str, sequences: Sequence[str] | None = None, **options: Any) -> list[dict]:
         """The items of a split, see `subject_items`; of all sequences, or of the named ones."""
+        if self.pattern and self.subject_list:
+            raise ValueError(f"Both pattern {self.pattern!r} and subject_list {self.subject_list}: give one of them.")
         if self.pattern is not None and not self.subject_list:
-            options["found"] = find_subjects(self.dataset_dir, self.pattern, split)
+            options["found"] = find_subjects(self.dataset_dir, self.pattern, split, names=self.sequences)
         wanted = self.sequences if sequences is None else sequences
         return subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
 
-    def training(self, random: Sequence[Transform] = (), crops: int = 0) -> Compose:
+    def training(self, random: Sequence[Transform] = (), crops: int | None = None) -> Compose:
         """For training: what is random comes after all that is not, so that a `CacheDataset` keeps the latter.
 
         Args:
             random: what is done to an image anew each time.
-            crops: so many random boxes of `roi_size` are cropped from a subject; 0 takes the middle of each, padded.
+            crops: so many random boxes of `roi_size` are cropped from a subject; None takes the middle, padded.
         """
-        if crops:
+        if crops is not None:
             size = [RandSpatialCropSamplesd("image", roi_size=self.roi_size, num_samples=crops, random_size=False)]
         else:
             size = [CenterSpatialCropd("image", roi_size=self.roi_size), self._divisible()]

@@ -145,13 +145,19 @@ def subject_items(
             f"and are left out: {some(left_out)}",
             stacklevel=2,
         )
-    unused = [name for name in subjects["sequences"] if name not in sequences]
-    lacking = [name for name in sequences if split == "training" and not any(name in item["images"] for item in items)]
+    _warn_of_sequences(file, split, items, subjects["sequences"], sequences)
+    return [item for item in items if len(item["images"]) >= fewest]
+
+
+def _warn_of_sequences(
+    file: Path, split: str, items: Sequence[dict], listed: Sequence[str], wanted: Sequence[str]
+) -> None:
+    unused = [name for name in listed if name not in wanted]
+    lacking = [name for name in wanted if split == "training" and not any(name in item["images"] for item in items)]
     if unused or lacking:
         facts = [f"the configuration leaves out {', '.join(unused)}"] * bool(unused)
         facts += [f"no training subject has {', '.join(lacking)}"] * bool(lacking)
-        warnings.warn(f"{file}: {'; '.join(facts)}; its 'sequences' say which are wanted.", stacklevel=2)
-    return [item for item in items if len(item["images"]) >= fewest]
+        warnings.warn(f"{file}: {'; '.join(facts)}; its 'sequences' say which are wanted.", stacklevel=3)
 
 
 def drop_sequences(

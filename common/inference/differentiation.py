@@ -44,11 +44,11 @@ class DifferentiationInferer(Inferer):
 
     Args:
         sequences: S names, in the network's order.
-        inferer, windows: see `common.inference.inferers.SubjectInferer`.
+        windows: see `common.inference.inferers.SubjectInferer`.
     """
 
-    def __init__(self, sequences: Sequence[str], inferer: Inferer | None = None, **windows: Any) -> None:
-        self.pairs = MatrixInferer(sequences, inferer, **windows)
+    def __init__(self, sequences: Sequence[str], **windows: Any) -> None:
+        self.pairs = MatrixInferer(sequences, **windows)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         count = inputs.shape[1]

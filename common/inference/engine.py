@@ -37,12 +37,13 @@ class CompletionEvaluator(SupervisedEvaluator):
     Args:
         dataset: subjects, such as a `SubjectDataset`.
         network: with its weights, on the device that it runs on.
+        num_workers: that load.
         kwargs: as for `SupervisedEvaluator`.
     """
 
-    def __init__(self, *, dataset: Dataset, network: nn.Module, **kwargs: Any) -> None:
+    def __init__(self, *, dataset: Dataset, network: nn.Module, num_workers: int = 0, **kwargs: Any) -> None:
         device = next(network.parameters()).device
-        super().__init__(device, subject_loader(dataset), network, **kwargs)
+        super().__init__(device, subject_loader(dataset, num_workers), network, **kwargs)
         self.failures: dict[str, str] = {}
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict:

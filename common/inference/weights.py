@@ -91,8 +91,8 @@ def _check_shapes(path: str, found: Mapping[str, torch.Tensor], wanted: Mapping[
     if differences:
         shown = "; ".join(differences[:3])
         raise ValueError(
-            f"{path} does not fit the network in {len(differences)} tensors ({shown}). Use the configuration it was "
-            "trained with, for example the overlay small.json."
+            f"{path} does not fit the network in {len(differences)} tensors ({shown}). It has no description, "
+            "or another one's: give the options and overlays of its training."
         )
 
 

@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from torch import nn
 
-from ..description import Description, check_trained_alike, describe, description_file, write
+from ..description import Description, check_trained_alike, describe, description_file, differences, read, write
 from ..distributed import is_main_process, unwrapped
 from ..inference.weights import sha256
 from ..options import switch
@@ -50,8 +50,10 @@ class Resumed(Description):
 
     def __init__(self, folder: str | Path) -> None:
         last = Path(folder) / "last.pt"
-        state = torch.load(last, weights_only=True, map_location="cpu", mmap=True) if last.is_file() else {}
-        self.found = state.get("described", {})
+        self.found = {}
+        if last.is_file():
+            state = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
+            self.found = state.get("described") or read(last.with_name("model.pt"))
         self.network = self.found.get("network", {})
 
 
@@ -68,7 +70,8 @@ class Checkpoints:
         evaluator: whose best key metric decides on `model.pt`; None saves it after every epoch.
         resume: False refuses to start where `last.pt` lies.
         settings: of the configuration, that weights must be used with; they stand in `model.json`.
-        described: what else of it stands there, for whoever uses the weights and does not say otherwise.
+        described: what else of it stands there, for whoever uses the weights and does not say otherwise. A training
+            that goes on says which of these differ from those that it was begun with.
     """
 
     def __init__(
@@ -102,8 +105,10 @@ class Checkpoints:
         if not self.resume:
             raise FileExistsError(f"{self.last} exists. Pass --resume true to go on from it, or another --ckpt_dir.")
         state = torch.load(self.last, weights_only=True, map_location="cpu")
-        options = getattr(unwrapped(self.network), "options", {})
-        check_trained_alike(self.last, state.get("described", {}), options, self.settings)
+        options, begun = getattr(unwrapped(self.network), "options", {}), state.get("described", {})
+        check_trained_alike(self.last, begun, options, self.settings)
+        for change in differences(begun, self.described):
+            logger.warning(f"{self.last} was begun with {change}.")
         epoch, wanted = state["progress"]["epoch"], engine.state.max_epochs
         if epoch >= wanted:
             raise ValueError(
@@ -115,7 +120,8 @@ class Checkpoints:
                 raise ValueError(f"{self.last} has no '{name}': other options made it. Use another --ckpt_dir.")
             thing = unwrapped(thing) if isinstance(thing, nn.Module) else thing
             thing.load_state_dict(state[name])
-        engine.state.epoch, engine.state.iteration = epoch, state["progress"]["iteration"]
+        # Not the count of steps that is stored: an epoch may have another length now.
+        engine.state.epoch, engine.state.iteration = epoch, epoch * engine.state.epoch_length
         if self.evaluator is not None and state["best"]:
             self.evaluator.state.best_metric = state["best"]["metric"]
             self.evaluator.state.best_metric_epoch = state["best"]["epoch"]

@@ -45,6 +45,14 @@ def usual_trainer(
         accompanied: the other arguments of `usual_handlers`.
     """
     average = MovingAverage(network, ema_decay)
+    accompanied["described"] = {
+        **accompanied.get("described", {}),
+        "training": {
+            **training_options(objective, lr_scheduler),
+            "batch_size": train_data_loader.batch_size,
+            **{"ema_decay": ema_decay, "clip_grad": clip_grad, "amp": amp},
+        },
+    }
     evaluator.network = average.network
     device, transform = next(network.parameters()).device, train_data_loader.dataset.transform
     return TranslationTrainer(
@@ -62,6 +70,17 @@ def usual_trainer(
     )
 
 
+def training_options(objective: nn.Module, lr_scheduler: LRScheduler) -> dict[str, Any]:
+    """The objective's numbers and words, and the optimiser's: what a training that goes on should have again."""
+    own = {name: value for name, value in vars(objective).items() if name not in ("training", "epoch", "iteration")}
+    chosen = {**own, **lr_scheduler.optimizer.defaults}
+    return {
+        name: value
+        for name, value in chosen.items()
+        if not name.startswith("_") and isinstance(value, (bool, int, float, str))
+    }
+
+
 def usual_handlers(
     average: MovingAverage,
     lr_scheduler: LRScheduler,
@@ -76,6 +95,7 @@ def usual_handlers(
     seed: int = 0,
     resume: bool | str = True,
     adversary: Adversary | None = None,
+    agreed: Mapping[str, Any] | None = None,
     described: Mapping[str, Any] | None = None,
     train_handlers: Sequence[Any] = (),
 ) -> list[Any]:
@@ -91,6 +111,7 @@ def usual_handlers(
         ckpt_dir, output_dir: of checkpoints, and of curves.
         seed: see `Reseed`.
         resume, described: see `Checkpoints`.
+        agreed: what else weights must be used with, beside what `subjects` tell.
         train_handlers: a method's own, in every process.
     """
     network = average.trained
@@ -101,7 +122,7 @@ def usual_handlers(
         {**objects, "adversary": adversary},
         evaluator,
         resume,
-        subjects.trained_alike,
+        {**subjects.trained_alike, **(agreed or {})},
         {**subjects.sizes, **(described or {})},
     )
     curves = []

@@ -55,11 +55,10 @@ class Validator(SupervisedEvaluator):
         dataset = CacheDataset(items, subjects.validation(), cache_rate=cache_rate, num_workers=num_workers)
         every = CompletionInferer(subjects.sequences, "all", roi_size=subjects.roi_size, slab=slab)
         scored = from_engine(["pred", "label"])
-        usual = [
-            StatsHandler(iteration_log=False),
-            TensorBoardStatsHandler(log_dir=output_dir, iteration_log=False),
-            SampleImages(output_dir),
-        ]
+        handlers = list(val_handlers)
+        if is_main_process():
+            curves = TensorBoardStatsHandler(log_dir=output_dir, iteration_log=False)
+            handlers += [StatsHandler(iteration_log=False), curves, SampleImages(output_dir)]
         super().__init__(
             device=next(network.parameters()).device,
             network=network,
@@ -67,6 +66,6 @@ class Validator(SupervisedEvaluator):
             val_data_loader=subject_loader(dataset, num_workers),
             key_val_metric=key_val_metric
             or {"val_psnr": IgniteMetricHandler(SynthesisMetric(), output_transform=scored)},
-            val_handlers=[*val_handlers, *(usual if is_main_process() else [])],
+            val_handlers=handlers,
             **kwargs,
         )

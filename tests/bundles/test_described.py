@@ -154,6 +154,30 @@ def test_a_training_goes_on_without_its_options(
     assert message in reason(error.value)
 
 
+def test_what_else_differs_from_the_training_that_goes_on_is_said(
+    workflow, phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folders = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
+    workflow("mri_seq2seq", "train.json", max_epochs=1, gradient_weight=3.0, clip_grad=1.0, **folders).run()
+    caplog.clear()
+    workflow("mri_seq2seq", "train.json", max_epochs=2, roi_size=[32, 32, 3], **folders).run()
+    said = [line.split("was begun with ")[1] for line in caplog.messages if "was begun with" in line]
+    assert said == [
+        "roi_size [16, 16, 3], now [32, 32, 3].",
+        "gradient_weight 3.0, now 0.0.",
+        "clip_grad 1.0, now 0.0.",
+    ]
+
+
+def test_a_setting_that_was_trained_on_is_never_called_unseen(crl, fse_dir: Path, tmp_path: Path):
+    folders = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
+    crl("train.json", max_epochs=1, **folders).run()
+    for files, options in ((("train.json",), {"max_epochs": 2}), (("train.json", "evaluate.json"), {})):
+        with pytest.raises((RuntimeError, ValueError)) as error:
+            crl(*files, held_out=["FSE1"], **options, **folders).run()
+        assert "held_out ['FSE4', 'FSE6'], now ['FSE1']" in reason(error.value)
+
+
 def test_without_a_description_the_configuration_s_own_values_hold(
     trained: Path, bundle: str, options: dict[str, Any], data: Path, tmp_path: Path
 ):

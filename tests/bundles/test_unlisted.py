@@ -41,7 +41,7 @@ def test_a_folder_is_completed_without_a_list(workflow, weights_of, scans: Path,
     options = {"dataset_dir": scans, "ckpt_path": weights_of(bundle), "output_dir": tmp_path / "out"}
     with caplog.at_level("INFO"):
         workflow(bundle, "inference.json", **options).run()
-    [said] = [line for line in caplog.messages if "No list in" in line]
+    [said] = [line for line in caplog.messages if "Without a list" in line]
     assert "2 subjects" in said and "T1 from phantom_000/T1.nii.gz, T2 from phantom_000/T2.nii.gz" in said
     assert everything(scans) == before, "nothing is written into it"
     made = {path.name for path in (tmp_path / "out").rglob("*.nii.gz")}
@@ -59,6 +59,11 @@ def test_made_images_are_never_taken_for_acquired_ones(workflow, tiny_weights: P
     assert len(first) == 2 and all(nib.load(path).header["descrip"].item() == b"synthesised" for path in first)
     with pytest.warns(UserWarning, match="4 files were made by a network and are left out"):
         workflow("mri_seq2seq", "inference.json", output_dir=tmp_path / "again", **options).run()
+    (scans / "derivatives").mkdir()
+    shutil.copyfile(next(iter(first)), scans / "derivatives" / "BraTS2021_00001_flair.nii.gz")
+    shutil.copyfile(scans / "phantom_000" / "T1.nii.gz", scans / "phantom_000" / "mask.nii.gz")
+    options.pop("pattern")
+    workflow("mri_seq2seq", "inference.json", output_dir=tmp_path / "third", **options).run()
     again = {path.name for path in (tmp_path / "again").rglob("*.nii.gz")}
     assert again == {path.name for path in scans.rglob("phantom*.nii.gz")}
 
@@ -69,7 +74,7 @@ def test_made_images_are_never_taken_for_acquired_ones(workflow, tiny_weights: P
         (["sub-1/anat/sub-1_T1w.nii.gz"], {}, "fit several layouts: bids (sub-1/anat/sub-1_T1w.nii.gz); the pattern"),
         (["phantom_000/t1w.nii.gz"], {}, "1 files are a sequence that their subject already has"),
         ([], {"pattern": "{subject}_{sequence}.nii"}, "Nothing in"),
-        ([], {"split": "test"}, "would say who is in the split 'test'"),
+        ([], {"split": "test"}, "are in no split 'test'"),
     ],
     ids=["several layouts", "twice", "nothing fits", "split"],
 )
@@ -90,3 +95,30 @@ def test_a_training_still_needs_a_list(workflow, scans: Path, tmp_path: Path):
     with pytest.raises(RuntimeError) as error:
         workflow("mri_seq2seq", "train.json", dataset_dir=scans, ckpt_dir=tmp_path, output_dir=tmp_path).run()
     assert "No subject list" in message(error.value)
+
+
+def test_pattern_and_list_are_not_given_together(workflow, tiny_weights: Path, scans: Path, tmp_path: Path):
+    settings = {"dataset_dir": scans, "ckpt_path": tiny_weights, "output_dir": tmp_path / "out"}
+    both = {"pattern": "{subject}/{sequence}.nii.gz", "subject_list": tmp_path / "mine.json"}
+    with pytest.raises(RuntimeError) as error:
+        workflow("mri_seq2seq", "inference.json", **settings, **both).run()
+    assert "give one of them" in message(error.value)
+
+
+def test_a_folder_of_dicom_is_told_to_be_converted(workflow, tiny_weights: Path, tmp_path: Path):
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "IM0001").write_bytes(bytes(200))
+    with pytest.raises(RuntimeError) as error:
+        workflow("mri_seq2seq", "inference.json", dataset_dir=tmp_path / "dicom", ckpt_path=tiny_weights).run()
+    assert "dcm2niix" in message(error.value)
+
+
+def test_settings_are_found_by_their_names(crl, crl_weights: Path, fse_dir: Path, tmp_path: Path):
+    """A network of other sequences knows their names."""
+    for name in ("FSE1", "FSE9"):
+        (tmp_path / "scans" / "A").mkdir(parents=True, exist_ok=True)
+        source = fse_dir / "phantom_003" / f"phantom_003_{name}.nii.gz"
+        shutil.copyfile(source, tmp_path / "scans" / "A" / f"{name}.nii.gz")
+    options = {"dataset_dir": tmp_path / "scans", "ckpt_path": crl_weights, "output_dir": tmp_path / "out", "steps": 2}
+    crl("inference.json", "sweep.json", **options).run()
+    assert (tmp_path / "out" / "A" / "A_sweep_TI.nii.gz").exists()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from common.data.__main__ import main
-from common.data.layouts import bids, brats, from_pattern, ixi, make_list
+from common.data.layouts import make_list
+from common.data.names import bids, brats, from_pattern, ixi
 from common.data.subjects import PAIRS, SPLITS, read_subjects
 
 
