@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -111,24 +111,26 @@ class ALDM(TranslationNetwork):
         self.denoiser = None
         if has_diffusion:
             self.process = Process(sampler, steps, start or (1.0 if self.palette else 0.5), flow_noise)
-            unet = DiffusionModelUNet(
-                spatial_dims=3,
-                in_channels=latent_channels * (2 if self.palette else 1),
-                out_channels=latent_channels,
-                num_res_blocks=unet_res_blocks,
-                channels=unet_channels,
-                attention_levels=unet_attention,
-                norm_num_groups=unet_norm_groups,
-                num_head_channels=head_channels,
-                with_conditioning=True,
-                cross_attention_dim=sequences,
-                use_flash_attention=True,
-            )
-            # Named for what it answers, so that the one's weights are never taken for the other's.
-            self.denoiser = nn.ModuleDict({"velocity" if self.process.is_flow else "noise": unet})
-            # Mean and standard deviation of the training subjects' latents, per channel.
-            scale = torch.stack([torch.zeros(latent_channels), torch.ones(latent_channels)])
-            self.register_buffer("latent_scale", scale)
+            sizes = {"channels": unet_channels, "num_res_blocks": unet_res_blocks, "attention_levels": unet_attention}
+            sizes |= {"num_head_channels": head_channels, "norm_num_groups": unet_norm_groups}
+            self._add_denoiser(latent_channels, sizes)
+
+    def _add_denoiser(self, latent_channels: int, sizes: dict[str, Any]) -> None:
+        """MONAI's UNet, told the target by cross-attention."""
+        unet = DiffusionModelUNet(
+            spatial_dims=3,
+            in_channels=latent_channels * (2 if self.palette else 1),
+            out_channels=latent_channels,
+            with_conditioning=True,
+            cross_attention_dim=self.sequences,
+            use_flash_attention=True,
+            **sizes,
+        )
+        # Named for what it answers, so that the one's weights are never taken for the other's.
+        self.denoiser = nn.ModuleDict({"velocity" if self.process.is_flow else "noise": unet})
+        # Mean and standard deviation of the training subjects' latents, per channel.
+        scale = torch.stack([torch.zeros(latent_channels), torch.ones(latent_channels)])
+        self.register_buffer("latent_scale", scale)
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
         latent = self.autoencoder.encode(2 * image - 1)
