@@ -92,7 +92,7 @@ def _check_shapes(path: str, found: Mapping[str, torch.Tensor], wanted: Mapping[
         shown = "; ".join(differences[:3])
         raise ValueError(
             f"{path} does not fit the network in {len(differences)} tensors ({shown}). It has no description, "
-            "or another one's: give the options and overlays of its training."
+            "or another one's: give the options and overlays of its training, for example small.json."
         )
 
 
