@@ -8,8 +8,10 @@ as they may then mean two spaces (scanner and template) on purpose.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,8 @@ from .subjects import FILE_FIELDS, SPLITS, list_file, read_subjects
 # How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
 # header, far below a voxel. Measured at the corners, where a small rotation shows most.
 GRID_TOLERANCE_MM = 0.1
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
+LARGEST_RATIO = 1100  # no gzip file holds more bytes for each of its own
 
 ERROR, WARNING = "error", "warning"
 Grid = tuple[tuple[int, ...], np.ndarray]  # shape, affine to mm
@@ -127,6 +130,27 @@ def _differences(a: Grid, b: Grid) -> Iterator[tuple[str, str]]:
 def is_invertible(affine: np.ndarray) -> bool:
     """Whether an affine gives every voxel a place of its own."""
     return bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine)) >= 1e-9
+
+
+def read_image(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
+    """An image and its voxels, from a file that is whole.
+
+    Raises:
+        ValueError: the header claims more voxels than the file can hold, which would cost the memory for all of them.
+        OSError, EOFError, ...: whatever a damaged file raises, `UNREADABLE` and others; also for a gzip file whose
+            checksum is wrong, which nibabel does not read far enough to see.
+    """
+    image = nib.load(path)
+    zipped = path.name.lower().endswith(".gz")
+    claimed = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
+    if claimed > path.stat().st_size * (LARGEST_RATIO if zipped else 1):
+        raise ValueError(f"the header claims {_text(image.shape)} voxels, the file has {path.stat().st_size} bytes")
+    voxels = np.asanyarray(image.dataobj)
+    if zipped:
+        with gzip.open(path) as file:
+            while file.read(2**22):
+                pass
+    return image, voxels
 
 
 def unreadable(path: Path, error: Exception) -> str:
@@ -230,8 +254,7 @@ def _check_file(path: Path, *, is_image: bool) -> tuple[list[Problem], Grid | No
     if not path.is_file():
         return [("FILE_MISSING", ERROR, "no such file; correct the list or fetch the file")], None, ""
     try:
-        image = nib.load(path)
-        voxels = np.asanyarray(image.dataobj)
+        image, voxels = read_image(path)
         if voxels.dtype.kind not in "biuf":
             reason = f"voxels are {voxels.dtype}, not plain numbers; convert to magnitude"
             return [("FILE_UNREADABLE", ERROR, reason)], None, ""

@@ -7,7 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -16,7 +15,7 @@ from monai.transforms import MapTransform, ResampleToMatch, Transform
 
 from ..translation import MISSING
 from .acquisition import image_parameters
-from .check import not_3d, same_grid, unreadable
+from .check import not_3d, read_image, same_grid, unreadable
 
 
 class LoadSubject(Transform):
@@ -104,8 +103,7 @@ class LoadSubject(Transform):
     def _load(self, subject: str, file: str) -> MetaTensor:
         # By nibabel alone: MONAI's reader may take the qform where the header's spacings differ from the sform's.
         try:
-            found = nib.load(file)
-            voxels = np.asanyarray(found.dataobj)
+            found, voxels = read_image(Path(file))
         except Exception as error:  # a damaged file raises anything, and seldom names itself
             advice = unreadable(Path(file), error)
             raise ValueError(f"Subject {subject}: {file} cannot be read ({advice}).") from None

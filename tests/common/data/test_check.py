@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from common.data.__main__ import main
 from common.data.check import GRID_TOLERANCE_MM, check_subjects, same_grid
 from common.data.layouts import make_list
+from common.data.loading import LoadSubject
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(1, 100, (4, 5, 6)).astype(np.float32)
@@ -245,3 +247,30 @@ def test_the_same_image_twice(tmp_path: Path):
     found = [finding for finding in check_subjects(tmp_path) if finding.code == "SAME_IMAGE"]
     assert [(each.file, each.severity) for each in found] == [("P0/T1Gd.nii.gz", "error"), ("P1/T1.nii.gz", "error")]
     assert "the very voxels of T1; copy" in found[0].reason and "of T1 of 'P0' in training" in found[1].reason
+
+
+def claim(path, header_field, value):
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    offset, kind = {"dim": (42, "<3h"), "vox_offset": (108, "<f")}[header_field]
+    struct.pack_into(kind, raw, offset, *value)
+    path.write_bytes(gzip.compress(bytes(raw)))
+
+
+@pytest.mark.parametrize(("field", "value"), [("dim", (30000, 30000, 30000)), ("vox_offset", (float("inf"),))])
+def test_a_header_that_claims_too_much_is_a_finding(pair, field, value):
+    save(pair / "T2.nii.gz")
+    claim(pair / "T2.nii.gz", field, value)
+    assert codes(check_subjects(pair)) == [("FILE_UNREADABLE", "error", "T2.nii.gz")]
+    with pytest.raises(ValueError, match=r"Subject A: \S*T2.nii.gz cannot be read"):
+        LoadSubject(["T1", "T2"])({"subject": "A", "images": {n: str(pair / f"{n}.nii.gz") for n in ("T1", "T2")}})
+
+
+def test_a_gzip_file_with_a_wrong_checksum_is_never_loaded(pair):
+    save(pair / "T2.nii.gz", RNG.uniform(1, 9, (40, 40, 40)).astype(np.float32))
+    damaged = bytearray((pair / "T2.nii.gz").read_bytes())
+    damaged[-8] ^= 255
+    (pair / "T2.nii.gz").write_bytes(damaged)
+    finding = check_subjects(pair)[0]
+    assert finding.code == "FILE_UNREADABLE" and "CRC" in finding.reason
+    with pytest.raises(ValueError, match="CRC"):
+        LoadSubject(["T2"])({"subject": "A", "images": {"T2": str(pair / "T2.nii.gz")}})
