@@ -1,14 +1,17 @@
 """Checks a subject list before a training wastes a night on it: every file is read, every doubt becomes a finding.
 
 Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, NO_AFFINE, SFORM_QFORM_DISAGREE,
-SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS.
+SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE.
 Warnings: NEGATIVE, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; and SFORM_QFORM_DISAGREE if the two carry different codes,
 as they may then mean two spaces (scanner and template) on purpose.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,11 +30,12 @@ from .subjects import FILE_FIELDS, SPLITS, list_file, read_subjects
 # How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
 # header, far below a voxel. Measured at the corners, where a small rotation shows most.
 GRID_TOLERANCE_MM = 0.1
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
+LARGEST_RATIO = 1100  # no gzip file holds more bytes for each of its own
 
 ERROR, WARNING = "error", "warning"
 Grid = tuple[tuple[int, ...], np.ndarray]  # shape, affine to mm
-Problem = tuple[str, str, str]  # code, severity, reason
+Problem = tuple[str, str, str, str]  # code, severity, reason
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,9 @@ def check_subjects(
     entries = [(split, entry) for split in SPLITS for entry in subjects[split]]
     findings = _find_leaks(entries, file.parent)
     # disable=None: no bar where the output goes to a file.
+    seen: dict[str, tuple[str, str, str, str]] = {}
     for split, entry in tqdm(entries, desc="checking", unit="subject", disable=None):
-        findings += _check_subject(entry, split, grid, file.parent)
+        findings += _check_subject(entry, split, grid, file.parent, seen)
     errors = sum(finding.severity == ERROR for finding in findings)
     summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
     print(_table(findings) + "{errors} errors, {warnings} warnings in {subjects} subjects".format(**summary))
@@ -98,6 +103,9 @@ def _differences(a: Grid, b: Grid) -> Iterator[tuple[str, str]]:
     """Finding code and explanation for each way in which two grids differ."""
     (shape_a, affine_a), (shape_b, affine_b) = a, b
     affine_a, affine_b = np.asarray(affine_a, float), np.asarray(affine_b, float)
+    if not (is_invertible(affine_a) and is_invertible(affine_b)):
+        yield "NO_AFFINE", "an affine that cannot be inverted, so voxels have no place"
+        return
     common = np.minimum(shape_a[:3], shape_b[:3])
     if shape_a != shape_b:
         yield "SHAPE_DIFFERS", f"shape {_text(shape_a)} against {_text(shape_b)}"
@@ -117,6 +125,47 @@ def _differences(a: Grid, b: Grid) -> Iterator[tuple[str, str]]:
                 f"{_text(affine_b[:3, 3])} mm, up to {shift:.3g} mm apart"
             ),
         )
+
+
+def is_invertible(affine: np.ndarray) -> bool:
+    """Whether an affine gives every voxel a place of its own."""
+    return bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine)) >= 1e-9
+
+
+def read_image(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
+    """An image and its voxels, from a file that is whole.
+
+    Raises:
+        ValueError: the header claims more voxels than the file can hold, which would cost the memory for all of them.
+        OSError, EOFError, ...: whatever a damaged file raises, `UNREADABLE` and others; also for a gzip file whose
+            checksum is wrong, which nibabel does not read far enough to see.
+    """
+    image = nib.load(path)
+    zipped = path.name.lower().endswith(".gz")
+    claimed = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
+    if claimed > path.stat().st_size * (LARGEST_RATIO if zipped else 1):
+        raise ValueError(f"the header claims {_text(image.shape)} voxels, the file has {path.stat().st_size} bytes")
+    voxels = np.asanyarray(image.dataobj)
+    if zipped:
+        with gzip.open(path) as file:
+            while file.read(2**22):
+                pass
+    return image, voxels
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Why a file cannot be read, and what to do about it."""
+    zipped = path.is_file() and path.open("rb").read(2) == b"\x1f\x8b"
+    if path.name.lower().endswith(".gz") and path.is_file() and path.stat().st_size and not zipped:
+        return f"it is not gzipped: rename it to {path.name[:-3]}"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{reason}; copy or download it again"
+
+
+def not_3d(shape: Sequence[int]) -> str:
+    """What an image of another shape than [X, Y, Z] is."""
+    what = {2: "one slice without a third axis", 4: "a series"}.get(len(shape), "no volume")
+    return f"{what}, shape {_text(shape)}; {'give it the volume' if len(shape) == 2 else 'split or average it'}"
 
 
 def _largest_shift(affine_a: np.ndarray, affine_b: np.ndarray, shape: Sequence[int]) -> float:
@@ -142,12 +191,17 @@ def _find_leaks(entries: list[tuple[str, dict]], folder: Path) -> list[Finding]:
     return findings
 
 
-def _check_subject(entry: dict, split: str, grid: str | None, folder: Path) -> list[Finding]:
+def _check_subject(
+    entry: dict, split: str, grid: str | None, folder: Path, seen: dict[str, tuple[str, str, str, str]]
+) -> list[Finding]:
+    """`seen` has subject, sequence, split and file of each image's digest, and is added to."""
     found: list[tuple[str, Problem]] = []
     grids: dict[str, Grid] = {}
     for field in FILE_FIELDS:
-        for path in entry.get(field, {}).values():
-            problems, own_grid = _check_file(Path(path), is_image=field != "masks")
+        for name, path in entry.get(field, {}).items():
+            problems, own_grid, digest = _check_file(Path(path), is_image=field != "masks")
+            if field == "images" and digest:
+                problems += _same_image(seen.setdefault(digest, here := (entry["subject"], name, split, path)), here)
             found += [(path, problem) for problem in problems]
             if own_grid:
                 grids[path] = own_grid
@@ -159,6 +213,16 @@ def _check_subject(entry: dict, split: str, grid: str | None, folder: Path) -> l
         Finding(code, severity, entry["subject"], _short(path, folder), reason)
         for path, (code, severity, reason) in found
     ]
+
+
+def _same_image(first: tuple[str, str, str, str], here: tuple[str, str, str, str]) -> list[Problem]:
+    """A sequence that is a copy of another one, or a person under two names; the very file is found as a leak."""
+    (subject, name, split, path), own = first, here
+    if path == own[3]:
+        return []
+    what = f"has the very voxels of {name}" + (f" of '{subject}' in {split}" if subject != own[0] else "")
+    advice = "copy the right file" if subject == own[0] else "is it one person? keep both in one split"
+    return [("SAME_IMAGE", WARNING if subject != own[0] and split == own[2] else ERROR, f"{what}; {advice}")]
 
 
 def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str | None) -> Iterator[tuple[str, Problem]]:
@@ -185,22 +249,23 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
                 yield path, (code, ERROR, f"not on the grid of {name}: {text}; {advice}")
 
 
-def _check_file(path: Path, *, is_image: bool) -> tuple[list[Problem], Grid | None]:
-    """The problems of one file, and its grid if it is a volume; the voxels are freed on return."""
+def _check_file(path: Path, *, is_image: bool) -> tuple[list[Problem], Grid | None, str]:
+    """The problems of one file, its grid if it is a volume, and a digest of its voxels, which are freed on return."""
     if not path.is_file():
-        return [("FILE_MISSING", ERROR, "no such file; correct the list or fetch the file")], None
+        return [("FILE_MISSING", ERROR, "no such file; correct the list or fetch the file")], None, ""
     try:
-        image = nib.load(path)
-        voxels = np.asanyarray(image.dataobj)
+        image, voxels = read_image(path)
         if voxels.dtype.kind not in "biuf":
             reason = f"voxels are {voxels.dtype}, not plain numbers; convert to magnitude"
-            return [("FILE_UNREADABLE", ERROR, reason)], None
-        problems = [*_check_voxels(voxels, is_image), *_check_header(image)]
+            return [("FILE_UNREADABLE", ERROR, reason)], None, ""
+        problems = [*_check_voxels(voxels, is_image)]
+        if not any(code == "NOT_3D" for code, _, _ in problems):
+            problems += _check_header(image)
     except UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return [("FILE_UNREADABLE", ERROR, f"{reason}; copy or download it again")], None
+        return [("FILE_UNREADABLE", ERROR, unreadable(path, error))], None, ""
     usable = not any(code in ("NOT_3D", "NO_AFFINE") for code, _, _ in problems)
-    return problems, (image.shape[:3], image.affine) if usable else None
+    digest = hashlib.sha256(np.ascontiguousarray(voxels, np.float32)).hexdigest()
+    return problems, (image.shape[:3], image.affine) if usable else None, digest
 
 
 def _check_voxels(voxels: np.ndarray, is_image: bool) -> Iterator[Problem]:
@@ -212,11 +277,11 @@ def _check_voxels(voxels: np.ndarray, is_image: bool) -> Iterator[Problem]:
     elif is_image and low < 0:
         yield "NEGATIVE", WARNING, f"{np.count_nonzero(voxels < 0)} voxels below 0, from {low:.4g} up to {high:.4g}"
     if voxels.ndim != 3 and not (voxels.ndim == 4 and voxels.shape[3] == 1):
-        yield "NOT_3D", ERROR, f"shape {_text(voxels.shape)}; split or average it into one volume"
+        yield "NOT_3D", ERROR, not_3d(voxels.shape)
 
 
 def _check_header(image: nib.spatialimages.SpatialImage) -> Iterator[Problem]:
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-9:
+    if not is_invertible(image.affine):
         yield "NO_AFFINE", ERROR, "the affine cannot be inverted, so voxels have no place; convert from DICOM again"
         return
     if not isinstance(image.header, nib.Nifti1Header):

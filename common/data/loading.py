@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform, ResampleToMatch, Transform
+from monai.transforms import MapTransform, ResampleToMatch, Transform
 
 from ..translation import MISSING
 from .acquisition import image_parameters
-from .check import same_grid
+from .check import not_3d, read_image, same_grid, unreadable
 
 
 class LoadSubject(Transform):
@@ -49,7 +51,6 @@ class LoadSubject(Transform):
         self.masks = list(masks)
         self.label = label
         self.settings = dict(zip(self.sequences, settings, strict=True)) if settings else {}
-        self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)
         if grid and grid not in self.sequences:
             raise ValueError(f"grid is '{grid}', which is none of the sequences {', '.join(self.sequences)}.")
         if label not in ("", "images", "reference"):
@@ -100,12 +101,19 @@ class LoadSubject(Transform):
         return image_parameters(data["images"].get(name), listed, self.settings[name], where)
 
     def _load(self, subject: str, file: str) -> MetaTensor:
+        # By nibabel alone: MONAI's reader may take the qform where the header's spacings differ from the sform's.
         try:
-            image = self.load(file)
+            found, voxels = read_image(Path(file))
         except Exception as error:  # a damaged file raises anything, and seldom names itself
-            raise ValueError(f"Subject {subject}: {file} cannot be read ({error}). Copy it again.") from None
-        if image.ndim != 4 or len(image) != 1:
-            raise ValueError(f"Subject {subject}: {file} is not 3D: {tuple(image.shape[1:])} x {len(image)}.")
+            advice = unreadable(Path(file), error)
+            raise ValueError(f"Subject {subject}: {file} cannot be read ({advice}).") from None
+        if voxels.dtype.kind not in "biuf":
+            raise ValueError(f"Subject {subject}: {file} has voxels of {voxels.dtype}. Convert it to magnitude.")
+        voxels = voxels[..., 0] if voxels.ndim == 4 and voxels.shape[3] == 1 else voxels
+        if voxels.ndim != 3:
+            raise ValueError(f"Subject {subject}: {file} is not 3D: {not_3d(voxels.shape)}.")
+        affine = torch.as_tensor(np.array(found.affine), dtype=torch.float64)
+        image = MetaTensor(torch.as_tensor(voxels.astype(np.float32))[None], affine)
         if not torch.isfinite(image).all():
             raise ValueError(f"Subject {subject}: {file} has NaN or infinite voxels. Repair or drop it.")
         return image
@@ -122,7 +130,13 @@ class LoadSubject(Transform):
                 f"Subject {subject}: {name} and {grid_name} lie on different grids: {difference}. Register them first, "
                 f"or if the patient lay still resample all to one of them with --grid {grid_name}."
             )
-        return ResampleToMatch(mode=mode, padding_mode="zeros")(image, img_dst=like)
+        matched = ResampleToMatch(mode=mode, padding_mode="zeros")(image, img_dst=like)
+        if mode == "bilinear" and image.any() and not matched.any():
+            raise ValueError(
+                f"Subject {subject}: {name} ({file}) has nothing in the grid of {grid_name}: {difference}. Are they of "
+                "one session? Register them first."
+            )
+        return matched
 
     def _stack(self, images: Mapping[str, MetaTensor], like: MetaTensor) -> MetaTensor:
         empty = torch.zeros_like(like.as_tensor())

@@ -224,12 +224,40 @@ def test_errors_say_what_to_do(server: Server, tmp_path: Path):
     assert "NOT Found" in server.refused(f"/model/{NAMES[0]}", method="DELETE"), "the bundle's own weights stay"
 
 
-def test_pages_of_other_origins_may_not_read(server: Server):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/info/", headers={"Origin": "http://other.example"}
-    )
+def test_no_upload_and_no_removal_reaches_a_scan(server: Server, tmp_path: Path):
+    """By whatever name the link to it is meant: with its ending in the name, in the file's, or in capitals."""
+    scan = Path(entry(server, "phantom_000")["images"]["T1"])
+    before = scan.read_bytes()
+    other = tmp_path / "x.gz"
+    other.write_bytes(b"other")
+    for name in ("phantom_000_T1.nii", "phantom_000_T1.nii.gz", "phantom_000_T1.NII"):
+        assert "only read" in server.refused(f"/datastore/image?image={name}", method="PUT", file=other)
+        assert "only read" in server.refused(f"/datastore/image?id={name}", method="DELETE")
+    for name in ("%00", "a%00b", "a" * 300):
+        assert "no name of an image" in server.refused(f"/datastore/image?image={name}", method="PUT", file=other)
+    assert scan.read_bytes() == before and scan.is_file()
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [("Origin", "http://other.example", 403), ("Origin", "null", 403), ("Host", "other.example:8000", 400)],
+)
+def test_other_sites_pages_and_other_names_are_refused(server: Server, header: str, value: str, status: int):
+    """Nor may a page start a training by an empty POST."""
+    for method, path in (("GET", "/info/"), ("POST", f"/train/{NAMES[0]}")):
+        address = f"http://127.0.0.1:{server.port}{path}"
+        request = urllib.request.Request(address, headers={header: value}, method=method)
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(request, timeout=60)
+        assert error.value.code == status
+        assert not any(name.lower().startswith("access-control") for name in error.value.headers)
+
+
+def test_its_own_pages_are_answered(server: Server):
+    origin = {"Origin": f"http://127.0.0.1:{server.port}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}/info/", headers=origin)
     with urllib.request.urlopen(request, timeout=60) as answer:
-        assert not any(name.lower().startswith("access-control") for name in answer.headers)
+        assert answer.status == 200
 
 
 def test_without_weights(server: Server, bundles_dir: Path):

@@ -1,6 +1,8 @@
 import gzip
 import json
 import os
+import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -11,14 +13,17 @@ import pytest
 from common.data.__main__ import main
 from common.data.check import GRID_TOLERANCE_MM, check_subjects, same_grid
 from common.data.layouts import make_list
+from common.data.loading import LoadSubject
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(1, 100, (4, 5, 6)).astype(np.float32)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
 
-def save(path, voxels=VOXELS, affine=AFFINE, sform=1, qform=1, qform_affine=None):
+def save(path, voxels=None, affine=AFFINE, sform=1, qform=1, qform_affine=None):
+    """Each name has voxels of its own, where none are given."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = VOXELS * np.float32(1 + sum(path.name.encode()) % 97 / 97) if voxels is None else voxels
     image = nib.Nifti1Image(voxels, affine)
     image.set_sform(affine, sform)
     image.set_qform(affine if qform_affine is None else qform_affine, qform)
@@ -222,3 +227,50 @@ def test_real_data(tmp_path):
     assert of(findings, "ms_tcga-du-7294-native-bet", "error") == {"SHAPE_DIFFERS", "SPACING_DIFFERS", "AXES_DIFFER"}
     assert of(with_grid, "ms_tcga-du-7294-native-bet", "error") == set()
     assert of(with_grid, "ms_tcga-du-7294-native-bet", "warning") == {"HEADER_ALIGNED_ONLY"}
+
+
+def test_the_same_image_twice(tmp_path: Path):
+    """A sequence that is a copy of another one, and a person who is linked into the test."""
+    for name, seed in (("P0/T1", 0), ("P0/T2", 1), ("P1/T2", 2)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        voxels = np.random.default_rng(seed).uniform(1, 9, (6, 6, 6)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1])), tmp_path / f"{name}.nii.gz")
+    shutil.copyfile(tmp_path / "P0/T1.nii.gz", tmp_path / "P0/T1Gd.nii.gz")
+    (tmp_path / "P1/T1.nii.gz").symlink_to("../P0/T1.nii.gz")
+    files = {"P0": ("T1", "T1Gd", "T2"), "P1": ("T1", "T2")}
+    entries = {
+        subject: {"subject": subject, "images": {name: f"{subject}/{name}.nii.gz" for name in names}}
+        for subject, names in files.items()
+    }
+    content = {"sequences": ["T1", "T1Gd", "T2"], "training": [entries["P0"]], "test": [entries["P1"]]}
+    (tmp_path / "subjects.json").write_text(json.dumps(content))
+    found = [finding for finding in check_subjects(tmp_path) if finding.code == "SAME_IMAGE"]
+    assert [(each.file, each.severity) for each in found] == [("P0/T1Gd.nii.gz", "error"), ("P1/T1.nii.gz", "error")]
+    assert "the very voxels of T1; copy" in found[0].reason and "of T1 of 'P0' in training" in found[1].reason
+
+
+def claim(path, header_field, value):
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    offset, kind = {"dim": (42, "<3h"), "vox_offset": (108, "<f")}[header_field]
+    struct.pack_into(kind, raw, offset, *value)
+    path.write_bytes(gzip.compress(bytes(raw)))
+
+
+@pytest.mark.parametrize(("field", "value"), [("dim", (30000, 30000, 30000)), ("vox_offset", (float("inf"),))])
+def test_a_header_that_claims_too_much_is_a_finding(pair, field, value):
+    save(pair / "T2.nii.gz")
+    claim(pair / "T2.nii.gz", field, value)
+    assert codes(check_subjects(pair)) == [("FILE_UNREADABLE", "error", "T2.nii.gz")]
+    with pytest.raises(ValueError, match=r"Subject A: \S*T2.nii.gz cannot be read"):
+        LoadSubject(["T1", "T2"])({"subject": "A", "images": {n: str(pair / f"{n}.nii.gz") for n in ("T1", "T2")}})
+
+
+def test_a_gzip_file_with_a_wrong_checksum_is_never_loaded(pair):
+    save(pair / "T2.nii.gz", RNG.uniform(1, 9, (40, 40, 40)).astype(np.float32))
+    damaged = bytearray((pair / "T2.nii.gz").read_bytes())
+    damaged[-8] ^= 255
+    (pair / "T2.nii.gz").write_bytes(damaged)
+    finding = check_subjects(pair)[0]
+    assert finding.code == "FILE_UNREADABLE" and "CRC" in finding.reason
+    with pytest.raises(ValueError, match="CRC"):
+        LoadSubject(["T2"])({"subject": "A", "images": {"T2": str(pair / "T2.nii.gz")}})

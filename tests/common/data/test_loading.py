@@ -151,7 +151,7 @@ def _spoil(array: np.ndarray, value: float) -> np.ndarray:
     [
         (_spoil(np.ones(SHAPE), np.nan), "NaN or infinite"),
         (_spoil(np.ones(SHAPE), -np.inf), "NaN or infinite"),
-        (np.ones((*SHAPE, 2)), r"not 3D.*\(8, 9, 7\) x 2"),
+        (np.ones((*SHAPE, 2)), r"not 3D.*\(8, 9, 7, 2\)"),
         (np.ones(SHAPE[:2]), "not 3D"),
     ],
     ids=["nan", "inf", "4D", "2D"],
@@ -186,3 +186,16 @@ def test_parameters_of_each_image(subject: dict[str, Any], tmp_path: Path):
     listed["parameters"]["T1"]["TR"] = 0.6
     with pytest.raises(ValueError, match=r"sequence T1: TR is 0.6 ms.*looks like seconds"):
         LoadSubject(["T1", "T2", "FLAIR"], settings=settings)(listed)
+
+
+def test_the_affine_is_nibabel_s_whatever_the_spacings_say(tmp_path: Path):
+    """A qform that is not set, beside an sform whose spacings differ from the header's by a rounding."""
+    affine = nib.orientations.inv_ornt_aff([[1, -1], [2, -1], [0, 1]], (6, 7, 8)) @ np.diag([8, 8, 8, 1.0])
+    image = nib.Nifti1Image(np.arange(6 * 7 * 8, dtype=np.float32).reshape(6, 7, 8), affine)
+    image.set_sform(affine, 1)
+    image.header["qform_code"] = 0
+    image.header["pixdim"][1:4] = [8.001, 8, 8]
+    nib.save(image, tmp_path / "T1.nii.gz")
+    loaded = LoadSubject(["T1"])({"subject": "A", "images": {"T1": str(tmp_path / "T1.nii.gz")}})["image"]
+    np.testing.assert_array_equal(loaded.affine.numpy(), nib.load(tmp_path / "T1.nii.gz").affine)
+    np.testing.assert_array_equal(loaded[0].numpy(), image.get_fdata())
