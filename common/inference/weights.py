@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ class Weights(Description):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.path = path
+
+    def __call__(self, name: str, own: Any) -> Any:
+        if self.found and name not in self.found and name not in self.network:  # of an older version, or by hand
+            what = f"{description_file(self.path)} does not say {name}: {own!r} is taken."
+            warnings.warn(f"{what} Pass --{name} if it was another.", stacklevel=2)
+        return super().__call__(name, own)
 
     def load(self, network: nn.Module, device: torch.device, settings: Mapping[str, Any]) -> nn.Module:
         """See `load_weights`."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from common.inference.weights import load_weights, sha256
+from common.inference.weights import Weights, load_weights, sha256
 
 
 def test_loaded_weights_are_the_file_s(tmp_path: Path):
@@ -52,6 +54,18 @@ def test_a_training_s_last_state_is_not_taken_for_weights(tmp_path: Path):
     torch.save({"model": network.state_dict(), "progress": {"epoch": 1}}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match=r"last.pt"):
         load_weights(network, str(tmp_path / "last.pt"))
+
+
+def test_what_a_description_does_not_say_is_never_guessed_silently(tmp_path: Path):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "model.pt")
+    with warnings.catch_warnings(action="error"):  # without any description the configuration's own values hold
+        assert Weights(tmp_path / "model.pt")("roi_size", [64, 64, 1]) == [64, 64, 1]
+    (tmp_path / "model.json").write_text(json.dumps({"normalisation": "p99", "network": {"features": 32}}))
+    described = Weights(tmp_path / "model.pt")
+    with warnings.catch_warnings(action="error"):
+        assert (described("normalisation", "minmax"), described("features", 64)) == ("p99", 32)
+    with pytest.warns(UserWarning, match=r"model.json does not say roi_size: \[64, 64, 1\] is taken. Pass --roi_size"):
+        assert described("roi_size", [64, 64, 1]) == [64, 64, 1]
 
 
 def test_sha256(tmp_path: Path):
