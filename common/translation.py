@@ -107,19 +107,24 @@ class TranslationNetwork(nn.Module):
         """Representation and target code [B, C], or [1, C] for all alike, to images [B, c, *spatial] in [0, 1]."""
         raise TypeError(f"{type(self).__name__} does not say how it decodes.")
 
-    def fuse(self, representations: Sequence[NamedTuple], available: Tensor) -> list[tuple[NamedTuple, Tensor]]:
-        """What to decode, each with its weight [B], when several sources [B, S] are at hand.
+    def fuse(self, representations: Sequence[NamedTuple], tissue: Tensor) -> list[tuple[NamedTuple, Tensor]]:
+        """What to decode, each with its weight [B, X, Y, Z], when several sources are at hand.
 
         The default decodes every source and averages the images. A method with a common space overrides this.
-        """
-        return list(zip(representations, available.unbind(1), strict=True))
 
-    def variants(self, representations: Sequence[NamedTuple], available: Tensor) -> list[tuple[NamedTuple, Tensor]]:
+        Args:
+            representations: of the S' sources.
+            tissue: [B, S', X, Y, Z], 1 where a source counts: what is made of its air, or of what it does not cover,
+                is nothing.
+        """
+        return list(zip(representations, tissue.unbind(1), strict=True))
+
+    def variants(self, representations: Sequence[NamedTuple], tissue: Tensor) -> list[tuple[NamedTuple, Tensor]]:
         """As `fuse`, where it is also asked how far an image may vary: the spread of these images is its uncertainty.
 
         A method with a distribution overrides this with draws from it. Fewer than two: no spread.
         """
-        return self.fuse(representations, available)
+        return self.fuse(representations, tissue)
 
     def forward(
         self,
@@ -149,6 +154,8 @@ class TranslationNetwork(nn.Module):
     ) -> Tensor:
         """The mean over the available sources of what each makes of a target; the target itself only if alone.
 
+        It is taken voxel by voxel, over the sources that have tissue there: one may cover less than another.
+
         Args:
             image: [B, S, X, Y, Z].
             sources: sequences to start from, where the caller knows which are available. Default: all that are,
@@ -157,8 +164,8 @@ class TranslationNetwork(nn.Module):
             uncertainty: make its standard deviation too; needs `sources`.
 
         Returns:
-            [B, S, X, Y, Z] in [0, 1], 0 where every available source is. With `uncertainty` [B, 2 S, X, Y, Z]: then
-            come the unbiased standard deviations over the `variants`, nan for a target with fewer than two.
+            [B, S, X, Y, Z] in [0, 1], 0 where every such source is. With `uncertainty` [B, 2 S, X, Y, Z]: then come the
+            unbiased standard deviations over the `variants`, 0 at voxels and nan for targets with fewer than two.
         """
         self._check_size(image)
         if uncertainty and sources is None:
@@ -171,21 +178,21 @@ class TranslationNetwork(nn.Module):
         representations = [
             self.encode(self.to_input(present[:, k]), self.codes[i : i + 1]) for k, i in enumerate(sources)
         ]
-        alone = (available.sum(1) < 1.5).to(image.dtype)
-        foreground = (present.amax(1) > 0).to(image.dtype)
-        completed = [torch.zeros_like(foreground)] * (2 * self.sequences if uncertainty else self.sequences)
+        tissue = (present > 0).to(image.dtype)
+        alone = (available.sum(1) < 1.5).to(image.dtype)[:, None, None, None]
+        completed = [torch.zeros_like(present[:, 0])] * (2 * self.sequences if uncertainty else self.sequences)
         for j in range(self.sequences) if targets is None else targets:
             others = [k for k, i in enumerate(sources) if not known or i != j] or [0]
-            weight = torch.stack([available[:, k] * (alone if sources[k] == j else 1) for k in others], 1)
-            made = self._decode_fused([representations[k] for k in others], weight, self.codes[j : j + 1], uncertainty)
+            counts = torch.stack([tissue[:, k] * alone if sources[k] == j else tissue[:, k] for k in others], 1)
+            made = self._decode_fused([representations[k] for k in others], counts, self.codes[j : j + 1], uncertainty)
             for slot, volume in zip((j, self.sequences + j), made, strict=False):
-                completed[slot] = volume * foreground
+                completed[slot] = volume
         return torch.stack(completed, 1)
 
     def _decode_fused(
         self,
         representations: list[NamedTuple],
-        weight: Tensor,
+        tissue: Tensor,
         target: Tensor,
         uncertainty: bool = False,
         known: Mapping[int, Tensor] | None = None,
@@ -194,22 +201,21 @@ class TranslationNetwork(nn.Module):
 
         `known` has, by their ids, what representations were decoded to already.
         """
-        fused = (self.variants if uncertainty else self.fuse)(representations, weight)
-        volumes = []
-        total: Tensor | int = 0
-        normaliser: Tensor | int = 0
-        for representation, share in fused:
+        shares, volumes = [], []
+        for representation, share in (self.variants if uncertainty else self.fuse)(representations, tissue):
             made = None if known is None else known.get(id(representation))
             if made is None:
-                made = self.from_output(self.decode(representation, target), weight.shape[0])
+                made = self.from_output(self.decode(representation, target), tissue.shape[0])
             volumes.append(made)
-            share = share[:, None, None, None]
-            total = total + share * volumes[-1]
-            normaliser = normaliser + share
-        mean = total / torch.clamp(normaliser, min=1e-6)
+            shares.append(share)
+        count = sum(shares)
+        mean = sum(share * each for share, each in zip(shares, volumes, strict=True)) / torch.clamp(count, min=1)
         if not uncertainty:
             return [mean]
-        return [mean, torch.stack(volumes).std(0) if len(volumes) > 1 else torch.full_like(mean, torch.nan)]
+        if len(volumes) < 2:
+            return [mean, torch.full_like(mean, torch.nan)]
+        squared = sum(share * (each - mean).square() for share, each in zip(shares, volumes, strict=True))
+        return [mean, (squared / torch.clamp(count - 1, min=1)).sqrt()]
 
     def translate(self, image: Tensor, sources: Sequence[int], targets: Sequence[int], fused: bool = False) -> Tensor:
         """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z].
@@ -218,17 +224,18 @@ class TranslationNetwork(nn.Module):
         """
         self._check_size(image)
         representations = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]) for i in sources]
-        foreground = image[:, list(sources)] > 0
+        tissue = (image[:, list(sources)] > 0).to(image.dtype)
         rows: list[list[Tensor]] = [[] for _ in range(len(sources) + fused)]
         for j in targets:
             code = self.codes[j : j + 1]
             known = {id(each): self.from_output(self.decode(each, code), image.shape[0]) for each in representations}
             for k, each in enumerate(representations):
-                rows[k].append(known[id(each)] * foreground[:, k])
+                rows[k].append(known[id(each)] * tissue[:, k])
             if fused:
-                others = [each for i, each in zip(sources, representations, strict=True) if i != j] or representations
-                weight = image.new_ones(image.shape[0], len(others))
-                rows[-1].append(self._decode_fused(others, weight, code, known=known)[0] * foreground.any(1))
+                others = [k for k, i in enumerate(sources) if i != j] or [0]
+                rows[-1].append(
+                    self._decode_fused([representations[k] for k in others], tissue[:, others], code, known=known)[0]
+                )
         return torch.stack([volume for row in rows for volume in row], 1)
 
     def to_input(self, volume: Tensor) -> Tensor:

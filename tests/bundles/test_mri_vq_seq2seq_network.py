@@ -106,12 +106,32 @@ def test_eq_4_by_hand():
     torch.testing.assert_close(variance[:, :, 0, 0], torch.tensor([[13.0, 3.0], [2, 0], [0, 0], [0, 0]]))
 
 
-def test_eq_4_of_slices():
-    """Two subjects of three slices: each slice has its subject's sequences."""
-    latents, available = torch.randn(6, 2, 3, 4, 4), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+def test_eq_4_where_each_source_has_tissue():
+    latents = torch.randn(2, 2, 3, 4, 4)
+    available = torch.ones(2, 2, 4, 4)
+    available[0, 1, :, 2:] = 0
     mean, variance = common_latent(latents, available)
-    torch.testing.assert_close(mean, torch.cat([latents[:3].mean(1), latents[3:, 1]]))
-    torch.testing.assert_close(variance, torch.cat([latents[:3].var(1), torch.zeros(3, 3, 4, 4)]))
+    torch.testing.assert_close(mean[0, :, :, 2:], latents[0, 0, :, :, 2:])
+    torch.testing.assert_close(mean[1], latents[1].mean(0))
+    assert not variance[0, :, :, 2:].any()
+    torch.testing.assert_close(variance[0, :, :, :2], latents[0, :, :, :, :2].var(0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_slices_that_a_source_does_not_cover_are_made_as_without_it(uncertainty: bool):
+    network = tiny(slices=3)
+    image = torch.rand(1, 3, 16, 16, 6).clamp(min=0.01)
+    image[:, 2:] = -1
+    image[:, :, :3] = image[:, :, :3].clamp(max=0)  # air beside it
+    image[:, 1, ..., 3:] = 0
+    both, first = network.complete(image, [0, 1], [2], uncertainty), network.complete(image, [0], [2])
+    torch.testing.assert_close(both[:, 2, ..., 3:], first[:, 2, ..., 3:])
+    assert not torch.allclose(both[:, 2, ..., :3], first[:, 2, ..., :3])
+    if uncertainty:
+        assert both[:, 5, ..., 3:].max() < 1e-6 and (both[:, 5, :, :, :3] > 0).any()
+    latent = network.encode_subject(image, [0, 1])
+    torch.testing.assert_close(latent[..., 3:], network.encode_subject(image, [0])[..., 3:])
 
 
 @pytest.mark.parametrize(("spread", "width"), [("variance", 4.0), ("deviation", 2.0)])

@@ -84,9 +84,25 @@ def test_a_window_of_background_is_available():
     image = subjects([[1, 1, 0]])
     image[:, 1] = 0
     assert is_available(image).tolist() == [[True, True, False]]
-    # Two sources stand behind T3, one of them black here: their mean is half of the other.
-    expected = torch.where(image[:, 0] > 0, OF_TARGET[2] * image[:, 0] / 2 + BIAS, 0)
-    torch.testing.assert_close(Scaler()(image)[:, 2], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"slices": 3}, {"spatial_dims": 3}])
+def test_the_mean_is_over_the_sources_with_tissue_there(options: dict):
+    network, image = Scaler(**options), subjects([[1, 1, 0]])
+    image[:, 1, ..., 3:] = 0  # a slab that covers three of five slices
+    alone = torch.where(torch.tensor([True, False, False]).view(1, 3, 1, 1, 1), image, -1.0)
+    made = network.complete(image, sources=[0, 1], targets=[2])
+    torch.testing.assert_close(made[..., 3:], network.complete(alone, sources=[0], targets=[2])[..., 3:])
+    both = 0.3 * (image[:, 0] + 0.5 * image[:, 1]) / 2 + BIAS
+    torch.testing.assert_close(made[:, 2, 1:, :, :3], both[:, 1:, :, :3])
+    torch.testing.assert_close(network(image)[:, 2], made[:, 2])
+    torch.testing.assert_close(network.translate(image, [0, 1], [2], fused=True)[:, -1], made[:, 2])
+    pred, spread = network.complete(image, [0, 1], [2], uncertainty=True).split(3, 1)
+    torch.testing.assert_close(pred, made)
+    assert not spread[:, 2, ..., 3:].any(), "one way to make it has no spread"
+    values = 0.3 * torch.stack([image[:, 0], 0.5 * image[:, 1]])
+    torch.testing.assert_close(spread[:, 2, 1:, :, :3], values.std(0)[:, 1:, :, :3])
 
 
 @pytest.mark.parametrize(
@@ -145,7 +161,7 @@ def test_a_method_may_draw_its_variants():
     pred, spread = Drawing().complete(image, [0], [1], uncertainty=True).split(3, 1)
     each = [share * OF_SOURCE[0] * OF_TARGET[1] * image[:, 0] + BIAS for share in (0.5, 1.0, 2.5)]
     torch.testing.assert_close(pred[:, 1], torch.stack(each).mean(0) * (image[:, 0] > 0))
-    torch.testing.assert_close(spread[:, 1], torch.stack(each).std(0))
+    torch.testing.assert_close(spread[:, 1], torch.stack(each).std(0) * (image[:, 0] > 0))
 
 
 def test_uncertainty_needs_known_sources():

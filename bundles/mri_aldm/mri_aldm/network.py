@@ -175,10 +175,10 @@ class ALDM(TranslationNetwork):
         return self.process.sample(predict, like, seed) * deviation + mean
 
     def variants(
-        self, representations: Sequence[Representation], available: Tensor
+        self, representations: Sequence[Representation], tissue: Tensor
     ) -> list[tuple[Representation, Tensor]]:
         """All draws of all sources."""
-        fused = self.fuse(representations, available)
+        fused = self.fuse(representations, tissue)
         if self.denoiser is None:
             return fused
         return [

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .common.blocks.conditional import freeze_target
@@ -35,18 +36,18 @@ def common_latent(latents: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
     """Eq. 4: mean and unbiased variance over the sequences that are available, per position and channel.
 
     Args:
-        latents: [B * n, S, D, *s], n slices of each of B subjects.
-        available: [B, S], 1 or 0. With one sequence the variance is 0, with none the mean too.
+        latents: [N, S, D, *s].
+        available: [N, S], or at each position [N, S, *s], 1 or 0. With one sequence the variance is 0, with none the
+            mean too.
 
     Returns:
-        Two tensors [B * n, D, *s].
+        Two tensors [N, D, *s].
     """
-    latents = latents.unflatten(0, (available.shape[0], -1))
-    weight = available[(slice(None), None, slice(None)) + (None,) * (latents.ndim - 3)]
-    count = weight.sum(2)
-    mean = (weight * latents).sum(2) / count.clamp(min=1)
-    variance = (weight * (latents - mean[:, :, None]).square()).sum(2) / (count - 1).clamp(min=1)
-    return mean.flatten(0, 1), variance.flatten(0, 1)
+    weight = available.view(*available.shape, *[1] * (latents.ndim - 1 - available.ndim)).unsqueeze(2)
+    count = weight.sum(1)
+    mean = (weight * latents).sum(1) / count.clamp(min=1)
+    variance = (weight * (latents - mean[:, None]).square()).sum(1) / (count - 1).clamp(min=1)
+    return mean, variance
 
 
 class VQSeq2Seq(TranslationNetwork):
@@ -132,10 +133,22 @@ class VQSeq2Seq(TranslationNetwork):
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
         return (self.decoder(representation.features, self.code_layer(target)) + 1) / 2
 
-    def fuse(self, representations: Sequence[Representation], available: Tensor) -> list[tuple[Representation, Tensor]]:
-        """Eq. 4: the mean latent of the available sources, which is that source's own where there is one."""
-        mean, _ = common_latent(torch.stack([r.latent for r in representations], 1), available)
-        return [(self._of_latent(mean, representations[0]), available.amax(1))]
+    def fuse(self, representations: Sequence[Representation], tissue: Tensor) -> list[tuple[Representation, Tensor]]:
+        """Eq. 4: the mean latent of the sources with tissue there, which is that source's own where there is one."""
+        mean, _ = common_latent(torch.stack([r.latent for r in representations], 1), self._at_latents(tissue))
+        return [(self._of_latent(mean, representations[0]), tissue.amax(1))]
+
+    def _at_latents(self, tissue: Tensor) -> Tensor:
+        """Of [B, S, X, Y, Z], which of a slice's sources have tissue at a latent's position [N, S, *s].
+
+        Where none has, all that have any in the slice: the mean of their air, which the decoder sees, too.
+        """
+        pool = F.max_pool2d if self.spatial_dims == 2 else F.max_pool3d
+        middle = self.slices // 2
+        slices = [self.to_input(each)[:, middle : middle + 1] for each in tissue.unbind(1)]
+        here = torch.cat([pool(each, self.downsampling) for each in slices], 1)
+        anywhere = here.flatten(2).amax(2)[(...,) + (None,) * self.spatial_dims]
+        return torch.where(here.amax(1, keepdim=True) > 0, here, anywhere)
 
     def sample(self, mean: Tensor, variance: Tensor, noise: Tensor | None = None) -> Tensor:
         """Eq. 5: z_s, through which gradients flow to mean and variance."""
@@ -144,17 +157,17 @@ class VQSeq2Seq(TranslationNetwork):
         return mean + (torch.randn_like(mean) if noise is None else noise) * spread
 
     def variants(
-        self, representations: Sequence[Representation], available: Tensor
+        self, representations: Sequence[Representation], tissue: Tensor
     ) -> list[tuple[Representation, Tensor]]:
         """Samples of Eq. 5; a single source, whose variance is 0, is taken as it is."""
         if len(representations) < 2:
-            return self.fuse(representations, available)
-        mean, variance = common_latent(torch.stack([r.latent for r in representations], 1), available)
+            return self.fuse(representations, tissue)
+        mean, variance = common_latent(torch.stack([r.latent for r in representations], 1), self._at_latents(tissue))
         # All slices get the same noise: no flicker between them, and an image does not depend on how it is cut.
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(self.samples, 1, *mean.shape[1:], generator=generator).to(mean)
         drawn = [self._of_latent(self.sample(mean, variance, each), representations[0]) for each in noise]
-        return [(each, available.amax(1)) for each in drawn]
+        return [(each, tissue.amax(1)) for each in drawn]
 
     def forward(
         self,
@@ -188,7 +201,8 @@ class VQSeq2Seq(TranslationNetwork):
         """The mean latent of a subject's sequences: [B, S, X, Y, Z] to [B, D, x, y, z], coarser by `downsampling`."""
         self._check_size(image)
         latents = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]).latent for i in sources]
-        mean = torch.stack(latents).mean(0)
+        tissue = (image[:, list(sources)] > 0).to(image.dtype)
+        mean, _ = common_latent(torch.stack(latents, 1), self._at_latents(tissue))
         return mean if self.spatial_dims == 3 else mean.unflatten(0, (image.shape[0], -1)).movedim(1, self.slice_axis)
 
     def _of_latent(self, latent: Tensor, like: Representation) -> Representation:
