@@ -16,15 +16,18 @@ from .check import check_subjects
 from .layouts import make_list
 
 
-def check(list_path: str, output: str | None = None, grid: str | None = None) -> None:
+def check(
+    list_path: str, output: str | None = None, grid: str | None = None, trust_headers: bool | None = None
+) -> None:
     """Reads every file of a subject list and reports what is wrong; the exit status is 1 if there is an error.
 
     Args:
         list_path: the JSON file, or the folder that holds subjects.json.
         output: a JSON file for the findings.
         grid: the sequence, such as T1, onto whose grid the loading will resample the others.
+        trust_headers: what is doubtful about where headers place voxels is a warning; by default as the list says.
     """
-    findings = check_subjects(str(list_path), output=output, grid=grid)
+    findings = check_subjects(str(list_path), output=output, grid=grid, trust_headers=trust_headers)
     if any(finding.severity == "error" for finding in findings):
         sys.exit(1)
 

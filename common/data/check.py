@@ -1,9 +1,10 @@
 """Checks a subject list before a training wastes a night on it: every file is read, every doubt becomes a finding.
 
-Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, NO_AFFINE, SFORM_QFORM_DISAGREE,
-SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE.
-Warnings: NEGATIVE, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; and SFORM_QFORM_DISAGREE if the two carry different codes,
-as they may then mean two spaces (scanner and template) on purpose.
+Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, BACKGROUND, BELOW_ZERO, NO_AFFINE,
+SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE.
+Warnings: NEGATIVE, PARTIAL_COVERAGE, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; and SFORM_QFORM_DISAGREE if the two carry
+different codes, as they may then mean two spaces (scanner and template) on purpose.
+What is an error of a file here is refused by loading, too (`image_problems`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -32,6 +33,9 @@ from .subjects import FILE_FIELDS, SPLITS, list_file, read_subjects
 GRID_TOLERANCE_MM = 0.1
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
 LARGEST_RATIO = 1100  # no gzip file holds more bytes for each of its own
+# Of the voxels that are not 0: interpolation and bias correction leave up to 3 % clearly below it, a z-score half.
+MOST_BELOW_ZERO = 0.1
+MOST_UNCOVERED = 0.05  # of what the other sequences show; brain masks that differ by a voxel stay below
 
 ERROR, WARNING = "error", "warning"
 Grid = tuple[tuple[int, ...], np.ndarray]  # shape, affine to mm
@@ -51,7 +55,11 @@ class Finding:
 
 
 def check_subjects(
-    list_path: str | os.PathLike, *, output: str | os.PathLike | None = None, grid: str | None = None
+    list_path: str | os.PathLike,
+    *,
+    output: str | os.PathLike | None = None,
+    grid: str | None = None,
+    trust_headers: bool | None = None,
 ) -> list[Finding]:
     """Reads every file of a subject list once, prints a table of findings and returns them.
 
@@ -60,6 +68,8 @@ def check_subjects(
         output: a JSON file for the findings.
         grid: the sequence, such as T1, onto whose grid the loading will resample the others. Grids that differ within a
             subject are then a warning, not an error.
+        trust_headers: what is doubtful about where a header places its voxels is a warning, not an error; None is as
+            the list says, by which loading goes (`list --trust_headers`).
 
     Raises:
         FileNotFoundError: there is no such list.
@@ -69,12 +79,13 @@ def check_subjects(
     subjects = read_subjects(file, unique=False)
     if grid and grid not in subjects["sequences"]:
         raise ValueError(f"No sequence {grid!r} to resample to: {file} has {', '.join(subjects['sequences'])}")
+    trust_headers = subjects.get("trust_headers", False) if trust_headers is None else trust_headers
     entries = [(split, entry) for split in SPLITS for entry in subjects[split]]
     findings = _find_leaks(entries, file.parent)
     # disable=None: no bar where the output goes to a file.
     seen: dict[str, tuple[str, str, str, str]] = {}
     for split, entry in tqdm(entries, desc="checking", unit="subject", disable=None):
-        findings += _check_subject(entry, split, grid, file.parent, seen)
+        findings += _check_subject(entry, split, grid, file.parent, seen, trust_headers)
     errors = sum(finding.severity == ERROR for finding in findings)
     summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
     print(_table(findings) + "{errors} errors, {warnings} warnings in {subjects} subjects".format(**summary))
@@ -192,27 +203,57 @@ def _find_leaks(entries: list[tuple[str, dict]], folder: Path) -> list[Finding]:
 
 
 def _check_subject(
-    entry: dict, split: str, grid: str | None, folder: Path, seen: dict[str, tuple[str, str, str, str]]
+    entry: dict,
+    split: str,
+    grid: str | None,
+    folder: Path,
+    seen: dict[str, tuple[str, str, str, str]],
+    trust_headers: bool,
 ) -> list[Finding]:
     """`seen` has subject, sequence, split and file of each image's digest, and is added to."""
     found: list[tuple[str, Problem]] = []
     grids: dict[str, Grid] = {}
+    volumes: dict[str, np.ndarray] = {}
+    images = entry["images"]
     for field in FILE_FIELDS:
         for name, path in entry.get(field, {}).items():
-            problems, own_grid, digest = _check_file(Path(path), is_image=field != "masks")
-            if field == "images" and digest:
+            problems, voxels, affine = _check_file(Path(path), field != "masks", trust_headers)
+            if voxels is not None and field == "images":
+                digest = hashlib.sha256(np.ascontiguousarray(voxels, np.float32)).hexdigest()
                 problems += _same_image(seen.setdefault(digest, here := (entry["subject"], name, split, path)), here)
             found += [(path, problem) for problem in problems]
-            if own_grid:
-                grids[path] = own_grid
-    images = entry["images"]
+            if affine is not None:
+                grids[path] = voxels.shape[:3], affine
+                if field == "images" and not any(severity == ERROR for _, severity, _ in problems):
+                    volumes[name] = voxels
     if split == "training" and len(images) == 1:
         found.append(("", ("ONE_SEQUENCE_ONLY", WARNING, f"only {next(iter(images))}: no pair to learn from")))
     found += _compare_grids(grids, {name: path for name, path in images.items() if path in grids}, grid)
+    if len({volume.shape for volume in volumes.values()}) == 1:
+        found += [(images[name], ("PARTIAL_COVERAGE", WARNING, text)) for name, text in uncovered(volumes).items()]
     return [
         Finding(code, severity, entry["subject"], _short(path, folder), reason)
         for path, (code, severity, reason) in found
     ]
+
+
+def uncovered(images: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Of a subject's images on one grid, [X, Y, Z] each, those without data where others show tissue, and how much.
+
+    Tissue here is what is brighter than 5 % of its image's 99th percentile: noise in the air of one is not taken for
+    what another lacks.
+    """
+    shown = np.zeros(next(iter(images.values())).shape, bool)
+    for image in images.values():
+        if (bright := image[image > 0]).size:
+            shown |= image > 0.05 * np.percentile(bright, 99)
+    shares = {name: np.count_nonzero(shown & (image <= 0)) / max(shown.sum(), 1) for name, image in images.items()}
+    advice = "nothing is made from it there, and as a target of training it is air"
+    return {
+        name: f"{name} has no data in {share:.0%} of the tissue that the subject's sequences show; {advice}"
+        for name, share in shares.items()
+        if share > MOST_UNCOVERED
+    }
 
 
 def _same_image(first: tuple[str, str, str, str], here: tuple[str, str, str, str]) -> list[Problem]:
@@ -249,35 +290,68 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
                 yield path, (code, ERROR, f"not on the grid of {name}: {text}; {advice}")
 
 
-def _check_file(path: Path, *, is_image: bool) -> tuple[list[Problem], Grid | None, str]:
-    """The problems of one file, its grid if it is a volume, and a digest of its voxels, which are freed on return."""
+def _check_file(
+    path: Path, is_image: bool, trust_headers: bool
+) -> tuple[list[Problem], np.ndarray | None, np.ndarray | None]:
+    """The problems of one file, its voxels if they can be read, and its affine if it is a volume."""
     if not path.is_file():
-        return [("FILE_MISSING", ERROR, "no such file; correct the list or fetch the file")], None, ""
+        return [("FILE_MISSING", ERROR, "no such file; correct the list or fetch the file")], None, None
     try:
         image, voxels = read_image(path)
-        if voxels.dtype.kind not in "biuf":
-            reason = f"voxels are {voxels.dtype}, not plain numbers; convert to magnitude"
-            return [("FILE_UNREADABLE", ERROR, reason)], None, ""
-        problems = [*_check_voxels(voxels, is_image)]
-        if not any(code == "NOT_3D" for code, _, _ in problems):
-            problems += _check_header(image)
+        problems = [*image_problems(image, voxels, is_image=is_image, trust_headers=trust_headers)]
     except UNREADABLE as error:
-        return [("FILE_UNREADABLE", ERROR, unreadable(path, error))], None, ""
-    usable = not any(code in ("NOT_3D", "NO_AFFINE") for code, _, _ in problems)
-    digest = hashlib.sha256(np.ascontiguousarray(voxels, np.float32)).hexdigest()
-    return problems, (image.shape[:3], image.affine) if usable else None, digest
+        return [("FILE_UNREADABLE", ERROR, unreadable(path, error))], None, None
+    codes = {code for code, severity, _ in problems if severity == ERROR}
+    if "FILE_UNREADABLE" in codes:
+        return problems, None, None
+    return problems, voxels, None if codes & {"NOT_3D", "NO_AFFINE"} else image.affine
 
 
-def _check_voxels(voxels: np.ndarray, is_image: bool) -> Iterator[Problem]:
-    low, high = float(voxels.min()), float(voxels.max())
-    if not np.isfinite([low, high]).all():
-        yield "NOT_FINITE", ERROR, f"{np.count_nonzero(~np.isfinite(voxels))} voxels are NaN or infinite"
+def image_problems(
+    image: nib.spatialimages.SpatialImage, voxels: np.ndarray, *, is_image: bool = True, trust_headers: bool = False
+) -> Iterator[Problem]:
+    """What is wrong or doubtful in one file, as code, severity and reason: the same for checking and for loading.
+
+    Args:
+        image: whose header and affine are looked at.
+        voxels: its own, as stored.
+        is_image: masks may be empty, and have no background.
+        trust_headers: see `check_subjects`.
+    """
+    if voxels.dtype.kind not in "biuf":
+        yield "FILE_UNREADABLE", ERROR, f"voxels are {voxels.dtype}, not plain numbers; convert to magnitude"
+        return
+    volume = voxels.ndim == 3 or (voxels.ndim == 4 and voxels.shape[3] == 1)
+    if not volume:
+        yield "NOT_3D", ERROR, f"not 3D: {not_3d(voxels.shape)}"
+    if not np.isfinite([low := float(voxels.min()), high := float(voxels.max())]).all():
+        count = np.count_nonzero(~np.isfinite(voxels))
+        yield "NOT_FINITE", ERROR, f"{count} voxels are NaN or infinite; repair or drop it"
     elif is_image and low == high:  # An empty mask is a subject without a lesion.
-        yield "CONSTANT", ERROR, f"every voxel is {low:g}"
-    elif is_image and low < 0:
-        yield "NEGATIVE", WARNING, f"{np.count_nonzero(voxels < 0)} voxels below 0, from {low:.4g} up to {high:.4g}"
-    if voxels.ndim != 3 and not (voxels.ndim == 4 and voxels.shape[3] == 1):
-        yield "NOT_3D", ERROR, not_3d(voxels.shape)
+        yield "CONSTANT", ERROR, f"every voxel is {low:g}; drop it"
+    elif is_image and volume:
+        yield from _check_zero(voxels, low, high)
+    for code, severity, reason in _check_header(image) if volume else ():
+        trusted = trust_headers and is_invertible(image.affine)
+        yield code, WARNING if trusted else severity, reason
+
+
+def _check_zero(voxels: np.ndarray, low: float, high: float) -> Iterator[Problem]:
+    """0 is air here: whether it is in this image, [X, Y, Z] or [X, Y, Z, 1]."""
+    faces = np.concatenate([voxels.take((0, -1), axis).ravel() for axis in range(3)])
+    values, counts = np.unique(faces, return_counts=True)
+    air = float(values[counts.argmax()])
+    top = float(np.percentile(np.abs(voxels[voxels != 0]), 99))
+    if counts.max() > faces.size / 2 and abs(air) > 1e-3 * top:
+        yield "BACKGROUND", ERROR, f"the background is {air:g}, not 0; set it to 0, which means air here"
+    elif low < 0:
+        share = np.count_nonzero(voxels < -0.01 * top) / np.count_nonzero(voxels)
+        below = f"{np.count_nonzero(voxels < 0)} voxels below 0, from {low:.4g} up to {high:.4g}"
+        if share > MOST_BELOW_ZERO:
+            reason = f"{share:.0%} of what is not 0 lies below: z-scored, or signed; pass the unscaled magnitude image"
+            yield "BELOW_ZERO", ERROR, f"{below}; {reason}"
+        else:
+            yield "NEGATIVE", WARNING, f"{below}; taken as air, or as dark tissue where tissue encloses them"
 
 
 def _check_header(image: nib.spatialimages.SpatialImage) -> Iterator[Problem]:
@@ -288,7 +362,8 @@ def _check_header(image: nib.spatialimages.SpatialImage) -> Iterator[Problem]:
         return
     sform, qform = (int(image.header[key]) for key in ("sform_code", "qform_code"))
     if not sform and not qform:
-        yield "NO_AFFINE", ERROR, "neither sform nor qform is set, left and right are unknown; convert from DICOM again"
+        reason = "neither sform nor qform is set, left and right are unknown; convert from DICOM again"
+        yield "NO_AFFINE", ERROR, f"{reason}, or trust it (`list --trust_headers`)"
     elif sform and qform:
         shift = _largest_shift(image.header.get_sform(), image.header.get_qform(), image.shape[:3])
         if shift > GRID_TOLERANCE_MM:
@@ -298,7 +373,7 @@ def _check_header(image: nib.spatialimages.SpatialImage) -> Iterator[Problem]:
                 ERROR if sform == qform else WARNING,
                 (
                     f"sform (code {sform}) and qform (code {qform}) are up to {shift:.3g} mm apart; the sform is used "
-                    "here, the qform by some other tools: make them equal"
+                    "here, the qform by some other tools: make them equal, or trust it (`list --trust_headers`)"
                 ),
             )
 

@@ -44,6 +44,7 @@ def make_list(
     drop_splits: str | Sequence[str] = ("training",),
     overwrite: bool = False,
     extend: bool = False,
+    trust_headers: bool = False,
 ) -> Path:
     """Makes the subject list of a folder, prints how many subjects and sequences each split has; returns its path.
 
@@ -66,6 +67,8 @@ def make_list(
         drop_splits: the splits to drop from; the test should stay complete.
         overwrite: replace an existing list.
         extend: replace an existing list, but leave its subjects in their splits, and divide only the new people.
+        trust_headers: you know that the sforms (or, where neither is set, the spacings alone) place the voxels rightly:
+            checks and loading then warn of doubtful headers and refuse none.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: no such root or splits file; the list exists and neither
@@ -81,7 +84,7 @@ def make_list(
         subjects = _listed(folder, (layout, pattern, names), words(sequences), known, shares, splits)
     if drop:
         subjects = drop_sequences(subjects, rule=drop, seed=seed, pairs=pairs, splits=words(drop_splits))
-    written = write_subjects(file, subjects)
+    written = write_subjects(file, {**subjects, "trust_headers": True} if trust_headers else subjects)
     print(_summary(subjects))
     return written
 
@@ -114,7 +117,7 @@ def _listed(
         chosen = read_splits(Path(str(splits)), found.people)
     else:
         chosen = random_splits(found.people, *shares, {subject: split for subject, (split, _) in before.items()})
-    kept = {name: known[name] for name in ("acquisitions",) if name in known}
+    kept = {name: known[name] for name in ("acquisitions", "trust_headers") if name in known}
     return {"sequences": order, **_split(found.entries, chosen, before), **kept}
 
 

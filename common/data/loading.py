@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from monai.transforms import MapTransform, ResampleToMatch, Transform
 
 from ..translation import MISSING
 from .acquisition import image_parameters
-from .check import not_3d, read_image, same_grid, unreadable
+from .check import ERROR, image_problems, read_image, same_grid, uncovered, unreadable
+
+logger = logging.getLogger(__name__)
 
 
 class LoadSubject(Transform):
@@ -35,7 +38,8 @@ class LoadSubject(Transform):
             what the subject list or an image's own sidecar says, else these.
 
     Raises:
-        ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, or a voxel is not finite.
+        ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, or a file has what
+            `common.data.check` calls an error, but for headers that the list trusts.
     """
 
     def __init__(
@@ -67,17 +71,19 @@ class LoadSubject(Transform):
                 "Name another with --grid."
             )
         grid_name = self.grid or next(iter(files))
-        like = self._load(subject, files[grid_name])
+        like = self._load(data, files[grid_name])
         others = {name: file for name, file in files.items() if name != grid_name}
-        images = {name: self._match(subject, name, file, like, grid_name) for name, file in others.items()}
+        images = {name: self._match(data, name, file, like, grid_name) for name, file in others.items()}
         images[grid_name] = like
+        for text in uncovered({name: image[0].numpy() for name, image in images.items()}).values():
+            logger.warning(f"{subject}: {text}.")
         d = {"subject": subject, "images": files, "grid_file": files[grid_name], "image": self._stack(images, like)}
         d["available"] = torch.tensor([name in files for name in self.sequences])
         if self.settings:
             d["parameters"] = torch.tensor([self._parameters(name, data) for name in self.sequences])
         for name in self.masks:
             if name in data.get("masks", {}):
-                d[name] = self._match(subject, name, data["masks"][name], like, grid_name, mode="nearest")
+                d[name] = self._match(data, name, data["masks"][name], like, grid_name, is_image=False)
         if self.label == "images":
             d["label"] = d["image"].clone()
         elif self.label == "reference":
@@ -87,7 +93,7 @@ class LoadSubject(Transform):
                     f"Subject {subject} has no reference of {', '.join(lacking)}; only a phantom has them."
                 )
             truth = {
-                name: self._match(subject, f"the reference of {name}", data["reference"][name], like, grid_name)
+                name: self._match(data, f"the reference of {name}", data["reference"][name], like, grid_name)
                 for name in files
             }
             d["label"] = self._stack(truth, like)
@@ -100,28 +106,31 @@ class LoadSubject(Transform):
         where = f"Subject {data['subject']}, sequence {name}"
         return image_parameters(data["images"].get(name), listed, self.settings[name], where)
 
-    def _load(self, subject: str, file: str) -> MetaTensor:
+    def _load(self, data: Mapping[Hashable, Any], file: str, is_image: bool = True) -> MetaTensor:
+        where, trust = f"Subject {data['subject']}: {file}", data.get("trust_headers", False)
         # By nibabel alone: MONAI's reader may take the qform where the header's spacings differ from the sform's.
         try:
             found, voxels = read_image(Path(file))
+            problems = [*image_problems(found, voxels, is_image=is_image, trust_headers=trust)]
         except Exception as error:  # a damaged file raises anything, and seldom names itself
             advice = unreadable(Path(file), error)
-            raise ValueError(f"Subject {subject}: {file} cannot be read ({advice}).") from None
-        if voxels.dtype.kind not in "biuf":
-            raise ValueError(f"Subject {subject}: {file} has voxels of {voxels.dtype}. Convert it to magnitude.")
-        voxels = voxels[..., 0] if voxels.ndim == 4 and voxels.shape[3] == 1 else voxels
-        if voxels.ndim != 3:
-            raise ValueError(f"Subject {subject}: {file} is not 3D: {not_3d(voxels.shape)}.")
+            raise ValueError(f"{where} cannot be read ({advice}).") from None
+        for code, severity, reason in problems:
+            if severity == ERROR:
+                raise ValueError(f"{where}: {reason} ({code}).")
         affine = torch.as_tensor(np.array(found.affine), dtype=torch.float64)
-        image = MetaTensor(torch.as_tensor(voxels.astype(np.float32))[None], affine)
-        if not torch.isfinite(image).all():
-            raise ValueError(f"Subject {subject}: {file} has NaN or infinite voxels. Repair or drop it.")
-        return image
+        return MetaTensor(torch.as_tensor(voxels.reshape(voxels.shape[:3]).astype(np.float32))[None], affine)
 
     def _match(
-        self, subject: str, name: str, file: str, like: MetaTensor, grid_name: str, mode: str = "bilinear"
+        self,
+        data: Mapping[Hashable, Any],
+        name: str,
+        file: str,
+        like: MetaTensor,
+        grid_name: str,
+        is_image: bool = True,
     ) -> MetaTensor:
-        image = self._load(subject, file)
+        subject, image = data["subject"], self._load(data, file, is_image)
         difference = same_grid(tuple(image.shape[1:]), image.affine.numpy(), tuple(like.shape[1:]), like.affine.numpy())
         if not difference:
             return image
@@ -130,8 +139,9 @@ class LoadSubject(Transform):
                 f"Subject {subject}: {name} and {grid_name} lie on different grids: {difference}. Register them first, "
                 f"or if the patient lay still resample all to one of them with --grid {grid_name}."
             )
+        mode = "bilinear" if is_image else "nearest"
         matched = ResampleToMatch(mode=mode, padding_mode="zeros")(image, img_dst=like)
-        if mode == "bilinear" and image.any() and not matched.any():
+        if is_image and image.any() and not matched.any():
             raise ValueError(
                 f"Subject {subject}: {name} ({file}) has nothing in the grid of {grid_name}: {difference}. Are they of "
                 "one session? Register them first."

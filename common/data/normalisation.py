@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import label
 from torch import Tensor
 
 from .mr_signal import Acquisition, brightest
@@ -49,6 +49,20 @@ RULES: dict[str, Callable[[np.ndarray], tuple[float, float]]] = {
 DARKEST_TISSUE = 1e-3
 
 
+def tissue(image: np.ndarray) -> np.ndarray:
+    """Voxels above 0 and those that they enclose, bool as the image [X, Y, Z]: liquor may have no signal in T1.
+
+    Air reaches the faces of an image along two axes or more. What reaches them along one is liquor that a thin stack
+    cuts through, or a single slice.
+    """
+    dark, count = label(image <= 0)
+    reached = np.zeros(count + 1, int)
+    for axis in range(3):
+        reached[np.unique(dark.take((0, -1), axis))] += 1
+    reached[0] = 0
+    return (reached < 2)[dark]
+
+
 def unscale(image: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     """From [0, 1] back to the image's units: image [S, *spatial], scale and offset [S]. Background (0) stays 0."""
     shape = (-1,) + (1,) * (image.ndim - 1)
@@ -56,9 +70,9 @@ def unscale(image: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
 
 class ScaleSequencesd(MapTransform):
-    """Each available sequence to [0, 1] by a rule of `RULES`: `clip((x - offset) / scale, 0.001, 1)`, 0 where x <= 0.
+    """Each available sequence to [0, 1] by a rule of `RULES`: `clip((x - offset) / scale, 0.001, 1)`, and 0 in air.
 
-    Voxels of 0 or less that tissue encloses are tissue too, however dark: liquor may have no signal in T1.
+    Air is what is no `tissue`.
 
     Reads "available" [S]; adds "scale" and "offset" [S], 1 and 0 for a missing sequence. Further keys (a noise-free
     reference) are brought to the first key's scale.
@@ -102,8 +116,8 @@ class ScaleSequencesd(MapTransform):
         shape = (-1,) + (1,) * (image.ndim - 1)
         for key in self.key_iterator(d):
             scaled = ((d[key] - offset.view(shape)) / scale.view(shape)).clamp(DARKEST_TISSUE, 1)
-            tissue = torch.stack([torch.as_tensor(binary_fill_holes(np.asarray(each) > 0)) for each in d[key]])
-            d[key] = torch.where(tissue, scaled, 0)
+            inside = torch.stack([torch.as_tensor(tissue(np.asarray(each))) for each in d[key]])
+            d[key] = torch.where(inside, scaled, 0)
         d["scale"], d["offset"] = scale, offset
         return d
 

@@ -40,7 +40,7 @@ class Subjects:
         grid: see `LoadSubject`.
         normalisation: the rule of `ScaleSequencesd`.
         roi_size: the smallest size, to which images are padded.
-        divisible: what the sizes of whole subjects are multiples of.
+        divisible: what the sizes of whole subjects are multiples of; 1 along the axis of a 2D network's slices.
         settings: (TR, TE, TI) [S, 3] in ms of the sequences, for networks that are told them, see `LoadSubject`.
         scale_per: see `ScaleSequencesd`.
 
@@ -136,8 +136,13 @@ class Subjects:
         ]
 
     def _cropped(self) -> list[Transform]:
-        crop = CropForegroundd("image", source_key="image", allow_smaller=True)
-        return [crop, SpatialPadd("image", spatial_size=self.roi_size)]
+        # Along the slices the outer ones stand in for those that lack, as within the network; in plane, air.
+        slices = [size if multiple == 1 else -1 for size, multiple in zip(self.roi_size, self.divisible, strict=True)]
+        return [
+            CropForegroundd("image", source_key="image", allow_smaller=True),
+            SpatialPadd("image", spatial_size=slices, mode="edge"),
+            SpatialPadd("image", spatial_size=self.roi_size),
+        ]
 
     def _prepared(self) -> list[Transform]:
         return [*self._scaled("image"), *self._cropped(), SelectItemsd(["subject", *self.tensors])]

@@ -10,6 +10,7 @@
 
 A sequence that was not acquired is simply absent. Only `subject` and `images` are required; TR, TE and TI are in ms.
 `"acquisitions": {"T1": [500, 10, 0]}` beside `sequences` says them once for all subjects; `parameters` has precedence.
+`"trust_headers": true` there lets pass what is doubtful about where the headers place the voxels.
 Paths are relative to the JSON's folder, so that the folder can be moved, with POSIX slashes; absolute ones are allowed.
 """
 
@@ -110,7 +111,8 @@ def subject_items(
 
     Returns:
         One dict per subject with `subject` and, in the order of `sequences`, `images`, `reference`, `withheld` (name to
-        absolute path) and `parameters` (name to TR, TE, TI in ms); `masks` has all of the subject's masks. A subject
+        absolute path) and `parameters` (name to TR, TE, TI in ms); `masks` has all of the subject's masks;
+        `trust_headers` stands where the list has it. A subject
         with fewer of the wanted sequences is left out with a warning; a further one tells what of the list's sequences
         is not wanted, and what of the wanted ones there is nothing of to train on.
 
@@ -130,7 +132,7 @@ def subject_items(
     entries = [entry for name in (SPLITS if split == "all" else (split,)) for entry in subjects[name]]
     if not entries and not required:
         return []
-    items = [_item(entry, sequences, subjects.get("acquisitions", {})) for entry in entries]
+    items = [_item(entry, sequences, subjects) for entry in entries]
     left_out = [item["subject"] for item in items if len(item["images"]) < fewest]
     few = f"any of {', '.join(sequences)}" if fewest == 1 else f"{fewest} of {', '.join(sequences)}"
     if len(left_out) == len(items):
@@ -210,6 +212,8 @@ def validate_subjects(subjects: dict, *, where: str, unique: bool = True) -> Non
     for key, value in subjects.items():
         if key not in ("sequences", *SPLITS) and isinstance(value, list):
             raise ValueError(f"{where}: unknown field '{key}'; the splits are called {', '.join(SPLITS)}")
+    if not isinstance(trusted := subjects.get("trust_headers", False), bool):
+        raise ValueError(f"{where}: 'trust_headers' must be true or false, not {trusted!r}")
     _validate_acquisitions(subjects.get("acquisitions", {}), sequences, where)
     seen: dict[str, str] = {}
     for split in SPLITS:
@@ -242,8 +246,11 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(map(str, names[:most])) + rest
 
 
-def _item(entry: dict, sequences: Sequence[str], acquisitions: dict) -> dict:
+def _item(entry: dict, sequences: Sequence[str], subjects: dict) -> dict:
     item = {"subject": entry["subject"], "masks": dict(entry.get("masks", {}))}
+    if subjects.get("trust_headers"):
+        item["trust_headers"] = True
+    acquisitions = subjects.get("acquisitions", {})
     common = {name: dict(zip(("TR", "TE", "TI"), times, strict=True)) for name, times in acquisitions.items()}
     entry = {**entry, "parameters": {**common, **entry.get("parameters", {})}}
     for field in ("images", "reference", "withheld", "parameters"):

@@ -14,6 +14,7 @@ from common.data.__main__ import main
 from common.data.check import GRID_TOLERANCE_MM, check_subjects, same_grid
 from common.data.layouts import make_list
 from common.data.loading import LoadSubject
+from common.data.subjects import read_subjects, subject_items
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(1, 100, (4, 5, 6)).astype(np.float32)
@@ -103,7 +104,72 @@ def test_negative_voxels_are_a_warning(pair):
     save(pair / "T2.nii.gz", VOXELS - 1.5)
     (finding,) = check_subjects(pair)
     assert codes([finding]) == [("NEGATIVE", "warning", "T2.nii.gz")]
-    assert finding.reason == f"{np.sum(VOXELS < 1.5)} voxels below 0, from -0.5 up to {VOXELS.max() - 1.5:.4g}"
+    assert finding.reason.startswith(
+        f"{np.sum(VOXELS < 1.5)} voxels below 0, from -0.5 up to {VOXELS.max() - 1.5:.4g};"
+    )
+
+
+@pytest.mark.parametrize(
+    ("voxels", "code", "reason"),
+    [
+        (np.pad(VOXELS + 3, 2, constant_values=10), "BACKGROUND", "the background is 10, not 0"),
+        (np.pad(VOXELS / 50 - 1, 2, constant_values=-1), "BACKGROUND", "the background is -1, not 0"),
+        (np.pad(VOXELS - VOXELS.mean(), 2), "BELOW_ZERO", "of what is not 0 lies below: z-scored, or signed"),
+    ],
+    ids=["constant", "scaled to -1", "z-scored"],
+)
+def test_zero_must_mean_air(pair, voxels, code, reason):
+    save(pair / "T1.nii.gz", np.pad(VOXELS, 2))
+    save(pair / "T2.nii.gz", voxels)
+    (finding,) = check_subjects(pair)
+    assert codes([finding]) == [(code, "error", "T2.nii.gz")] and reason in finding.reason
+    with pytest.raises(ValueError, match=f"A: .*T2.nii.gz: .*{reason}"):
+        LoadSubject(["T1", "T2"])({"subject": "A", "images": {n: str(pair / f"{n}.nii.gz") for n in ("T1", "T2")}})
+
+
+def test_a_slab_beside_a_whole_image(pair, caplog):
+    whole, slab = np.pad(VOXELS, 2), np.pad(VOXELS * 2, 2)
+    slab[..., 4:] = 0
+    save(pair / "T1.nii.gz", whole)
+    save(pair / "T2.nii.gz", slab)
+    (finding,) = check_subjects(pair)
+    share = np.mean(slab[whole > 0.05 * np.percentile(VOXELS, 99)] == 0)
+    assert codes([finding]) == [("PARTIAL_COVERAGE", "warning", "T2.nii.gz")]
+    assert f"T2 has no data in {share:.0%} of the tissue" in finding.reason
+    LoadSubject(["T1", "T2"])({"subject": "A", "images": {n: str(pair / f"{n}.nii.gz") for n in ("T1", "T2")}})
+    assert f"A: {finding.reason}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ({"sform": 0, "qform": 0}, "NO_AFFINE"),
+        ({"qform_affine": turned(90)}, "SFORM_QFORM_DISAGREE"),
+    ],
+    ids=["no codes", "two places"],
+)
+def test_what_check_calls_an_error_loading_refuses_unless_the_headers_are_trusted(tmp_path, header, code):
+    save(tmp_path / "A" / "T1.nii.gz", **header)
+    write_list(tmp_path, [("A", {"images": {"T1": "A/T1.nii.gz"}})])
+    assert (code, "error") in {(finding.code, finding.severity) for finding in check_subjects(tmp_path)}
+    with pytest.raises(ValueError, match=rf"A: .*T1.nii.gz: .*list --trust_headers.*\({code}\)"):
+        LoadSubject(["T1"])(*subject_items(tmp_path, "all", ["T1"]))
+    make_list(tmp_path, pattern="{subject}/{sequence}.nii.gz", overwrite=True, trust_headers=True)
+    assert {finding.severity for finding in check_subjects(tmp_path)} <= {"warning"}
+    (item,) = subject_items(tmp_path, "all", ["T1"])
+    np.testing.assert_array_equal(LoadSubject(["T1"])(item)["image"].affine, nib.load(item["images"]["T1"]).affine)
+    make_list(tmp_path, pattern="{subject}/{sequence}.nii.gz", extend=True)
+    assert read_subjects(tmp_path)["trust_headers"], "a list keeps what it was told"
+
+
+def test_an_affine_without_inverse_is_never_trusted(tmp_path):
+    save(tmp_path / "T1.nii.gz")
+    flat = nib.load(tmp_path / "T1.nii.gz")
+    flat.header["srow_z"] = 0
+    nib.save(nib.Nifti1Image(VOXELS, None, flat.header), tmp_path / "T1.nii.gz")
+    item = {"subject": "A", "images": {"T1": str(tmp_path / "T1.nii.gz")}, "trust_headers": True}
+    with pytest.raises(ValueError, match="NO_AFFINE"):
+        LoadSubject(["T1"])(item)
 
 
 def test_missing_and_truncated_files(pair):
@@ -194,7 +260,7 @@ def test_same_grid_tolerates_rounding_and_names_both_sides():
 
 
 def test_command_line_table_output_and_exit_status(pair, monkeypatch, capsys):
-    save(pair / "T2.nii.gz", VOXELS[:3] - 50)
+    save(pair / "T2.nii.gz", VOXELS[:3] - 1.5)
     monkeypatch.setattr(sys, "argv", ["data", "check", str(pair), "--output", str(pair / "out" / "findings.json")])
     with pytest.raises(SystemExit) as exit_:
         main()

@@ -69,10 +69,10 @@ def test_masks_are_loaded_where_there_are_some(subject: dict[str, Any]):
 
 
 def test_labels(subject: dict[str, Any], tmp_path: Path):
-    subject["reference"] = {"FLAIR": save(tmp_path / "clean.nii.gz", np.full(SHAPE, 5))}
+    subject["reference"] = {"FLAIR": save(tmp_path / "clean.nii.gz", 5 + np.arange(np.prod(SHAPE)).reshape(SHAPE))}
     del subject["images"]["T1"]
     found = LoadSubject(["T1", "FLAIR"], label="reference")(subject)
-    assert (found["label"][0] == 0).all() and (found["label"][1] == 5).all() and found["image"][1].max() > 5
+    assert (found["label"][0] == 0).all() and torch.equal(found["label"][1], found["image"][1] + 3)
     found = LoadSubject(["T1", "FLAIR"], label="images")(subject)
     assert torch.equal(found["label"], found["image"])
     found["label"][:] = -7
@@ -91,14 +91,15 @@ def test_grids_that_differ_are_refused_with_both_sides(subject: dict[str, Any], 
         LoadSubject(["T1", "T2", "FLAIR"])(subject)
     shifted = GRID.copy()
     shifted[0, 3] += 0.5
-    subject["images"]["T2"] = save(tmp_path / "T2.nii.gz", np.ones(SHAPE), shifted)
+    subject["images"]["T2"] = save(tmp_path / "T2.nii.gz", ramp(SHAPE, GRID), shifted)
     with pytest.raises(ValueError, match=r"up to 0.5 mm apart"):
         LoadSubject(["T1", "T2"])(subject)
 
 
 def test_rounding_of_a_header_is_no_other_grid(subject: dict[str, Any], tmp_path: Path):
-    subject["images"]["T2"] = save(tmp_path / "T2.nii.gz", np.ones(SHAPE), GRID + 1e-4)
-    assert (LoadSubject(["T1", "T2"])(subject)["image"][1] == 1).all(), "not interpolated"
+    subject["images"]["T2"] = save(tmp_path / "T2.nii.gz", ramp(SHAPE, GRID), GRID + 1e-4)
+    found = LoadSubject(["T1", "T2"])(subject)["image"][1]
+    assert torch.equal(found.as_tensor(), torch.as_tensor(ramp(SHAPE, GRID)).float()), "not interpolated"
 
 
 def test_resampling_keeps_places(subject: dict[str, Any], tmp_path: Path):
@@ -120,7 +121,7 @@ def test_resampling_keeps_places(subject: dict[str, Any], tmp_path: Path):
 
 
 def test_references_lie_on_the_image_s_grid(subject: dict[str, Any], tmp_path: Path):
-    subject["images"]["T2"] = save(tmp_path / "T2.nii.gz", np.ones(OTHER_SHAPE), OTHER)
+    subject["images"]["T2"] = save(tmp_path / "T2.nii.gz", ramp(OTHER_SHAPE, OTHER) + 1, OTHER)
     clean = save(tmp_path / "clean.nii.gz", ramp(OTHER_SHAPE, OTHER), OTHER)
     subject["reference"] = {"T2": clean, "T1": subject["images"]["T1"]}
     found = LoadSubject(["T2", "T1"], grid="T1", label="reference")(subject)

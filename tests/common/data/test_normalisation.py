@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from common.data.mr_signal import Acquisition, brightest
-from common.data.normalisation import DARKEST_TISSUE, RULES, ScaleSequencesd, unscale
+from common.data.normalisation import DARKEST_TISSUE, RULES, ScaleSequencesd, tissue, unscale
 
 # Air, and tissue of 1 to 100: the 99th percentile of all is 99, of the tissue 1 + 0.99 * 99, and so on.
 IMAGE = torch.arange(101.0).view(1, 101, 1, 1)
@@ -55,6 +56,19 @@ def test_what_tissue_encloses_is_not_air():
     image[0, 2, 2, 2] = -1
     found = scaled(image, "p99_foreground")["image"]
     assert found[0, 2, 2, 2] == DARKEST_TISSUE and (found > 0).sum() == 27
+
+
+def test_a_slice_has_the_tissue_that_three_of_it_have():
+    """Liquor without signal is enclosed in a slice; air beside the head, and a notch of it, is not."""
+    image = np.zeros((9, 9, 1))
+    image[1:8, 1:8] = 10
+    image[3:5, 3:5] = 0
+    image[1:3, 6] = 0
+    inside = tissue(image)
+    assert inside[3:5, 3:5].all() and not inside[1:3, 6].any() and inside.sum() == 49 - 2
+    for turned in (image, image.transpose(2, 0, 1), image.transpose(0, 2, 1)):
+        axis = turned.shape.index(1)
+        assert (tissue(turned.repeat(3, axis)) == tissue(turned).repeat(3, axis)).all()
 
 
 def test_each_sequence_has_its_own_scale_and_a_missing_one_none():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from scipy.ndimage import binary_fill_holes
 from scipy.spatial.transform import Rotation
 
+from common.data.normalisation import tissue
 from common.inference.differentiation import DifferentiationInferer, SaveDifferentiation, differentiation_maps
 from common.inference.weights import sha256
 from mri_seq2seq.network import Seq2Seq
@@ -109,8 +109,7 @@ def run(workflow, folder: Path, weights: Path, **overrides: Any) -> None:
 def scaled(folder: Path, subject: str, name: str) -> tuple[np.ndarray, float]:
     voxels = nib.load(folder / subject / f"{name}.nii.gz").get_fdata()
     scale = 1.5 * np.percentile(voxels[voxels > 0], 99)
-    tissue = binary_fill_holes(voxels > 0)
-    return np.where(tissue, np.clip(voxels / scale, 1e-3, 1), 0), scale
+    return np.where(tissue(voxels), np.clip(voxels / scale, 1e-3, 1), 0), scale
 
 
 def test_maps_lie_on_the_subject_s_grid_in_the_target_s_units(workflow, tiny_weights: Path, folder: Path, caplog):

@@ -43,9 +43,9 @@ def spoil(file: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        {"phantom_001": ("truncated", ""), "phantom_002": ("nan", "phantom_002_T2.nii.gz has NaN")},
+        {"phantom_001": ("truncated", ""), "phantom_002": ("nan", "phantom_002_T2.nii.gz: 18000 voxels are NaN")},
         {"phantom_001": ("grid", "T2 and T1 lie on different grids"), "phantom_002": ("absent", "phantom_002_T2")},
-        {"phantom_000": ("empty", "sequence 2 spans 0 to 0")},
+        {"phantom_000": ("empty", "phantom_000_T2.nii.gz: every voxel is 0")},
     ],
     ids=["truncated and nan", "grid and absent", "empty"],
 )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 from scipy.spatial.transform import Rotation
+
+from common.data.normalisation import tissue
 
 AXES = [
     "".join(letters[sign] for letters, sign in zip(axes, signs, strict=True))
@@ -56,7 +57,7 @@ def voxels_of(seed: int) -> NDArray:
 
 def normalised(voxels: NDArray) -> NDArray:
     scaled = np.clip(voxels / (1.5 * np.percentile(voxels[voxels > 0], 99)), 1e-3, 1)
-    return np.where(binary_fill_holes(voxels > 0), scaled, 0)
+    return np.where(tissue(voxels), scaled, 0)
 
 
 def average(image: torch.Tensor, sources: list[int], targets: list[int]) -> torch.Tensor:
