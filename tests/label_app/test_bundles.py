@@ -15,6 +15,7 @@ import torch
 from common.data.phantom import make_phantom
 from common.inference.engine import root_cause
 from label_app.bundles import ServedBundle
+from label_app.options import training_options
 from label_app.studies import Studies
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -89,8 +90,8 @@ def test_no_expression_reaches_a_configuration(served: ServedBundle, studies: St
         served.score(studies, EVIL)
     for bad in (EVIL, [1], {}):
         with pytest.raises(ValueError, match="must all be numbers"):
-            served.training_options({"max_epochs": bad})
-    assert served.training_options({"max_epochs": "3", "ckpt_dir": "/", "network": EVIL}) == {"max_epochs": 3}
+            training_options({"max_epochs": bad})
+    assert training_options({"max_epochs": "3", "ckpt_dir": "/", "network": EVIL}) == {"max_epochs": 3}
     assert "evaluated" not in capsys.readouterr().out
 
 
