@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import pickle
 import shutil
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from monai.bundle import ConfigParser, create_workflow
 
 from common.data.check import same_grid
 from common.data.subjects import SPLITS
+from common.description import description_file, read
 from common.evaluation.scores import ScoreTable
 from common.inference.engine import root_cause
 from common.inference.weights import sha256
@@ -191,15 +191,18 @@ class ServedBundle:
         folder.mkdir(parents=True)
         try:
             _unpack(file, folder, ending)
+            own = self.folder / "models" / "model.pt"
+            if read(own).get("sha256") == sha256(folder / "model.pt"):  # its own again, which it describes
+                shutil.copyfile(description_file(own), folder / "model.json")
             parser = self._parser("inference")
             parser["ckpt_path"] = str(folder / "model.pt")
             parser.get_parsed_content("network")
             described = (folder / "model.json").is_file()
             self._take(folder)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-            raise ValueError(
-                f"These are no weights of {self.name}: {str(root_cause(error)).splitlines()[0]}"
-            ) from error
+        except Exception as error:
+            cause = root_cause(error)
+            text = str(cause) if isinstance(cause, ValueError) else "torch reads no tensors in it."
+            raise ValueError(f"The upload is no weights of {self.name}, which keeps those it has: {text}") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         when = int(self.weights.stat().st_mtime)

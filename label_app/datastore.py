@@ -59,6 +59,11 @@ class Scans(LocalDatastore):
             raise LabelNotFoundException(f"There is no label '{label_tag}' of an image '{label_id}'.")
         super().remove_label(label_id, label_tag)
 
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        if not self.datalist():
+            raise LabelNotFoundException("No image has a label with the tag final, so there is nothing to pack.")
+        return super().get_dataset_archive(limit_cases)
+
     def _protect(self, image_id: str, extension: str) -> None:
         """Nothing is written or removed through a link, whatever is taken for the name and for its extension."""
         if image_id:

@@ -131,6 +131,8 @@ class SynthesisApp(MONAILabelApp):
             if method == "batch_infer":
                 bundle.targets(request.get("target"))
             if method == "scoring":
+                if request.get("method") not in self._scoring_methods:
+                    raise ValueError(f"There is no scoring but {', '.join(self._scoring_methods)}.")
                 bundle.check_split(request.get("split") or "test")
             if method != "train" or request.get("pretrained", True) in (True, "true", "True"):
                 bundle.check_weights()

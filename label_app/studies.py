@@ -39,9 +39,9 @@ class Studies:
         if not self.list.exists():
             try:
                 self.list = make_list(folder, output=work_dir / LIST_NAME, extend=True)
-            except ValueError as error:
+            except ValueError:
                 if file := first_dicom(folder):
-                    raise ValueError(f"{folder} holds DICOM, such as {file.relative_to(folder)}. {ADVICE}") from error
+                    raise ValueError(f"{folder} holds DICOM, such as {file.relative_to(folder)}. {ADVICE}") from None
                 raise
         self.subjects = read_subjects(self.list)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from fastapi import HTTPException
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from nibabel.filebasedimages import ImageFileError
 
 from common.inference.engine import root_cause
 
@@ -37,7 +38,7 @@ def told_over_http() -> Iterator[None]:
 def _status(error: BaseException) -> int:
     if isinstance(error, ABSENT):
         return 404
-    asked_wrongly = isinstance(error, (ValueError, MONAILabelException))
+    asked_wrongly = isinstance(error, (ValueError, MONAILabelException, ImageFileError))
     return 400 if asked_wrongly or getattr(error, "errno", None) == errno.ENAMETOOLONG else 500
 
 
