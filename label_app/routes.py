@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -89,5 +91,22 @@ def _run_task(method: str, request: Any = None, params: Any = None, **how: Any) 
     return run_task(method, app_instance().checked(method, {**(request or {}), **(params or {})}), {}, **how)
 
 
+def _tidy(function: Callable) -> Callable:
+    """Removes what was received also where the request fails; by themselves, background tasks follow success only."""
+
+    @functools.wraps(function)
+    def call(background_tasks: BackgroundTasks, *arguments: Any) -> Any:
+        try:
+            return function(background_tasks, *arguments)
+        except BaseException:
+            for task in background_tasks.tasks:
+                task.func(*task.args)
+            raise
+
+    return call
+
+
+for module, name in ((datastore, "add_image"), (datastore, "save_label"), (infer, "run_inference")):
+    setattr(module, name, _tidy(getattr(module, name)))
 AsyncTask.run = staticmethod(_run_task)
 infer.json = datastore.json = SimpleNamespace(loads=_json_object, dumps=json.dumps)  # they read forms with it

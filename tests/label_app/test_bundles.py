@@ -100,6 +100,14 @@ def test_what_is_missing_must_be_one(served: ServedBundle, studies: Studies):
         served.synthesise(studies, studies.entries["phantom_003"], "T1", "missing")
 
 
+def test_a_subject_with_nothing_to_make_it_from(served: ServedBundle, studies: Studies):
+    entry = {"subject": "other", "images": {"PD": "pd.nii"}}
+    with pytest.raises(
+        ValueError, match="other has PD, none of which mri_seq2seq knows: it makes images from T1, T1Gd"
+    ):
+        served.synthesise(studies, entry, "PD", "T2")
+
+
 @pytest.mark.parametrize("name", ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm"])
 def test_trained_here_and_used_at_once(name: str, overlay: Callable, studies: Studies, tmp_path: Path):
     """From none, then from the present weights, by every stage that the bundle has."""
