@@ -25,13 +25,21 @@ async def missing_or_malformed(request: Request, error: RequestValidationError) 
     return JSONResponse({"detail": "; ".join(found)}, 400)
 
 
+def roots() -> list[str]:
+    """Of the app; none where it cannot be made, as after POST /reload of a damaged list."""
+    try:
+        return app_instance().roots()
+    except Exception:
+        return []
+
+
 own = len(app.router.routes)
 app.include_router(router)
 app.router.routes[:] = app.router.routes[own:] + app.router.routes[:own]  # the first that fits is asked
 
 # MONAI Label lets every page read, and its setting for that, MONAI_LABEL_CORS_ORIGINS, keeps 0.8.5 from starting.
 app.user_middleware = [each for each in app.user_middleware if each.cls is not CORSMiddleware]
-app.add_middleware(PlainAnswers, roots=lambda: app_instance().roots())
+app.add_middleware(PlainAnswers, roots=roots)
 app.add_middleware(OwnHostAndOrigin, hosts=HOSTS)
 
 try:

@@ -46,7 +46,7 @@ def listed(*files: str) -> set[str]:
 @functools.cache
 def imported(folders: str) -> dict[str, str]:
     """Distributions, each with a file that imports it; a module that is not installed stands for its own."""
-    known, found = packages_distributions(), {}
+    known, found = {"nrrd": ["pynrrd"], **packages_distributions()}, {}  # that one is in the server's environment only
     for path in (path for folder in folders.split() for path in sorted((ROOT / folder).rglob("*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

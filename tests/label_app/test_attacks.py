@@ -78,10 +78,10 @@ def test_only_the_studies_and_the_request_s_own_upload_are_read(server: Server, 
     params = {"target": "T2", "image": str(scan), "session": {"image": str(scan)}, "model": NAMES[1]}
     made = server.json("POST", f"{SCAN}&output=json", **params)
     assert made["subject"] == "phantom_003" and made["bundle"] == MODEL
-    (tmp_path / "sitecustomize.py").write_text("open('/tmp/never', 'w')")
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     task = server.json("POST", f"/batch/infer/{NAMES[1]}", {"target": "T2", "bundle_path": str(tmp_path), "gpus": "0"})
     assert task["request"] == {"model": NAMES[1], "images": "all", "target": "T2", "gpus": "all"}
-    assert server.wait("/batch/infer")["status"] == "DONE"
+    assert server.wait("/batch/infer")["status"] == "DONE" and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("params", ["{bad", "[1]", "3", '{"a": 1e400}', '{"a": NaN}', "[" * 3000])

@@ -175,6 +175,9 @@ def test_new_scans_after_a_reload(server: Server, tmp_path: Path):
     (folder / "subjects.json").write_text(json.dumps(subjects))
     server.json("POST", "/reload")
     assert server.infer("mri_seq2seq", "new_T2", tmp_path, target="T1").get_fdata().std() > 0
+    (folder / "subjects.json").write_text("{")
+    server.json("POST", "/reload")
+    assert "subjects.json" in server.refused("/info/", method="GET")
     (folder / "subjects.json").write_text(listed)
     server.json("POST", "/reload")
     assert "no image 'new_T2'" in server.refused("/infer/mri_seq2seq?image=new_T2")
