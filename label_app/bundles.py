@@ -5,33 +5,32 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 from monai.bundle import ConfigParser, create_workflow
 
 from common.data.check import same_grid
 from common.data.subjects import SPLITS
+from common.description import description_file, read
 from common.evaluation.scores import ScoreTable
+from common.inference.engine import root_cause
+from common.inference.weights import sha256
 from common.options import from_caller, words
 
+from .options import TRAINING
 from .studies import Studies
 
 logger = logging.getLogger(__name__)
-TRAINING_OPTIONS = {
-    "max_epochs": int,
-    "val_interval": int,
-    "batch_size": int,
-    "num_workers": int,
-    "learning_rate": float,
-}
 
 
 class ServedBundle:
@@ -113,6 +112,11 @@ class ServedBundle:
         Raises:
             ValueError: an unknown sequence, no or several missing ones, other grids, or what the workflow says.
         """
+        if not set(self.sequences) & set(entry["images"]):
+            raise ValueError(
+                f"{entry['subject']} has {', '.join(entry['images'])}, none of which {self.name} knows: it makes "
+                f"images from {', '.join(self.sequences)}."
+            )
         target = self._one_target(target, entry)
         wanted = self.sources(source)
         images = {name: file for name, file in entry["images"].items() if name in wanted}
@@ -169,11 +173,40 @@ class ServedBundle:
             if self.training.get("perceptual_weights") == "download":
                 changes["perceptual_weights"] = "none"  # a server fetches nothing
             self._workflow(config, studies, self.trained / "eval" / stage, **changes).run()
-        (self.trained / "model.json").unlink(missing_ok=True)
-        for file in sorted(folder.glob("model.*"), reverse=True):  # the weights, then their description
-            os.replace(file, self.trained / file.name)
-        shutil.rmtree(folder)
+        self._take(folder)
         return self.weights
+
+    def put_weights(self, file: BinaryIO, ending: str) -> dict[str, Any]:
+        """Takes weights from elsewhere, if they are this bundle's and, as described, were trained as it is configured.
+
+        Args:
+            file: a zip with model.pt and its description model.json, as training writes them, or model.pt alone.
+            ending: of its name.
+
+        Raises:
+            ValueError: it is neither, or does not fit.
+        """
+        folder = self.trained / "upload"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            _unpack(file, folder, ending)
+            own = self.folder / "models" / "model.pt"
+            if read(own).get("sha256") == sha256(folder / "model.pt"):  # its own again, which it describes
+                shutil.copyfile(description_file(own), folder / "model.json")
+            parser = self._parser("inference")
+            parser["ckpt_path"] = str(folder / "model.pt")
+            parser.get_parsed_content("network")
+            described = (folder / "model.json").is_file()
+            self._take(folder)
+        except Exception as error:
+            cause = root_cause(error)
+            text = str(cause) if isinstance(cause, ValueError) else "torch reads no tensors in it."
+            raise ValueError(f"The upload is no weights of {self.name}, which keeps those it has: {text}") from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        when = int(self.weights.stat().st_mtime)
+        return {"checksum": f"SHA256:{sha256(self.weights)}", "modified_time": when, "described": described}
 
     def score(self, studies: Studies, split: str = "test", **overrides: Any) -> list[dict[str, Any]]:
         """Every source to every target on a split's subjects, under the declared convention: the means.
@@ -182,12 +215,16 @@ class ServedBundle:
             ValueError: the split is unknown or has no subject.
             FileNotFoundError: there are no weights.
         """
-        if split not in (*SPLITS, "all"):  # see `targets`
-            raise ValueError(f'"split" is {split!r}; it must be one of {", ".join(SPLITS)} or all.')
+        self.check_split(split)
         changes = {"ckpt_path": str(self.check_weights()), "split": split, **overrides}
         self._workflow("train", studies, self.scores_dir, ["evaluate"], **changes).run()
         means = json.dumps(ScoreTable.read(self.scores_dir).summary())
         return json.loads(means, parse_constant=lambda name: None)  # JSON has no nan
+
+    def check_split(self, split: Any) -> None:
+        """Raises a ValueError for a split that there is not."""
+        if split not in (*SPLITS, "all"):  # see `targets`
+            raise ValueError(f'"split" is {split!r}; it must be one of {", ".join(SPLITS)} or all.')
 
     def check_weights(self) -> Path:
         """The weights' path.
@@ -204,19 +241,7 @@ class ServedBundle:
 
     def training_defaults(self) -> dict[str, Any]:
         """What a training's configuration says of what a request may change."""
-        return {name: self.training.get_parsed_content(name) for name in TRAINING_OPTIONS}
-
-    def training_options(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Of a request, what a training's configuration may be given.
-
-        Raises:
-            ValueError: one of them is no number.
-        """
-        given = {name: request[name] for name in TRAINING_OPTIONS if request.get(name) not in (None, "")}
-        try:
-            return {name: TRAINING_OPTIONS[name](value) for name, value in given.items()}
-        except (TypeError, ValueError):
-            raise ValueError(f"{given} must all be numbers.") from None
+        return {name: self.training.get_parsed_content(name) for name in TRAINING}
 
     def targets(self, target: Any) -> list[Any] | None:
         """What a request's "target" means: None is what a subject lacks, else one sequence, or (TR, TE, TI) in ms.
@@ -227,7 +252,7 @@ class ServedBundle:
         if target in (None, "", "missing"):
             return None
         if "acquisitions" in self.inference and isinstance(target, list) and len(target) == 3:
-            return [[float(time) for time in target]]
+            return [_times(target)]
         if target not in self.sequences:  # no other text may reach a configuration, which evaluates what begins with $
             raise ValueError(f'"target" is {target!r}; {self.name} makes {", ".join(self.sequences)}.')
         return [target]
@@ -242,6 +267,13 @@ class ServedBundle:
         if unknown := [str(name) for name in names if name not in self.sequences]:
             raise ValueError(f'"source" has {", ".join(unknown)}; {self.name} knows {", ".join(self.sequences)}.')
         return names
+
+    def _take(self, folder: Path) -> None:
+        """Weights, and then their description, to where they are used; no older description stays beside them."""
+        (self.trained / "model.json").unlink(missing_ok=True)
+        for file in sorted(folder.glob("model.*"), reverse=True):
+            os.replace(file, self.trained / file.name)
+        shutil.rmtree(folder)
 
     def _one_target(self, target: Any, entry: Mapping[str, Any]) -> list[Any]:
         missing = [name for name in self.sequences if name not in entry["images"]]
@@ -302,6 +334,33 @@ class ServedBundle:
                     **overrides,
                 },
             )
+
+
+def _unpack(file: BinaryIO, folder: Path, ending: str) -> None:
+    """model.pt of an upload, and model.json if it has one. torch's own files are zips too: the ending tells."""
+    if ending.lower() != ".zip":
+        with (folder / "model.pt").open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                if Path(name).name in ("model.pt", "model.json"):
+                    (folder / Path(name).name).write_bytes(archive.read(name))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"The upload is no whole zip archive: {error}.") from None
+    if not (folder / "model.pt").is_file():
+        raise ValueError("The archive has no model.pt: it must hold that and its description, model.json.")
+
+
+def _times(target: list[Any]) -> list[float]:
+    try:
+        times = [float(time) for time in target]
+    except TypeError:
+        times = [math.nan]
+    if not all(math.isfinite(time) and time >= 0 for time in times):
+        raise ValueError(f'"target" is {target!r}; TR, TE and TI must be three times in ms.')
+    return times
 
 
 def _check_one_grid(subject: str, images: Mapping[str, str], image: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import logging
+import multiprocessing.util
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +16,20 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from fastapi import HTTPException
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
+from monailabel.utils.sessions import Sessions
 
-from common.inference.engine import root_cause
 from common.options import from_caller, words
 from label_app.bundles import ServedBundle
 from label_app.datastore import Scans
+from label_app.options import TASKS, chosen, training_options
 from label_app.studies import Studies, unknown_image
-from label_app.tasks import CompleteSubjects, Declared, FineTune, Synthesise
+from label_app.tasks import CompleteSubjects, Declared, FineTune, Synthesise, device
+from label_app.told import told_over_http, without_paths
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def told_over_http() -> Iterator[None]:
-    """Turns errors into answers with their text, which else would be "Internal Server Error"."""
-    try:
-        yield
-    except HTTPException:
-        raise
-    except (Exception, SystemExit) as error:
-        logger.exception("A request failed")
-        cause = root_cause(error)
-        status = 404 if isinstance(cause, FileNotFoundError) else 400 if isinstance(cause, ValueError) else 500
-        raise HTTPException(status, str(cause) or type(cause).__name__) from error
 
 
 class SynthesisApp(MONAILabelApp):
@@ -63,7 +53,8 @@ class SynthesisApp(MONAILabelApp):
             ) from None
         self.studies_list = Studies(Path(studies), work_dir)
         self.work_dir = work_dir
-        folder = from_caller(conf.get("bundles_dir") or ROOT / "bundles")
+        self.uploads, self.session_dir = work_dir / "uploads", work_dir / "sessions"
+        self.bundles_dir = folder = from_caller(conf.get("bundles_dir") or ROOT / "bundles")
         all_names = sorted(path.parents[1].name for path in folder.glob("*/configs/inference.json"))
         overlays = words(conf.get("overlays"))
         names = words(conf.get("bundles")) or all_names
@@ -98,29 +89,80 @@ class SynthesisApp(MONAILabelApp):
         self._datastore.refresh()  # a batch's labels come from another process
         return self._datastore
 
+    def on_init_complete(self) -> None:
+        """What a client sends is kept in the work folder, readable by nobody else, and not beyond the server's end."""
+        multiprocessing.util.get_temp_dir()  # stays where it is: a socket's path may be 100 letters long
+        for kept in (self.uploads, self.session_dir):
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(mode=0o700)
+        tempfile.tempdir = str(self.uploads)
+        super().on_init_complete()
+
+    def _load_sessions(self, load: bool = False) -> Sessions | None:
+        return Sessions(str(self.session_dir), settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
+
+    def bundle(self, name: Any) -> ServedBundle:
+        """One of those served.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if not isinstance(name, str) or name not in self.bundles:
+            raise ValueError(f'"model" is {name!r}; this server has {", ".join(self.bundles)}.')
+        return self.bundles[name]
+
+    def roots(self) -> list[str]:
+        """The folders that no answer names, nearest first."""
+        own = (self.work_dir, self.studies, self.bundles_dir, ROOT, Path.home(), sys.prefix)
+        return [path for root in own for path in (str(root), os.path.realpath(root))]
+
+    def checked(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The part of a task's request that is known; what would fail later is told now.
+
+        Raises:
+            ValueError, FileNotFoundError: an option is impossible, or there are no weights.
+        """
+        with told_over_http():
+            request = chosen(request, TASKS[method])
+            bundle = self.bundle(request.get("model"))
+            device(request)
+            if method == "train":
+                training_options(request)
+            if method == "batch_infer":
+                bundle.targets(request.get("target"))
+            if method == "scoring":
+                if request.get("method") not in self._scoring_methods:
+                    raise ValueError(f"There is no scoring but {', '.join(self._scoring_methods)}.")
+                bundle.check_split(request.get("split") or "test")
+            if method != "train" or request.get("pretrained", True) in (True, "true", "True"):
+                bundle.check_weights()
+        return request
+
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         with told_over_http():
-            self._check(request)
+            self.bundle(request.get("model"))
             image = request["image"]
-            if not os.path.exists(image) and image not in self.datastore().list_images():
+            received = Path(image).parent == self.uploads or self.session_dir in Path(image).parents
+            if not received and image not in self.datastore().list_images():
                 raise unknown_image(image, self.studies_list.scans)
-            return super().infer(request, datastore)
+            result = super().infer(request, datastore)
+            result["params"] = json.loads(without_paths(json.dumps(result["params"], ensure_ascii=False), self.roots()))
+            return result
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        strategy = request.get("strategy")
+        if strategy not in self._strategies:
+            raise ValueError(f"There is no strategy {strategy!r}; this server has {', '.join(self._strategies)}.")
+        return super().next_sample(request)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         with told_over_http():
-            self._check(request)
             return super().batch_infer(request, datastore)
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         with told_over_http():
-            self._check(request)
             return super().train(request)
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         with told_over_http():
-            self._check(request)
             return super().scoring(request, datastore)
-
-    def _check(self, request: dict[str, Any]) -> None:
-        if request.get("model") not in self.bundles:
-            raise ValueError(f'"model" is {request.get("model")!r}; this server has {", ".join(self.bundles)}.')

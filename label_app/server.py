@@ -1,49 +1,48 @@
-"""What `./ci/label` serves: MONAI Label, which by itself answers any page and any name that leads to this machine."""
+"""What `./ci/label` serves: MONAI Label behind guards, with a few endpoints of its own in front."""
 
-import json
 import os
-from collections.abc import Awaitable, Callable
-from typing import Any
-from urllib.parse import urlsplit
+import sys
 
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
 from monailabel.app import app
+from monailabel.interfaces.utils.app import app_instance
+
+from .guards import OwnHostAndOrigin, PlainAnswers
+from .routes import router
+from .told import root_cause
 
 LOCAL = "127.0.0.1,localhost,::1"
 HOSTS = [host for host in os.environ.get("LABEL_HOSTS", LOCAL).split(",") if host]
 
 
-class OwnHostAndOrigin:
-    """Refuses requests under a name that is not this server's, as after DNS rebinding, and of other sites' pages.
-
-    Args:
-        app: that is protected.
-        hosts: names that it has; "*" is any.
-    """
-
-    def __init__(self, app: Any, hosts: list[str]) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: dict, receive: Callable, send: Callable[[dict], Awaitable[None]]) -> None:
-        headers = dict(scope.get("headers", []))
-        host = urlsplit("//" + headers.get(b"host", b"").decode("latin-1")).hostname
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-        elif "*" not in self.hosts and host not in self.hosts:
-            await _refuse(send, 400, f"This server is not '{host}'. Start it with --host, or name it in LABEL_HOSTS.")
-        elif origin and urlsplit(origin).hostname not in (host, *self.hosts):
-            await _refuse(send, 403, f"Pages of {origin} may not ask this server.")
-        else:
-            await self.app(scope, receive, send)
+@app.exception_handler(RequestValidationError)
+async def missing_or_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+    """In words, as every other error."""
+    found = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
+    return JSONResponse({"detail": "; ".join(found)}, 400)
 
 
-async def _refuse(send: Callable[[dict], Awaitable[None]], status: int, detail: str) -> None:
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": detail}).encode()})
+def roots() -> list[str]:
+    """Of the app; none where it cannot be made, as after POST /reload of a damaged list."""
+    try:
+        return app_instance().roots()
+    except Exception:
+        return []
 
+
+own = len(app.router.routes)
+app.include_router(router)
+app.router.routes[:] = app.router.routes[own:] + app.router.routes[:own]  # the first that fits is asked
 
 # MONAI Label lets every page read, and its setting for that, MONAI_LABEL_CORS_ORIGINS, keeps 0.8.5 from starting.
 app.user_middleware = [each for each in app.user_middleware if each.cls is not CORSMiddleware]
+app.add_middleware(PlainAnswers, roots=roots)
 app.add_middleware(OwnHostAndOrigin, hosts=HOSTS)
+
+try:
+    app_instance()
+except (Exception, SystemExit) as error:  # before the server starts, which would bury the reason
+    sys.exit(f"error: {root_cause(error)}")

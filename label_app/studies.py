@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from common.data.layouts import make_list
 from common.data.subjects import LIST_NAME, SPLITS, read_subjects, some, write_subjects
 
+from .uploads import ADVICE, first_dicom
+
 
 class Scan(NamedTuple):
     """One image of a subject; its name over HTTP is `<subject>_<sequence>`."""
@@ -35,7 +37,12 @@ class Studies:
     def __init__(self, folder: Path, work_dir: Path) -> None:
         self.list = folder / LIST_NAME
         if not self.list.exists():
-            self.list = make_list(folder, output=work_dir / LIST_NAME, extend=True)
+            try:
+                self.list = make_list(folder, output=work_dir / LIST_NAME, extend=True)
+            except ValueError:
+                if file := first_dicom(folder):
+                    raise ValueError(f"{folder} holds DICOM, such as {file.relative_to(folder)}. {ADVICE}") from None
+                raise
         self.subjects = read_subjects(self.list)
 
     @functools.cached_property

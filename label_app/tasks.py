@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,29 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import name_to_device
 
 from .bundles import ServedBundle
+from .options import training_options
+from .results import ENDINGS, Format
 from .studies import Studies
 
 logger = logging.getLogger(__name__)
 
 
-def device(request: dict[str, Any]) -> dict[str, torch.device]:
-    """The override for a request's device; none where it names none, and the CPU where there is no CUDA."""
-    return {"device": torch.device(name_to_device(request["device"]))} if request.get("device") else {}
+def device(request: Mapping[str, Any]) -> dict[str, torch.device]:
+    """The override for a request's device; none where it names none, and the CPU where there is no CUDA.
+
+    Raises:
+        ValueError: no device has that name.
+    """
+    name = request.get("device")
+    if not name:
+        return {}
+    try:
+        found = torch.device(name_to_device(str(name)))
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f'"device" is {name!r}; it must be cpu, cuda or cuda:0 and so on.')
+    return {"device": found}
 
 
 class Synthesise(InferTask):
@@ -32,6 +48,7 @@ class Synthesise(InferTask):
 
     def __init__(self, bundle: ServedBundle, studies: Studies) -> None:
         config = {"target": ["missing", *bundle.sequences], "source": ["all", *bundle.sequences], "resample": False}
+        config |= {"result_extension": list(ENDINGS), "result_dtype": "float32"}
         super().__init__(InferType.OTHERS, [], 3, bundle.metadata["description"], config)
         self.bundle, self.studies = bundle, studies
 
@@ -39,15 +56,12 @@ class Synthesise(InferTask):
         return True  # without weights too, so that a request is told what is missing
 
     def get_path(self, validate: bool = True) -> str | None:
-        """Where /model gets, puts and removes weights: those trained or uploaded here, never the bundle's own."""
+        """Where /model gets and removes weights: those trained or uploaded here, never the bundle's own."""
         path = self.bundle.trained / "model.pt"
-        if not validate:  # an upload will take its place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
-        return str(path) if path.exists() or not validate else None
+        return str(path) if path.exists() else None
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        source, file = request.get("source"), request["image"]
+        source, file, form = request.get("source"), request["image"], Format.of(request)
         scan = self.studies.find(file)
         if scan:
             entry, image = self.studies.entries[scan.subject], scan.sequence
@@ -62,7 +76,7 @@ class Synthesise(InferTask):
         made, sidecar = self.bundle.synthesise(
             self.studies, entry, image, request.get("target"), **choice, **device(request)
         )
-        return str(made), sidecar
+        return str(form.write(made)), sidecar
 
 
 class CompleteSubjects(BatchInferTask):
@@ -106,7 +120,7 @@ class FineTune(TrainTask):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         pretrained = request.get("pretrained", True) in (True, "true", "True")
-        options = self.bundle.training_options(request)
+        options = training_options(request)
         weights = self.bundle.train(self.studies, pretrained=pretrained, **options, **device(request))
         return {"model": self.bundle.name, "weights": str(weights), "subjects": len(self.studies.subjects["training"])}
 

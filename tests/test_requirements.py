@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OWN = {"common", "ci", "tests", "label_app", *(path.name for path in (ROOT / "bundles").iterdir())}
+SLICER = {"qt", "slicer", "MONAILabelLib", "MRIContrastLib"}  # what 3D Slicer brings, and the module's own
 LISTED = {
     "common bundles": ("requirements.txt", "requirements-onnx.txt"),
     "ci": ("requirements.txt", "tests/requirements.txt"),
@@ -45,7 +46,7 @@ def listed(*files: str) -> set[str]:
 @functools.cache
 def imported(folders: str) -> dict[str, str]:
     """Distributions, each with a file that imports it; a module that is not installed stands for its own."""
-    known, found = packages_distributions(), {}
+    known, found = {"nrrd": ["pynrrd"], **packages_distributions()}, {}  # that one is in the server's environment only
     for path in (path for folder in folders.split() for path in sorted((ROOT / folder).rglob("*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -53,7 +54,7 @@ def imported(folders: str) -> dict[str, str]:
                 modules = [node.module]
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
                 modules = [node.args[0].value]
-            for name in {module.split(".")[0] for module in modules} - OWN - sys.stdlib_module_names:
+            for name in {module.split(".")[0] for module in modules} - OWN - SLICER - sys.stdlib_module_names:
                 owners = known.get(name, [name])  # several have a part of mlflow, one of them its name
                 owners = [name] if name in owners else owners
                 found |= {normal(each): path.relative_to(ROOT).as_posix() for each in owners}

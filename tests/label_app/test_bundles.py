@@ -15,6 +15,7 @@ import torch
 from common.data.phantom import make_phantom
 from common.inference.engine import root_cause
 from label_app.bundles import ServedBundle
+from label_app.options import training_options
 from label_app.studies import Studies
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -89,14 +90,22 @@ def test_no_expression_reaches_a_configuration(served: ServedBundle, studies: St
         served.score(studies, EVIL)
     for bad in (EVIL, [1], {}):
         with pytest.raises(ValueError, match="must all be numbers"):
-            served.training_options({"max_epochs": bad})
-    assert served.training_options({"max_epochs": "3", "ckpt_dir": "/", "network": EVIL}) == {"max_epochs": 3}
+            training_options({"max_epochs": bad})
+    assert training_options({"max_epochs": "3", "ckpt_dir": "/", "network": EVIL}) == {"max_epochs": 3}
     assert "evaluated" not in capsys.readouterr().out
 
 
 def test_what_is_missing_must_be_one(served: ServedBundle, studies: Studies):
     with pytest.raises(ValueError, match='phantom_003 lacks nothing: say which image is wanted with "target"'):
         served.synthesise(studies, studies.entries["phantom_003"], "T1", "missing")
+
+
+def test_a_subject_with_nothing_to_make_it_from(served: ServedBundle, studies: Studies):
+    entry = {"subject": "other", "images": {"PD": "pd.nii"}}
+    with pytest.raises(
+        ValueError, match="other has PD, none of which mri_seq2seq knows: it makes images from T1, T1Gd"
+    ):
+        served.synthesise(studies, entry, "PD", "T2")
 
 
 @pytest.mark.parametrize("name", ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm"])

@@ -5,155 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
-import time
 import urllib.error
-import urllib.parse
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from zipfile import ZipFile
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from ci import package
-from common.data.subjects import read_subjects
-
-from .conftest import make_studies
-
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-label" / "bin" / "python"
-NAMES = ["mri_seq2seq", "mri_vq_seq2seq"]
-pytestmark = pytest.mark.skipif(
-    not PYTHON.exists(), reason="there is no .venv-label, MONAI Label's environment; `./ci/label --install` makes it"
-)
-
-
-class Server:
-    """Requests to the server at `port`, whose studies and output are in two folders."""
-
-    def __init__(self, port: int, studies: Path, work: Path) -> None:
-        self.port, self.studies, self.work = port, studies, work
-
-    def ask(
-        self, method: str, path: str, body: Any = None, file: Path | None = None, **params: Any
-    ) -> tuple[int, bytes]:
-        """Status and content. `body` is sent as JSON, else `file` and `params` as a form."""
-        boundary = uuid.uuid4().hex
-        parts = (
-            [f'Content-Disposition: form-data; name="params"\r\n\r\n{json.dumps(params)}'.encode()] if params else []
-        )
-        if file:
-            field = "label" if path.startswith("/datastore/label") else "file"
-            head = f'Content-Disposition: form-data; name="{field}"; filename="{file.name}"\r\n\r\n'
-            parts.append(head.encode() + file.read_bytes())
-        data = (
-            b"".join(b"--%s\r\n%s\r\n" % (boundary.encode(), part) for part in parts) + f"--{boundary}--\r\n".encode()
-        )
-        kind = f"multipart/form-data; boundary={boundary}"
-        if body is not None or not parts:
-            data, kind = json.dumps(body or {}).encode(), "application/json"
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
-            None if method == "GET" else data,
-            {"Content-Type": kind},
-            method=method,
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-
-    def infer(self, model: str, image: str, folder: Path, **params: Any) -> nib.Nifti1Image:
-        status, content = self.ask("POST", f"/infer/{model}?image={image}&output=image", **params)
-        assert status == 200, content
-        (folder / f"{image}.nii.gz").write_bytes(content)
-        return nib.load(folder / f"{image}.nii.gz")
-
-    def json(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
-        status, content = self.ask(method, path, body, **params)
-        assert status == 200, content
-        return json.loads(content)
-
-    def refused(
-        self, path: str, body: Any = None, method: str = "POST", file: Path | None = None, **params: Any
-    ) -> str:
-        status, content = self.ask(method, path, body, file, **params)
-        assert 400 <= status < 500, (status, content)
-        return json.loads(content)["detail"]
-
-    def wait(self, path: str) -> dict[str, Any]:
-        """A background task's status at its end."""
-        for _ in range(600):
-            task = self.json("GET", path)
-            if task["status"] not in ("SUBMITTED", "RUNNING"):
-                return task
-            time.sleep(0.5)
-        raise TimeoutError(path)
-
-
-@pytest.fixture(scope="module")
-def bundles_dir(overlay: Callable, weights_of: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two bundles, packed with random weights and unpacked."""
-    folder = tmp_path_factory.mktemp("packed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(package, "LIST", folder / "model_info.json")
-        for name in NAMES:
-            files = {"weights": str(weights_of(name)), "overlay": str(overlay(name))}
-            [archive] = package.package(name, output_dir=str(folder), **files)
-            ZipFile(archive).extractall(folder / "bundles")
-    return folder / "bundles"
-
-
-@pytest.fixture(scope="module")
-def server(bundles_dir: Path, phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Started as ci/label starts it, on a free port."""
-    folder = tmp_path_factory.mktemp("server")
-    studies = make_studies(phantom_dir, folder / "studies")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(PYTHON), "-W", "ignore", "-m", "monailabel.main", "start_server", "--app", "label_app"]
-    options = [
-        "--uvicorn_app",
-        "label_app.server:app",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--studies",
-        str(studies),
-        "--conf",
-        "bundles_dir",
-        str(bundles_dir),
-    ]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen([*command, *options], cwd=ROOT, env=environment, stdout=log, stderr=log)
-        try:
-            server = Server(port, studies, studies / ".monailabel")
-            for _ in range(1200):
-                assert process.poll() is None, (folder / "log.txt").read_text()[-3000:]
-                try:
-                    server.json("GET", "/info/")
-                    break
-                except OSError:
-                    time.sleep(0.25)
-            yield server
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def entry(server: Server, subject: str) -> dict[str, Any]:
-    subjects = read_subjects(server.studies)
-    return next(e for split in ("training", "validation", "test") for e in subjects[split] if e["subject"] == subject)
+from .serving import NAMES, ROOT, Server
 
 
 def test_what_it_has(server: Server):
@@ -163,7 +25,7 @@ def test_what_it_has(server: Server):
     assert info["models"]["mri_seq2seq"]["config"]["target"] == ["missing", "T1", "T1Gd", "T2", "FLAIR"]
     assert info["datastore"]["total"] == 15
     status, content = server.ask("GET", "/datastore/image?image=phantom_003_T2")
-    assert status == 200 and content == Path(entry(server, "phantom_003")["images"]["T2"]).read_bytes()
+    assert status == 200 and content == Path(server.entry("phantom_003")["images"]["T2"]).read_bytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,7 +36,7 @@ def test_an_image_on_a_rotated_and_a_sheared_grid(
     """From all that the subject has, and the same as by `run inference` without a server."""
     made = server.infer(name, image, tmp_path, target=target)
     subject, sequence = image.rsplit("_", 1)
-    images = entry(server, subject)["images"]
+    images = server.entry(subject)["images"]
     like = nib.load(images[sequence])
     assert made.shape == like.shape and np.array_equal(made.affine, like.affine) and made.get_data_dtype() == np.float32
     listed = {"dataset_dir": server.studies, "split": "all", "targets": [target], "output_dir": tmp_path}
@@ -183,7 +45,11 @@ def test_an_image_on_a_rotated_and_a_sheared_grid(
     np.testing.assert_allclose(made.get_fdata(), alone, rtol=1e-5, atol=1e-5 * alone.max())
     assert alone.std() > 0
     sidecar = server.json("POST", f"/infer/{name}?image={image}&output=json", target=target)
-    assert (sidecar["bundle"], sidecar["target"], sidecar["grid"]) == (name, target, images[sequence])
+    assert (sidecar["bundle"], sidecar["target"], sidecar["grid"]) == (
+        name,
+        target,
+        os.path.relpath(images[sequence], server.studies),
+    )
     assert list(sidecar["sources"]) == [each for each in images if each != target]
 
 
@@ -209,7 +75,7 @@ def test_errors_say_what_to_do(server: Server, tmp_path: Path):
     assert "must be one of training" in server.refused(
         "/scoring/declared?run_sync=true", {"model": NAMES[0], "split": "$1"}
     )
-    scan = Path(entry(server, "phantom_000")["images"]["T1"])
+    scan = Path(server.entry("phantom_000")["images"]["T1"])
     before = scan.read_bytes()
     assert 'pass "source"' in server.refused("/infer/mri_seq2seq", file=scan, target="T2")
     other = tmp_path / "x.nii.gz"
@@ -226,7 +92,7 @@ def test_errors_say_what_to_do(server: Server, tmp_path: Path):
 
 def test_no_upload_and_no_removal_reaches_a_scan(server: Server, tmp_path: Path):
     """By whatever name the link to it is meant: with its ending in the name, in the file's, or in capitals."""
-    scan = Path(entry(server, "phantom_000")["images"]["T1"])
+    scan = Path(server.entry("phantom_000")["images"]["T1"])
     before = scan.read_bytes()
     other = tmp_path / "x.gz"
     other.write_bytes(b"other")
@@ -265,7 +131,7 @@ def test_without_weights(server: Server, bundles_dir: Path):
     weights.rename(weights.with_name("away.pt"))
     try:
         detail = server.refused("/infer/mri_vq_seq2seq?image=phantom_003_T1", target="T2")
-        assert f"{weights} is not there" in detail and "POST /train/mri_vq_seq2seq" in detail
+        assert f"{weights.relative_to(bundles_dir)} is not there" in detail and "POST /train/mri_vq_seq2seq" in detail
     finally:
         weights.with_name("away.pt").rename(weights)
 
@@ -287,7 +153,7 @@ def test_the_page_as_it_is_written(server: Server, tmp_path: Path):
         if "/scoring/" in command:
             scores = json.loads(said)["scores"]
             assert len(scores) == 40 and all(np.isfinite(row["psnr"]["mean"]) for row in scores[:4])
-    like = nib.load(entry(server, "phantom_003")["images"]["T1"])
+    like = nib.load(server.entry("phantom_003")["images"]["T1"])
     for name in ("FLAIR", "T2"):
         assert np.array_equal(nib.load(tmp_path / f"{name}.nii.gz").affine, like.affine)
     completed = server.work / "completed" / "mri_vq_seq2seq"
@@ -309,6 +175,9 @@ def test_new_scans_after_a_reload(server: Server, tmp_path: Path):
     (folder / "subjects.json").write_text(json.dumps(subjects))
     server.json("POST", "/reload")
     assert server.infer("mri_seq2seq", "new_T2", tmp_path, target="T1").get_fdata().std() > 0
+    (folder / "subjects.json").write_text("{")
+    server.json("POST", "/reload")
+    assert "subjects.json" in server.refused("/info/", method="GET")
     (folder / "subjects.json").write_text(listed)
     server.json("POST", "/reload")
     assert "no image 'new_T2'" in server.refused("/infer/mri_seq2seq?image=new_T2")

@@ -46,6 +46,13 @@ def test_a_folder_without_scans(tmp_path: Path):
         Studies(tmp_path, tmp_path / "work")
 
 
+def test_a_folder_of_dicom(tmp_path: Path):
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(ValueError, match=r"holds DICOM, such as series/IM0001\. Convert .*dcm2niix"):
+        Studies(tmp_path, tmp_path / "work")
+
+
 def test_a_list_of_one(studies_dir: Path, tmp_path: Path):
     studies = Studies(studies_dir, tmp_path / "work")
     path = studies.write_one({"subject": "upload", "images": {"PD": str(tmp_path / "x.nii")}}, tmp_path / "one.json")
