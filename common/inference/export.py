@@ -19,6 +19,7 @@ from monai.data import save_net_with_metadata
 from torch import Tensor, nn
 
 from ..blocks.vq import Quantised, VectorQuantiser
+from ..files import write_text
 from ..translation import MISSING, TranslationNetwork
 from .inferers import resolve_targets
 from .weights import origin
@@ -131,7 +132,7 @@ def export_network(
     except Exception:
         file.unlink(missing_ok=True)
         raise
-    file.with_name(file.name + ".json").write_text(json.dumps({**made_from, "check": said}, indent=4) + "\n")
+    write_text(file.with_name(file.name + ".json"), json.dumps({**made_from, "check": said}, indent=4) + "\n")
     return f"{file}: {said}"
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .common.data.preparation import Subjects
 from .common.distributed import is_distributed, unwrapped
+from .common.memory import advising
 from .common.options import switch
 from .network import ALDM
 
@@ -34,8 +35,12 @@ class EncodeLatents(Transform):
         self.network = network
         self.device = device
 
-    @torch.no_grad()
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        with advising(["a smaller --roi_size"]):
+            return self._encode(data)
+
+    @torch.no_grad()
+    def _encode(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         image, available = d.pop("image"), d["available"].nonzero()[:, 0].tolist()
         network = self.network.to(self.device)
