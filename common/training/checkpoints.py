@@ -38,9 +38,8 @@ def read_last(path: Path, *, whole: bool = True) -> dict[str, Any]:
     """
     advice = "Remove it to begin anew, or put a copy of it there to go on"
     state = read_state(path, f"{advice}.", whole=whole)
-    progress = state.get("progress")
-    kinds = isinstance(progress, dict) and isinstance(state.get("described", {}), dict)
-    if not kinds or not isinstance(progress.get("epoch"), int) or not isinstance(state.get("best"), dict):
+    parts = [state.get(name, {}) for name in ("progress", "described", "best")]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(parts[0].get("epoch"), int):
         raise ValueError(f"{path} is no checkpoint of a training here: it holds {', '.join(state)}. {advice}.")
     return state
 
@@ -157,7 +156,7 @@ class Checkpoints:
                 ) from None
         # Not the count of steps that is stored: an epoch may have another length now.
         engine.state.epoch, engine.state.iteration = epoch, epoch * engine.state.epoch_length
-        if self.evaluator is not None and state["best"]:
+        if self.evaluator is not None and state.get("best"):
             self.evaluator.state.best_metric = state["best"]["metric"]
             self.evaluator.state.best_metric_epoch = state["best"]["epoch"]
         logger.info(f"Going on after epoch {epoch} of {self.last}.")
