@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .common.data.acquisition import check_parameters
-from .common.distributed import is_distributed
 from .common.translation import TranslationNetwork
 
 # ms at which each parameter's logarithm sets in, so that clinical times lie between 0 and 3. TI = 0 needs no case of
@@ -196,10 +195,7 @@ class CRL(TranslationNetwork):
         source = source.expand(image.shape[0], -1)
         if self.training:
             low, high = self.trained_range
-            bounds = torch.stack([low.minimum(source.amin(0)), -high.maximum(source.amax(0))])
-            if is_distributed():  # every process sees subjects of its own
-                torch.distributed.all_reduce(bounds, torch.distributed.ReduceOp.MIN)
-            self.trained_range.copy_(torch.stack([bounds[0], -bounds[1]]))
+            self.trained_range.copy_(torch.stack([low.minimum(source.amin(0)), high.maximum(source.amax(0))]))
         return Representation(self.contrast.to_common(self.encoder(image), source), source)
 
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
