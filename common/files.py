@@ -102,7 +102,7 @@ def prepare_folder(folder: str | os.PathLike, option: str, needed: float = 0, of
 
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files of `replacing` whose process lives no more; of another machine, after a day."""
-    for path in list(folder.glob(".*")):
+    for path in folder.glob(".*"):
         if (found := TEMPORARY.fullmatch(path.name)) and path.is_file():
             own = found[2] in (None, HOST)
             with contextlib.suppress(OSError):  # another process has removed it

@@ -98,9 +98,9 @@ def test_a_disk_that_is_full_in_the_middle(tmp_path: Path):
 def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path):
     dead = [f".{DEAD}@{HOST}.model.pt", f".{DEAD}.sub-1_T1.nii.gz", f".{DEAD}@elsewhere.old.json"]
     alive = [f".{os.getpid()}@{HOST}.other.pt", f".{os.getppid()}.b.json", f".{DEAD}@elsewhere.new.json"]
-    others = [f".{DEAD}", ".2021.notes", f".{DEAD}.d.json", "model.pt", ".hidden.json"]
+    others = [f".{DEAD}", ".2021.notes", f".{DEAD}.folder.json", "model.pt", ".hidden.json"]
     for name in (*dead, *alive, *others):
-        (tmp_path / name).mkdir() if name.endswith("d.json") else (tmp_path / name).touch()
+        (tmp_path / name).mkdir() if name.endswith("folder.json") else (tmp_path / name).touch()
     os.utime(tmp_path / dead[2], (time.time() - 2 * files.DAY,) * 2)
     write_text(tmp_path / "scores.json", "{}")
     assert names(tmp_path) == sorted([*alive, *others, "scores.json"])
