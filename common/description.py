@@ -60,12 +60,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def write(path: Path, network: object, **more: Any) -> None:
     """Describes the weights in `path`, whole or not at all."""
-    write_text(description_file(path), as_text(describe(network, **more)))
-
-
-def as_text(described: Mapping[str, Any]) -> str:
-    """A description as its file holds it."""
-    return json.dumps(described, indent=4) + "\n"
+    write_text(description_file(path), json.dumps(describe(network, **more), indent=4) + "\n")
 
 
 def describe(network: object, **more: Any) -> dict[str, Any]:

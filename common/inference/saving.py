@@ -19,7 +19,7 @@ from monai.transforms import Transform
 
 from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
-from ..files import prepare_folder, replacing
+from ..files import prepare_folder, replacing, write_text
 from .inferers import resolve_targets
 from .weights import origin
 
@@ -154,10 +154,10 @@ class SaveVolumes(Transform):
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "note": "Made by a network, not acquired. Not for clinical use.",
         }
-        # Both are written before either takes its place: there is no image that says nothing of itself.
-        with replacing(path) as nifti, replacing(path.with_name(f"{data['subject']}_{name}.json")) as text:
-            nib.save(image, nifti)
-            text.write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+        with replacing(path) as partial:
+            nib.save(image, partial)
+            # Before the image takes its place: there is none that says nothing of itself.
+            write_text(path.with_name(f"{data['subject']}_{name}.json"), json.dumps(sidecar, indent=1))
         return path
 
 

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from ..description import Description, as_text, check_trained_alike, describe, description_file, differences, read
+from ..description import Description, check_trained_alike, describe, differences, read, write
 from ..distributed import is_main_process, unwrapped
 from ..files import prepare_folder, replacing
 from ..inference.weights import read_state, sha256
@@ -186,12 +186,11 @@ class Checkpoints:
         save_atomically({**state, "progress": progress, "best": best, "described": described}, self.last)
 
     def _save_best(self) -> None:
-        """The weights and what describes them, both written before either takes its place."""
+        """The weights, and what describes them before they take their place: they never stand without it."""
         network = unwrapped(self.network)
-        with replacing(self.best) as weights, replacing(description_file(self.best)) as description:
-            torch.save(network.state_dict(), weights)
-            text = as_text(describe(network, sha256=sha256(weights), **self.described))
-            description.write_text(text, encoding="utf-8")
+        with replacing(self.best) as partial:
+            torch.save(network.state_dict(), partial)
+            write(self.best, network, sha256=sha256(partial), **self.described)
 
     def _everything(self, engine: Engine) -> dict[str, Any]:
         scaler = getattr(engine, "grad_scaler", None)

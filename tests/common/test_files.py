@@ -50,10 +50,11 @@ def test_nothing_stays_of_what_failed(tmp_path: Path, error: BaseException):
 
 def test_of_two_files_that_belong_together_neither_is_replaced_alone(tmp_path: Path):
     def write() -> None:
-        with replacing(tmp_path / "model.pt") as first, replacing(tmp_path / "model.json") as second:
-            first.write_text("weights")
-            second.write_text("{")
-            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        with replacing(tmp_path / "model.pt") as weights:
+            weights.write_text("weights")
+            with replacing(tmp_path / "model.json") as description:
+                description.write_text("{")
+                raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     with pytest.raises(DiskFull, match=r"model.json is not written: Disk quota exceeded"):
         write()

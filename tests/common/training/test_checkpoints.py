@@ -163,10 +163,13 @@ def test_compiled_networks_are_unwrapped():
 
 def test_neither_weights_nor_their_description_stand_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The disk is full when the description is written: the earlier pair stays, or there is none."""
-    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     for epochs, there in ((1, []), (2, ["last.pt", "model.json", "model.pt"])):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, "as_text", lambda described: (_ for _ in ()).throw(full))
+            patch.setattr(Path, "write_text", fail)
             with pytest.raises(DiskFull, match=r"model.json is not written: No space left"):
                 Training(tmp_path).run(epochs)
         release(tmp_path)
