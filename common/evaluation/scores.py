@@ -108,7 +108,10 @@ class ScoreTable:
             table.info = json.loads(file.read_text(encoding="utf-8"))
             named, table.region = list(table.info["subjects"]), table.info.get("region", "")
         with evaluated_again(folder / f"scores_{convention}.csv") as file:
-            for line in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline=""), strict=True):
+            lines = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline=""), strict=True)
+            if lacking := {*KEYS} - {*(lines.fieldnames or ())}:
+                raise ValueError(f"it has no column {', '.join(sorted(lacking))}")
+            for line in lines:
                 key = [line.pop(name) for name in ("subject", "method", "source", "target")]
                 table.add(*key, {name: float(value) for name, value in line.items() if value})
         if table.subjects != named:
