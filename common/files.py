@@ -19,7 +19,6 @@ SUFFIXES = "pt|ts|onnx|json|csv|html|png|gif|npz|nii|gz|zip|yml|md|sha256"
 TEMPORARY = re.compile(rf"\.(\d{{1,9}})(?:@([^.]+))?\..+\.(?:{SUFFIXES})")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DAY = 24 * 60 * 60
-GB = 1e9
 
 
 class NotWritten(OSError):
@@ -95,8 +94,8 @@ def prepare_folder(folder: str | os.PathLike, option: str, needed: float = 0, of
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DiskFull(
-            f"{option} {folder} has {free / GB:.2f} GB free, but {of} may need {needed / GB:.2f} GB. Make room, or "
-            f"pass another --{option}."
+            f"{option} {folder} has {_size(free)} free, but {of} may need {_size(needed)}. Make room, or pass another "
+            f"--{option}."
         )
 
 
@@ -137,6 +136,10 @@ def what_it_is(path: str | os.PathLike) -> str:
 
 
 _FILES = (FileExistsError, NotADirectoryError)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _not_written(path: Path, error: OSError) -> NotWritten:

@@ -129,7 +129,7 @@ def test_too_little_room_is_known_before_the_first_subject(workflow, tiny_weight
     needed, free = 4 * 25 * 30 * 24 * 4, [0]
     monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: files.shutil._ntuple_diskusage(1e9, 0, free[0]))
     free[0] = needed - 1
-    with pytest.raises(DiskFull, match=r"output_dir .*/out has 0.00 GB free, but the images.*--output_dir"):
+    with pytest.raises(DiskFull, match=r"output_dir .*/out has 0.29 MB free, but the images.*--output_dir"):
         inference(workflow, tiny_weights, folder).run()
     assert list((folder / "out").iterdir()) == []
     free[0] = needed

@@ -249,7 +249,7 @@ def test_too_little_room_is_known_before_the_first_epoch(tmp_path: Path, monkeyp
         if enough:
             engine.run([0], max_epochs=1)
         else:
-            with pytest.raises(DiskFull, match=r"ckpt_dir .* free, but model.pt and last.pt may need 0.00 GB"):
+            with pytest.raises(DiskFull, match=r"ckpt_dir .* free, but model.pt and last.pt may need 0.28 MB"):
                 engine.run([0], max_epochs=1)
             assert not epochs and list(tmp_path.iterdir()) == []
 
