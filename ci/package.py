@@ -20,6 +20,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from common.description import read, write
+from common.files import replacing, write_text
 from common.inference.weights import load_weights, sha256
 from common.options import from_caller, run_command
 
@@ -93,12 +94,11 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
             shutil.copyfile(card, packed / "docs" / "model_card.md")
         if (packed / "models" / "model.pt").exists():
             describe(packed, _overlay(bundle, overlay) if overlay else None)
-        output_dir.mkdir(parents=True, exist_ok=True)
         if large:
             _set_apart(packed, output_dir / f"{full_name}.pt", source)
         archive = output_dir / f"{full_name}.zip"
         _zip(packed, archive)
-    archive.with_suffix(".zip.sha256").write_text(f"{sha256(archive)}  {archive.name}\n")
+    write_text(archive.with_suffix(".zip.sha256"), f"{sha256(archive)}  {archive.name}\n")
     sha1 = hashlib.sha1(archive.read_bytes()).hexdigest()
     _list(full_name, {"checksum": sha1, "source": f"{source}/{archive.name}".lstrip("/")})
     return archive
@@ -156,27 +156,25 @@ def _set_apart(bundle: Path, weights: Path, source: str) -> None:
     """Moves models/model.pt out of a bundle; large_files.yml says where it will be found."""
     if not (bundle / "models" / "model.pt").is_file():
         raise FileNotFoundError(f"{bundle.name} has no weights to set apart: pass --weights FILE.")
-    shutil.move(bundle / "models" / "model.pt", weights)
+    with replacing(weights) as partial:
+        shutil.move(bundle / "models" / "model.pt", partial)
     address = f"{source}/{weights.name}"
     entry = {"path": "models/model.pt", "url": address, "hash_val": sha256(weights), "hash_type": "sha256"}
     (bundle / "large_files.yml").write_text(yaml.safe_dump({"large_files": [entry]}))
 
 
 def _zip(folder: Path, archive: Path) -> None:
-    partial = archive.with_suffix(".partial")
-    with ZipFile(partial, "w", ZIP_DEFLATED) as file:
+    with replacing(archive) as partial, ZipFile(partial, "w", ZIP_DEFLATED) as file:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             entry = ZipInfo(path.relative_to(folder.parent).as_posix(), EPOCH)
             entry.external_attr = 0o644 << 16
             entry.compress_type = ZIP_DEFLATED
             file.writestr(entry, path.read_bytes())
-    partial.replace(archive)
 
 
 def _list(full_name: str, entry: dict[str, str]) -> None:
-    LIST.parent.mkdir(exist_ok=True)
     known = json.loads(LIST.read_text()) if LIST.exists() else {}
-    LIST.write_text(json.dumps(dict(sorted({**known, full_name: entry}.items())), indent=4) + "\n")
+    write_text(LIST, json.dumps(dict(sorted({**known, full_name: entry}.items())), indent=4) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ci.package import package
 from ci.runs import ROOT, bundle_folder, run_bundle, run_module, simulate, train_bundle
 from common.data.subjects import read_subjects
 from common.evaluation.scores import ScoreTable
-from common.inference.weights import sha256
+from common.files import write_text
+from common.inference.weights import read_state, sha256
 from common.options import from_caller, run_command
+from common.training.checkpoints import read_last
 
 DATA: dict[str, dict[str, object]] = {
     "mri_crl": {"sequences": "fse9", "one_gain": True},
@@ -113,8 +113,9 @@ def weights(
     given |= {"spacing": spacing, "seed": seed}
     changed = [f" --{key} {value}" for key, value in given.items() if value != weights.__kwdefaults__[key]]
     card = work / "model_card.md"
-    card.write_text(
-        _card(bundle, work, overlay, f"./ci/weights {name}{''.join(changed)}", _phantom_command(subjects, data))
+    write_text(
+        card,
+        _card(bundle, work, overlay, f"./ci/weights {name}{''.join(changed)}", _phantom_command(subjects, data)),
     )
     model = str(work / "models" / "model.pt")
     [archive] = package(name, weights=model, card=str(card), output_dir=output_dir)
@@ -125,8 +126,7 @@ def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
     """The card says how the weights were made, so nothing made otherwise may be used again."""
     file = work / "recipe.json"
     if not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(recipe, indent=4) + "\n")
+        write_text(file, json.dumps(recipe, indent=4) + "\n")
     elif (found := json.loads(file.read_text())) != recipe:
         raise ValueError(f"{work} was begun with {found}, not {recipe}; remove it, or name another --work_dir.")
 
@@ -160,7 +160,7 @@ def _card(bundle: Path, work: Path, overlay: str, command: str, data: str) -> st
     return CARD.format(
         name=bundle.name,
         version=json.loads((bundle / "configs" / "metadata.json").read_text())["version"],
-        parameters=sum(value.numel() for value in torch.load(model, weights_only=True).values()) / 1e6,
+        parameters=sum(value.numel() for value in read_state(model).values()) / 1e6,
         size=model.stat().st_size / 1e6,
         sha256=sha256(model),
         overlay=overlay,
@@ -175,9 +175,7 @@ def _card(bundle: Path, work: Path, overlay: str, command: str, data: str) -> st
 
 
 def _epochs(models: Path) -> str:
-    states = {
-        path: torch.load(path, weights_only=True)["progress"]["epoch"] for path in sorted(models.rglob("last.pt"))
-    }
+    states = {path: read_last(path, whole=False)["progress"]["epoch"] for path in sorted(models.rglob("last.pt"))}
     named = {path: "" if len(states) == 1 else f" ({path.relative_to(models).parent})" for path in states}
     return ", ".join(f"{epoch} epochs{named[path]}" for path, epoch in states.items()).replace(" (.)", " (diffusion)")
 

@@ -8,10 +8,14 @@ takes that expression's place; if the weights were trained with another one, `ch
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from .files import what_it_is, write_text
+
+ADVICE = "Copy it again, or remove it and give the options of the training."
+KINDS = {"network": dict, "sequences": list, "normalisation": str, "sha256": str, "roi_size": list, "divisible": list}
 
 
 class Description:
@@ -44,19 +48,19 @@ def read(path: str | Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}). Copy it again, or remove it and give the options.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({what_it_is(file) or error}). {ADVICE}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{file} must hold a JSON object, not {type(found).__name__}.")
+        raise ValueError(f"{file} must hold a JSON object, not {type(found).__name__}. {ADVICE}")
+    for name, kind in KINDS.items():
+        if name in found and not isinstance(found[name], kind):
+            raise ValueError(f"{file} is damaged: {name} is {found[name]!r}, no {kind.__name__}. {ADVICE}")
     return found
 
 
 def write(path: Path, network: object, **more: Any) -> None:
     """Describes the weights in `path`, whole or not at all."""
-    file = description_file(path)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(describe(network, **more), indent=4) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_text(description_file(path), json.dumps(describe(network, **more), indent=4) + "\n")
 
 
 def describe(network: object, **more: Any) -> dict[str, Any]:

@@ -4,20 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import DataLoader, Dataset, DistributedSampler
 
 from ..distributed import is_distributed
 
 
+class SeededItems(torch.utils.data.Dataset):
+    """Another data set, the randomness of each of whose items is a function of the epoch's seed and its index.
+
+    So the processes that load do not matter, neither how many there are nor which of them has an item.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.seed = torch.zeros((), dtype=torch.int64).share_memory_()  # processes may outlive an epoch
+
+    def set_random_state(self, seed: int | None = None, state: Any = None) -> SeededItems:
+        """As for MONAI's transforms."""
+        self.seed.fill_(seed or 0)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        seed = np.random.SeedSequence([int(self.seed), index]).generate_state(1)[0]
+        self.dataset.transform.set_random_state(seed=int(seed))
+        return self.dataset[index]
+
+
 def training_loader(dataset: Dataset, **options: Any) -> DataLoader:
-    """Batches in an order that is drawn anew for every epoch; all processes get equally many.
+    """Batches in an order that is drawn anew for every epoch; all processes that train get equally many.
 
     Args:
+        dataset: with a `transform` whose `set_random_state` seeds all of it, see `SeededItems`.
         options: as for `monai.data.DataLoader`: batch_size, num_workers ...
     """
     sampler = DistributedSampler(dataset, even_divisible=True, shuffle=True) if is_distributed() else None
-    return DataLoader(dataset, shuffle=sampler is None, sampler=sampler, **options)
+    options = {"worker_init_fn": None, **options}  # MONAI's seeds by process
+    return DataLoader(SeededItems(dataset), shuffle=sampler is None, sampler=sampler, **options)
 
 
 def subject_loader(dataset: Dataset, num_workers: int = 0) -> DataLoader:

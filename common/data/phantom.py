@@ -10,7 +10,6 @@ The maps are those of ICBM 152 nonlinear 2009a (Fonov et al., NeuroImage 2011), 
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from tqdm import tqdm
 
+from ..files import replacing, write_text
 from ..options import words
 from .mr_signal import FSE9, TISSUES, Acquisition, corrupt, enhanced_t1, resolve, spin_echo
 
@@ -279,9 +279,8 @@ def _save(data: NDArray, affine: NDArray, path: Path) -> None:
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
-    partial = path.with_name(f".{os.getpid()}_{path.name}")
-    nib.save(image, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        nib.save(image, partial)
 
 
 def _write_subject(
@@ -289,7 +288,6 @@ def _write_subject(
 ) -> dict:
     """Writes one subject's files and returns its entry in the subject list; ``scanner`` goes to ``corrupt``."""
     name = f"phantom_{number:03d}"
-    (folder / name).mkdir(parents=True, exist_ok=True)
     entry = {"subject": name, "images": {}, "masks": {}, "reference": {}, "parameters": {}}
     anatomy = make_anatomy(np.random.default_rng([seed, number]), spacing=spacing)
 
@@ -310,12 +308,6 @@ def _write_subject(
         entry["reference"][sequence] = save(reference, f"{sequence}_reference")
         entry["parameters"][sequence] = {"TR": timing.tr, "TE": timing.te, "TI": timing.ti}
     return entry
-
-
-def _write_list(path: Path, listing: dict) -> None:
-    partial = path.with_name(f".{os.getpid()}_{path.name}")
-    partial.write_text(json.dumps(listing, indent=2) + "\n")
-    os.replace(partial, path)
 
 
 def _split(subjects: int, validation: float, test: float) -> tuple[int, int]:
@@ -391,9 +383,10 @@ def make_phantom(
         _write_subject(folder, number, timings, seed, spacing, one_gain, bias=bias, noise=noise)
         for number in tqdm(range(subjects), desc="phantom", unit="subject")
     ]
-    _write_list(folder / "subjects.json", {
+    listing = {
         "sequences": list(timings),
         "training": entries[:training],
         "validation": entries[training : training + validating],
         "test": entries[training + validating :],
-    })  # fmt: skip
+    }
+    write_text(folder / "subjects.json", json.dumps(listing, indent=2) + "\n")

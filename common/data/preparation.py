@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai.transforms import (
@@ -23,7 +24,7 @@ from monai.transforms import (
 from .layouts import find_subjects
 from .loading import LoadSubject, MarkMissingd
 from .normalisation import ScaleSequencesd
-from .subjects import subject_items
+from .subjects import list_of, subject_items
 
 Transform = Callable[[Any], Any]
 
@@ -74,7 +75,7 @@ class Subjects:
         self.trained_alike = {**own, "normalisation": normalisation}
         self.sizes = {"roi_size": self.roi_size, "divisible": self.divisible}
         self.described = {**self.trained_alike, **self.sizes, "sequences": self.sequences, "grid": grid}
-        self.described["dataset_dir"] = str(dataset_dir)
+        self.described["dataset_dir"] = Path(dataset_dir).name  # what says it may be shared
 
     def items(self, split: str, sequences: Sequence[str] | None = None, **options: Any) -> list[dict]:
         """The items of a split, see `subject_items`; of all sequences, or of the named ones."""
@@ -108,7 +109,14 @@ class Subjects:
 
     def use(self) -> Compose:
         """For making images, see `restored`."""
-        return Compose([*self._scaled("image"), *self._cropped(), self._divisible(), MarkMissingd("image")])
+        scaled = [*self._scaled("image"), self._with_folder]
+        return Compose([*scaled, *self._cropped(), self._divisible(), MarkMissingd("image")])
+
+    def _with_folder(self, data: dict) -> dict:
+        """Adds the "folder" that the subject's files lie below: the list's, or that which was searched."""
+        place = list_of(self.dataset_dir, self.subject_list) if self.subject_list else self.dataset_dir
+        folder = Path(os.path.abspath(Path(place).expanduser()))
+        return {**data, "folder": str(folder.parent if folder.is_file() else folder)}
 
     def evaluation(self, truth: str, masks: Sequence[str], disturb: Transform) -> Compose:
         """As in use, with the truth as "label", the masks, and as "source" the images that the network gets, whole.

@@ -25,6 +25,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ..files import write_text
+
 SPLITS = ("training", "validation", "test")
 FILE_FIELDS = ("images", "masks", "reference", "withheld")
 PAIRS = (("T1", "T1Gd"), ("T1Gd", "T2"), ("T2", "FLAIR"))
@@ -79,13 +81,7 @@ def write_subjects(path: str | os.PathLike, subjects: dict) -> Path:
     portable = {
         split: [_with_paths(entry, file.parent, _portable) for entry in subjects.get(split, [])] for split in SPLITS
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps({**subjects, **portable}, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(file, json.dumps({**subjects, **portable}, indent=1) + "\n")
     return file
 
 
@@ -124,10 +120,7 @@ def subject_items(
         raise ValueError(NO_DATASET_DIR)
     if split not in (*SPLITS, "all"):
         raise ValueError(f"Unknown split {split!r}: the splits are {', '.join(SPLITS)} and all")
-    if found is None:
-        file = list_file(Path(dataset_dir or ".").expanduser() / subject_list if subject_list else dataset_dir)
-    else:
-        file = Path(dataset_dir)
+    file = list_of(dataset_dir, subject_list) if found is None else Path(dataset_dir)
     subjects = read_subjects(file) if found is None else found
     entries = [entry for name in (SPLITS if split == "all" else (split,)) for entry in subjects[name]]
     if not entries and not required:
@@ -238,6 +231,11 @@ def list_file(path: str | os.PathLike) -> Path:
     if not file.is_file():
         raise FileNotFoundError(f"No subject list {file}: make one with `python -m common.data list FOLDER`")
     return file
+
+
+def list_of(dataset_dir: str | os.PathLike, subject_list: str | os.PathLike = "") -> Path:
+    """The list that `subject_items` takes."""
+    return list_file(Path(dataset_dir or ".").expanduser() / subject_list if subject_list else dataset_dir)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

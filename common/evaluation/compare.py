@@ -9,6 +9,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from ..files import prepare_folder
 from .files import write_csv, write_text
 from .leaderboard import METRICS, Line, best, describe, leaderboard, leaderboard_text, notes, supports
 from .page import chart, page, table
@@ -136,7 +137,7 @@ def compare(
     boards = {line.name: line for line in lines if (line.target, line.method) == ("all", "network")}
     tests = paired_tests({m: {run.name: boards[run.name].values[m] for run in runs} for m in supports(runs)})
     folder = Path(str(output))
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare_folder(folder, "output")
     metrics = list(lines[0].values)
     header = ["target", "name", "method", *(f"{m}_{what}" for m in metrics for what in ("mean", "std", "subjects"))]
     rows = [

@@ -12,7 +12,8 @@ from monai.transforms import LoadImage, Orientation, ResampleToMatch
 from torch import Tensor
 
 from ..data.check import same_grid
-from ..data.subjects import LIST_NAME, SPLITS, read_subjects
+from ..data.subjects import SPLITS, list_of, read_subjects
+from ..files import what_it_is
 from .pictures import completion_picture
 
 
@@ -31,8 +32,15 @@ def draw_completed(completed_dir: str, dataset_dir: str, *, subject_list: str = 
     Returns:
         The pictures' paths.
     """
-    read = _Reader()
+    read, folder = _Reader(), list_of(dataset_dir, subject_list).parent
     known = _known_images(dataset_dir, subject_list)
+
+    def acquired(subject: str, path: str, sequence: str = "") -> str:
+        """The file that a sidecar names as seen from the list's folder, or by its name where it lies elsewhere."""
+        seen, listed = folder / path, known.get(subject, {})
+        alike = [listed[sequence]] if sequence in listed else [f for f in listed.values() if Path(f).name == path]
+        return str(seen) if seen.is_file() or not alike else alike[0]
+
     made = []
     for sidecar_dir in sorted({path.parent for path in Path(completed_dir).glob("*/*_*.json")}):
         sidecars = _sidecars(sidecar_dir)
@@ -40,8 +48,8 @@ def draw_completed(completed_dir: str, dataset_dir: str, *, subject_list: str = 
             continue
         subject = sidecars[0]["subject"]
         names = [s["target"] for s in sidecars]
-        grid = read(sidecars[0]["grid"])
-        sources = {name: read(path, grid) for s in sidecars for name, path in s["sources"].items()}
+        grid = read(acquired(subject, sidecars[0]["grid"]))
+        sources = {n: read(acquired(subject, path, n), grid) for s in sidecars for n, path in s["sources"].items()}
         synthesised = {name: read(sidecar_dir / f"{subject}_{name}.nii.gz") for name in names}
         truth = {name: read(file, grid) for name, file in known.get(subject, {}).items() if name in names}
         for name in truth:
@@ -65,7 +73,15 @@ def draw_completed(completed_dir: str, dataset_dir: str, *, subject_list: str = 
 
 def _sidecars(folder: Path) -> list[dict[str, Any]]:
     """Of the completed images alone: uncertainties, differentiation maps and scores lie in such folders too."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*_*.json"))}
+    found = {}
+    for path in sorted(folder.glob("*_*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found[path.stem], dict):
+                raise ValueError(f"it holds a {type(found[path.stem]).__name__}")
+        except ValueError as error:
+            reason = what_it_is(path) or error
+            raise ValueError(f"{path} is damaged ({reason}). Run the inference of {folder.name} again.") from None
     return [content for name, content in found.items() if name == f"{content.get('subject')}_{content.get('target')}"]
 
 
@@ -96,6 +112,6 @@ def _factor(made: Tensor, truth: Tensor) -> float:
 
 def _known_images(dataset_dir: str, subject_list: str) -> dict[str, dict[str, str]]:
     """Per subject the files of its sequences, those withheld from inference among them."""
-    listed = read_subjects(Path(dataset_dir) / (subject_list or LIST_NAME))
+    listed = read_subjects(list_of(dataset_dir, subject_list))
     entries = [entry for split in SPLITS for entry in listed[split]]
     return {entry["subject"]: {**entry["images"], **entry.get("withheld", {})} for entry in entries}

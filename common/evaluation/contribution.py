@@ -10,7 +10,6 @@ z-score over all rows with source != target, with the population's standard devi
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from ..files import replacing
 from .files import write_csv
 from .scores import ScoreTable, is_sequence
 
@@ -126,9 +126,8 @@ def draw_contributions(path: Path, contributions: list[Contribution], title: str
         ax.set_xticks(places, names)
         ax.set_title(title, fontsize=11)
         figure.legend(loc="outside lower center", fontsize=10)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def contribution(results_dir: str, convention: str = "declared") -> None:

@@ -1,4 +1,4 @@
-"""Writes result files under another name first, so that no reader ever meets half a file."""
+"""Tables of results, whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .scores import _replace as write_text
+from ..files import write_text
 
 __all__ = ["write_csv", "write_text"]
 

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from tqdm import tqdm
 
+from ..files import prepare_folder
 from ..inference.inferers import Route
 from ..inference.weights import origin
 from ..options import words
@@ -92,7 +93,8 @@ class ScoreMatrix:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def start(self, engine: Engine) -> None:
-        """Empty tables; the intensity map is fitted once."""
+        """Empty tables; the intensity map is fitted once. The folder can be written to."""
+        prepare_folder(self.output_dir, "output_dir")
         self.tables = {name: ScoreTable(name, CONVENTIONS[name].region) for name in self.conventions}
         self.volumes = KeptVolumes(self.output_dir / "volumes", self.sequences, self.keep)
         self.masks: set[str] = set()

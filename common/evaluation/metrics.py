@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..inference.weights import pretrained_file
+from ..inference.weights import pretrained_file, read_state
 
 
 def _pair(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,7 @@ def _lpips_net(path: Path) -> torch.nn.Module:
     """The lpips network with the backbone read from the file."""
     import lpips
 
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(path)
     with warnings.catch_warnings():  # lpips calls torchvision with arguments that it now warns about
         warnings.simplefilter("ignore")
         net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,8 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ..files import replacing
 
 PANEL = 2.5  # inches
 ERROR_SHARE = 0.3  # the error map's range as a share of the grey scale: one meaning of a colour in every picture
@@ -145,6 +146,5 @@ def completion_picture(
     rows = [left + _panels(image, true.get(name), name) for name, image in made.items()]
     across, up = (spacing[k] for k in range(3) if k != axis)
     figure = _draw(rows, aspect=up / across, side="A" if axis == 0 else "R", title=title)
-    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)

@@ -36,7 +36,6 @@ class Robustness:
         for disturbance in DISTURBANCES:
             for level in LEVELS:
                 lines += self._evaluate(disturbance, level, f"{disturbance}_{level}")
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         write_csv(self.output_dir / "robustness.csv", list(lines[0]), [list(line.values()) for line in lines])
         print(table(lines))
         return lines

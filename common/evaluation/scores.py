@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
-import os
 import statistics
-from collections.abc import Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import replacing, what_it_is
+
 METHODS = ("network", "copy", "map")
+OTHERS = (csv.Error, zipfile.BadZipFile, zlib.error)  # than Python's own, that a damaged file may cause
 KEYS = ("method", "subject", "source", "target")
 
 
@@ -30,13 +35,6 @@ def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(finite) if finite else math.nan
 
 
-def _replace(path: Path, text: str) -> None:
-    """Writes under another name first, so that no reader ever meets half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
-
-
 def _strict(value: Any) -> Any:
     """JSON has no nan and no inf: both become null."""
     if isinstance(value, Mapping):
@@ -44,6 +42,23 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def evaluated_again(file: Path) -> Iterator[Path]:
+    """The file itself; where it cannot be read, what to do.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, or damaged.
+    """
+    advice = "Evaluate again (`run evaluating`), or copy the folder again"
+    try:
+        yield file
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} is missing beside its like. {advice}.") from None
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, *OTHERS) as error:
+        reason = f"it is {seen}" if (seen := what_it_is(file)) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file} is damaged ({reason}). {advice}.") from None
 
 
 class ScoreTable:
@@ -79,7 +94,7 @@ class ScoreTable:
 
         Raises:
             FileNotFoundError: the folder has no scores under this convention; the message names those it has.
-            ValueError: the CSV is not of the JSON's subjects.
+            ValueError: the CSV is not of the JSON's subjects, or one of them is damaged.
         """
         folder = Path(folder)
         if not (folder / f"scores_{convention}.json").exists():
@@ -89,13 +104,17 @@ class ScoreTable:
                 f"Make them with `run evaluating --conventions \"['{convention}']\"`."
             )
         table = cls(convention)
-        table.info = json.loads((folder / f"scores_{convention}.json").read_text(encoding="utf-8"))
-        table.region = table.info.get("region", "")
-        with (folder / f"scores_{convention}.csv").open(encoding="utf-8", newline="") as file:
-            for line in csv.DictReader(file):
+        with evaluated_again(folder / f"scores_{convention}.json") as file:
+            table.info = json.loads(file.read_text(encoding="utf-8"))
+            named, table.region = list(table.info["subjects"]), table.info.get("region", "")
+        with evaluated_again(folder / f"scores_{convention}.csv") as file:
+            lines = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline=""), strict=True)
+            if lacking := {*KEYS} - {*(lines.fieldnames or ())}:
+                raise ValueError(f"it has no column {', '.join(sorted(lacking))}")
+            for line in lines:
                 key = [line.pop(name) for name in ("subject", "method", "source", "target")]
                 table.add(*key, {name: float(value) for name, value in line.items() if value})
-        if table.subjects != table.info["subjects"]:
+        if table.subjects != named:
             raise ValueError(f"scores_{convention}.csv and .json in {folder} name different subjects; evaluate again.")
         return table
 
@@ -157,16 +176,18 @@ class ScoreTable:
             info: what a reader needs to trust the numbers: the weights' sha256, versions, seed, origin of the masks.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         lines = io.StringIO()
         writer = csv.DictWriter(lines, ["subject", "method", "source", "target", *self.metrics], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        _replace(folder / f"scores_{self.convention}.csv", lines.getvalue())
         head = {"convention": self.convention, "region": self.region, "subjects": self.subjects}
         self.info = {**(info or {}), **head, "summary": self.summary()}
         text = json.dumps(_strict(self.info), indent=2, allow_nan=False)
-        _replace(folder / f"scores_{self.convention}.json", text + "\n")
+        texts = {f"scores_{self.convention}.csv": lines.getvalue(), f"scores_{self.convention}.json": text + "\n"}
+        with contextlib.ExitStack() as together:  # neither is replaced without the other
+            for name, content in texts.items():
+                partial = together.enter_context(replacing(folder / name))
+                partial.write_text(content, encoding="utf-8", newline="")
 
     def print_table(self) -> None:
         """Prints `table`."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..inference.differentiation import differentiation_maps
 from .pictures import ERROR_SHARE, upright, white_level
+from .scores import evaluated_again
 
 SLICES = 30  # per plane, at most: enough to see every region, few enough for one file
 MARGIN = 4  # voxels around the brain
@@ -144,7 +145,7 @@ def draw_subject(path: Path) -> dict[str, Any]:
         - "sheets" in base64, each `columns` slices wide: "source" and "true" [S], "synthesised" and "error"
           [source][target], and "differentiation" [S], None where there is no other sequence.
     """
-    with np.load(path, allow_pickle=False) as volumes:
+    with evaluated_again(path), np.load(path, allow_pickle=False) as volumes:
         available = np.flatnonzero(volumes["available"])
         source, label = volumes["source"][available], volumes["label"][available]
         pred = volumes["pred"][np.ix_(available, available)]

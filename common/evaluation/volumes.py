@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import replacing
 from ..options import words
 
 
@@ -56,20 +56,17 @@ class KeptVolumes:
         if subject in dropped:
             return
         count = len(self.sequences)
-        path = self._path(subject)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{os.getpid()}.{path.name}")
-        np.savez_compressed(
-            part,
-            sequences=np.array(self.sequences),
-            available=np.array(available),
-            spacing=nib.affines.voxel_sizes(np.asarray(label.affine)),
-            source=source.half().cpu().numpy(),
-            label=label.half().cpu().numpy(),
-            pred=pred[: count**2].unflatten(0, (count, count)).half().cpu().numpy(),
-            brain=torch.stack([torch.as_tensor(b) for b in brains]).any(0).cpu().numpy(),
-        )
-        os.replace(part, path)
+        with replacing(self._path(subject)) as partial:
+            np.savez_compressed(
+                partial,
+                sequences=np.array(self.sequences),
+                available=np.array(available),
+                spacing=nib.affines.voxel_sizes(np.asarray(label.affine)),
+                source=source.half().cpu().numpy(),
+                label=label.half().cpu().numpy(),
+                pred=pred[: count**2].unflatten(0, (count, count)).half().cpu().numpy(),
+                brain=torch.stack([torch.as_tensor(b) for b in brains]).any(0).cpu().numpy(),
+            )
 
     def _path(self, subject: str) -> Path:
         return self.folder / f"{subject}.npz"

@@ -67,9 +67,16 @@ class SaveDifferentiation(SaveVolumes):
         ValueError: the subject has none of the wanted targets.
     """
 
+    def count(self, available: Sequence[int]) -> int:
+        """See `SaveVolumes`."""
+        return len(set(self._wanted(available)) & set(available))
+
+    def _wanted(self, available: Sequence[int]) -> list[int]:
+        return resolve_targets("all" if self.targets is None else self.targets, self.sequences, available)
+
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         available = data["available"].nonzero()[:, 0].tolist()
-        wanted = resolve_targets("all" if self.targets is None else self.targets, self.sequences, available)
+        wanted = self._wanted(available)
         targets = [t for t in wanted if t in available]
         if not targets:
             names = ", ".join(self.sequences[t] for t in wanted)

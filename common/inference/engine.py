@@ -10,6 +10,10 @@ from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from ..data.loaders import subject_loader
+from ..files import DiskFull
+from ..memory import advising
+from .inferers import FEWER
+from .saving import SaveVolumes
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,8 @@ class SubjectDataset(Dataset):
 class CompletionEvaluator(SupervisedEvaluator):
     """A `SupervisedEvaluator` that reports what failed at the end, and then exits with status 1.
 
+    Where the disk is full nothing more can be kept: the subjects that are left are not begun.
+
     Args:
         dataset: subjects, such as a `SubjectDataset`.
         network: with its weights, on the device that it runs on.
@@ -44,6 +50,8 @@ class CompletionEvaluator(SupervisedEvaluator):
     def __init__(self, *, dataset: Dataset, network: nn.Module, num_workers: int = 0, **kwargs: Any) -> None:
         device = next(network.parameters()).device
         super().__init__(device, subject_loader(dataset, num_workers), network, **kwargs)
+        last = kwargs.get("postprocessing")
+        self.savers = [each for each in getattr(last, "transforms", [last]) if isinstance(each, SaveVolumes)]
         self.failures: dict[str, str] = {}
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict:
@@ -52,11 +60,14 @@ class CompletionEvaluator(SupervisedEvaluator):
             self.failures[subject] = batchdata["error"][0]
         else:
             try:
-                output = super()._iteration(engine, batchdata)
+                with advising(FEWER):
+                    output = super()._iteration(engine, batchdata)
                 logger.info(f"{subject}: done")
                 return output
             except Exception as error:
                 self.failures[subject] = str(root_cause(error))
+                if isinstance(root_cause(error), DiskFull):
+                    engine.terminate()
         logger.error(f"{subject}: {self.failures[subject]}")
         return {}
 
@@ -64,10 +75,16 @@ class CompletionEvaluator(SupervisedEvaluator):
         """Over all subjects.
 
         Raises:
+            NotWritten: there is no room for what is to be written, or it cannot be written there at all.
             SystemExit: some failed; the message names each with its reason.
         """
         self.failures = {}
+        items = self.data_loader.dataset.data
+        for saver in self.savers:
+            saver.prepare(items)
         super().run(global_epoch)
         if self.failures:
             lines = [f"  {subject}: {reason}" for subject, reason in self.failures.items()]
-            raise SystemExit("\n".join([f"{len(lines)} of {self.state.epoch_length} subjects failed:", *lines]))
+            if left := len(items) - self.state.iteration if self.should_terminate else 0:
+                lines.append(f"  {left} more were not begun.")
+            raise SystemExit("\n".join([f"{len(self.failures)} of {len(items)} subjects failed:", *lines]))

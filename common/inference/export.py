@@ -19,6 +19,7 @@ from monai.data import save_net_with_metadata
 from torch import Tensor, nn
 
 from ..blocks.vq import Quantised, VectorQuantiser
+from ..files import replacing, write_text
 from ..translation import MISSING, TranslationNetwork
 from .inferers import resolve_targets
 from .weights import origin
@@ -104,7 +105,7 @@ def export_network(
         path: of the file. Default: the weights' with another suffix, `_<target>` added for a single one.
 
     Raises:
-        ValueError: an unknown format or target, another suffix, or file and network differ; such a file is removed.
+        ValueError: an unknown format or target, another suffix, or file and network differ; such a file is not kept.
         ImportError: "onnx" without onnxruntime, which runs it.
     """
     if format not in SUFFIXES:
@@ -124,14 +125,10 @@ def export_network(
         "targets": [sequences[j] for j in (range(len(sequences)) if wanted is None else wanted)],
     }
     deployed = Deployed(network, wanted).cpu().eval()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write(deployed, file, format, [trial_image(shape)], {**metadata, **made_from})
-    try:
-        said = _check(deployed, file, format, shape)
-    except Exception:
-        file.unlink(missing_ok=True)
-        raise
-    file.with_name(file.name + ".json").write_text(json.dumps({**made_from, "check": said}, indent=4) + "\n")
+    with replacing(file) as partial:
+        write(deployed, partial, format, [trial_image(shape)], {**metadata, **made_from})
+        said = _check(deployed, partial, format, shape)
+    write_text(file.with_name(file.name + ".json"), json.dumps({**made_from, "check": said}, indent=4) + "\n")
     return f"{file}: {said}"
 
 

@@ -14,8 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..distributed import unwrapped
+from ..memory import advising
 from ..options import switch, words
 from ..translation import TranslationNetwork, is_available
+
+FEWER = ("fewer --targets at a time",)
 
 
 class SlabInferer(Inferer):
@@ -53,6 +56,17 @@ class SlabInferer(Inferer):
         return torch.cat(made, self.slice_axis)
 
 
+class AdvisingInferer(Inferer):
+    """Another inferer; where memory runs out it names `ways` to need less (`common.memory.advising`)."""
+
+    def __init__(self, inferer: Inferer, ways: Sequence[str]) -> None:
+        self.inferer, self.ways = inferer, ways
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        with advising(self.ways):
+            return self.inferer(inputs, network, *args, **kwargs)
+
+
 class SubjectInferer(Inferer):
     """Base of what works on a whole subject, by windows that fit its network.
 
@@ -67,15 +81,17 @@ class SubjectInferer(Inferer):
         self.inferer, self.roi_size, self.slab = inferer, roi_size, slab
 
     def windows(self, network: TranslationNetwork) -> Inferer:
-        """The inferer of a network; whole volumes are gathered on the CPU."""
+        """The inferer of a network, which says what to do where memory runs out; volumes are gathered on the CPU."""
         if self.inferer is not None:
-            return self.inferer
+            return AdvisingInferer(self.inferer, FEWER)
         if self.roi_size is None:
-            return SimpleInferer()
+            return AdvisingInferer(SimpleInferer(), getattr(network, "less_memory", FEWER))
         if network.spatial_dims == 2:
-            return SlabInferer(self.slab, network.slices // 2, network.slice_axis)
+            slabs = SlabInferer(self.slab, network.slices // 2, network.slice_axis)
+            return AdvisingInferer(slabs, [f"a smaller --slab than {self.slab}"] if self.slab > 1 else FEWER)
         cpu = torch.device("cpu")
-        return SlidingWindowInferer(self.roi_size, overlap=0.5, mode="gaussian", device=cpu, progress=True)
+        sliding = SlidingWindowInferer(self.roi_size, overlap=0.5, mode="gaussian", device=cpu, progress=True)
+        return AdvisingInferer(sliding, [f"a smaller --roi_size than {list(self.roi_size)}"])
 
 
 class CompletionInferer(SubjectInferer):

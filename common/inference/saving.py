@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import json
 import logging
 import math
-import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from monai.transforms import Transform
 
 from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
+from ..files import prepare_folder, replacing, write_text
 from .inferers import resolve_targets
 from .weights import origin
 
@@ -32,7 +33,18 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path, step: float
 
     Raises:
         ValueError: the array's shape is not the grid's, a voxel is NaN or infinite, or `path` is the file `like`.
+        NotWritten: see `common.files.replacing`.
     """
+    path = Path(path)
+    image = image_like(array, like, path, step)
+    if path.exists() and path.samefile(like):
+        raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
+    with replacing(path) as partial:
+        nib.save(image, partial)
+
+
+def image_like(array: np.ndarray, like: str | Path, path: Path, step: float = 0.0) -> nib.Nifti1Image:
+    """The image that `save_like` writes to `path`."""
     original = nib.load(like)
     if array.shape[:3] != original.shape[:3]:
         raise ValueError(f"An image of shape {array.shape} cannot lie on the grid of {like}, {original.shape}.")
@@ -49,18 +61,13 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path, step: float
     if array.ndim == 4:
         image.header.set_zooms((*original.header.get_zooms()[:3], step))
         image.header.set_xyzt_units(image.header.get_xyzt_units()[0], "msec")
-    path = Path(path)
-    if path.exists() and path.samefile(like):
-        raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, functools.partial(nib.save, image))
+    return image
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """To another name first, so that no reader ever meets half a file."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    write(temporary)
-    os.replace(temporary, path)
+def located(data: Mapping[Hashable, Any], file: str) -> str:
+    """An image's file for a sidecar that may be shared: as seen from the folder of the subjects, or its name alone."""
+    path, folder = Path(file), Path(data.get("folder", ""))
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) and folder.is_absolute() else path.name
 
 
 class SaveVolumes(Transform):
@@ -95,6 +102,24 @@ class SaveVolumes(Transform):
     def _origin(self) -> dict[str, Any]:
         return origin(self.metadata_file, self.weights)
 
+    def prepare(self, items: Iterable[Mapping[str, Any]]) -> None:
+        """Before the first subject of `common.data.subjects.subject_items`.
+
+        Raises:
+            NotWritten: `output_dir` cannot be written to, or has no room for as many float32 voxels.
+        """
+        needed = 0
+        for item in items:
+            files = {name: item["images"][name] for name in self.sequences if name in item["images"]}
+            with contextlib.suppress(Exception):  # what cannot be read is told when its turn comes
+                voxels = math.prod(nib.load(next(iter(files.values()))).shape[:3])
+                needed += 4 * voxels * self.count([self.sequences.index(name) for name in files])
+        prepare_folder(self.output_dir, "output_dir", needed, "the images, where they cannot be compressed,")
+
+    def count(self, available: Sequence[int]) -> int:
+        """How many volumes are written of a subject that has these sequences."""
+        return len(resolve_targets(self.targets, self.sequences, available))
+
     def _save(
         self, volume: torch.Tensor, data: Mapping[Hashable, Any], name: str, target: int, sources: Sequence[int], **more
     ) -> None:
@@ -118,20 +143,21 @@ class SaveVolumes(Transform):
         path = self.output_dir / data["subject"] / f"{data['subject']}_{name}.nii.gz"
         if path.exists() and (not is_synthesised(path) or any(path.samefile(file) for file in data["images"].values())):
             raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
-        save_like(volume.numpy(), data["grid_file"], path, step)
+        image = image_like(volume.numpy(), data["grid_file"], path, step)
+        names = [self.sequences[i] for i in sources]
         sidecar = {
             "subject": data["subject"],
-            "sources": {self.sequences[i]: data["images"][self.sequences[i]] for i in sources},
-            "grid": data["grid_file"],
+            "sources": {name: located(data, data["images"][name]) for name in names},
+            "grid": located(data, data["grid_file"]),
             **self._origin,
             **more,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "note": "Made by a network, not acquired. Not for clinical use.",
         }
-        write_whole(
-            path.with_name(f"{data['subject']}_{name}.json"),
-            lambda file: file.write_text(json.dumps(sidecar, indent=1)),
-        )
+        with replacing(path) as partial:
+            nib.save(image, partial)
+            # Before the image takes its place: there is none that says nothing of itself.
+            write_text(path.with_name(f"{data['subject']}_{name}.json"), json.dumps(sidecar, indent=1))
         return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import torch
 from torch import nn
 
 from ..description import Description, check_trained_alike, description_file, read
+from ..files import what_it_is
+
+AGAIN = "Copy or download it again"
 
 
 class Weights(Description):
@@ -62,8 +66,8 @@ def load_weights(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not the described one, was trained with other options, or its tensors are not the
-            network's; some of the differences are named with both values.
+        ValueError: the file is damaged or not the described one, was trained with other options, or its tensors are
+            not the network's; some of the differences are named with both values.
     """
     if not Path(path).is_file():
         make = f"Train first (python -m monai.bundle {command})"
@@ -80,13 +84,52 @@ def load_weights(
             f"{description.name} if the weights are your own."
         )
     check_trained_alike(path, found, getattr(network, "options", {}), settings or {})
-    found = torch.load(path, weights_only=True, map_location="cpu")
+    found = read_state(path, f"{AGAIN}, or pass another --{option}.")
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
     found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
     _check_shapes(path, found, network.state_dict())
     network.load_state_dict(found)
     return network.to(device).eval()
+
+
+def read_state(path: str | Path, advice: str = f"{AGAIN}.", *, whole: bool = True) -> dict[str, Any]:
+    """What `torch.save` wrote of a dict by name, on the CPU; nothing but tensors and plain values is ever loaded.
+
+    Args:
+        path: the file.
+        advice: what to do where it is damaged.
+        whole: all of it is read and its checksums compared, which PyTorch does not; else what is looked at is read.
+
+    Raises:
+        ValueError: it is damaged; the message says how.
+    """
+    archive = zipfile.is_zipfile(path)
+    try:
+        if whole and archive and (damaged := zipfile.ZipFile(path).testzip()):
+            raise zipfile.BadZipFile(f"the checksum of {damaged} in it is wrong")
+        found = torch.load(path, weights_only=True, map_location="cpu", mmap=archive and not whole)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its readers say
+        raise ValueError(f"{path} cannot be read: {_reason(path, error)}. {advice}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{path} holds no tensors by name, but a {type(found).__name__}. {advice}")
+    return found
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    """Why a file of tensors cannot be read, without PyTorch's advice to load whatever it holds."""
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return str(error.strerror)
+    if seen := what_it_is(path):
+        return f"it is {seen}"
+    if isinstance(error, zipfile.BadZipFile):
+        return str(error)
+    with open(path, "rb") as file:
+        if file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+            return f"it ends after {Path(path).stat().st_size} bytes, in the middle"
+    return "it is no file of PyTorch's, or holds Python objects, which are never loaded"
 
 
 def _check_shapes(path: str, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,36 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from ..description import Description, check_trained_alike, describe, description_file, differences, read, write
+from ..description import Description, check_trained_alike, describe, differences, read, write
 from ..distributed import is_main_process, unwrapped
-from ..inference.weights import sha256
+from ..files import prepare_folder, replacing
+from ..inference.weights import read_state, sha256
 from ..options import switch
+from .lock import hold, release
 
 logger = logging.getLogger(__name__)
 
 
 def save_atomically(state: Any, path: Path) -> None:
     """Written to a temporary name and renamed, so that a kill leaves the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        torch.save(state, partial)
+
+
+def read_last(path: Path, *, whole: bool = True) -> dict[str, Any]:
+    """What `Checkpoints` wrote to a `last.pt`; of one that is not read whole, only what is looked at.
+
+    Raises:
+        ValueError: it is damaged, or another program's.
+    """
+    advice = "Remove it to begin anew, or put a copy of it there to go on"
+    state = read_state(path, f"{advice}.", whole=whole)
+    parts = [state.get(name, {}) for name in ("progress", "described", "best")]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(parts[0].get("epoch"), int):
+        raise ValueError(f"{path} is no checkpoint of a training here: it holds {', '.join(state)}. {advice}.")
+    return state
 
 
 def is_finished(folder: str | Path, configs: Sequence[str | Path], **options: Any) -> bool:
@@ -41,8 +52,7 @@ def is_finished(folder: str | Path, configs: Sequence[str | Path], **options: An
     parser = ConfigParser()
     parser.read_config([str(file) for file in configs])
     parser.update({name: value for name, value in options.items() if name.endswith("epochs")})
-    done = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["progress"]["epoch"]
-    return done >= parser.get_parsed_content("max_epochs")
+    return read_last(last, whole=False)["progress"]["epoch"] >= parser.get_parsed_content("max_epochs")
 
 
 class Resumed(Description):
@@ -52,8 +62,7 @@ class Resumed(Description):
         last = Path(folder) / "last.pt"
         self.found = {}
         if last.is_file():
-            state = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
-            self.found = state.get("described") or read(last.with_name("model.pt"))
+            self.found = read_last(last, whole=False).get("described") or read(last.with_name("model.pt"))
         self.network = self.found.get("network", {})
 
 
@@ -93,18 +102,36 @@ class Checkpoints:
         self.described = {**self.settings, **(described or {})}
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, lambda: release(self.last.parent))
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self.forget_nan)
 
+    def start(self, engine: Engine) -> None:
+        """Before the first epoch: the folder is locked and has room, and `last.pt` is taken up where there is one."""
+        if is_main_process():
+            things = self._everything(engine).values()
+            model, last = _bytes(unwrapped(self.network).state_dict()), sum(map(_eventual_bytes, things))
+            there = sum(path.stat().st_size for path in (self.best, self.last) if path.is_file())
+            # A file is replaced by one that is complete: for a moment there are two.
+            prepare_folder(self.last.parent, "ckpt_dir", model + 2 * last - there, "model.pt and last.pt")
+            hold(self.last.parent)
+        self.load(engine)
+
     def load(self, engine: Engine) -> None:
-        """At the start: take up `last.pt`. A later round of a federated training has the server's weights instead."""
+        """Takes up `last.pt`, but not in place of weights that were given: a federated round has the server's."""
         if engine.state.epoch or not self.last.exists():
             return
         if not self.resume:
             raise FileExistsError(f"{self.last} exists. Pass --resume true to go on from it, or another --ckpt_dir.")
-        state = torch.load(self.last, weights_only=True, map_location="cpu")
+        if getattr(engine, "weights_given", False):
+            logger.warning(
+                f"{self.last} is not taken up, since the network was given other weights, and is replaced after the "
+                "first epoch. Options that it describes are in use where no other was given."
+            )
+            return
+        state = read_last(self.last)
         options, begun = getattr(unwrapped(self.network), "options", {}), state.get("described", {})
         check_trained_alike(self.last, begun, options, self.settings)
         for change in differences(begun, self.described):
@@ -119,10 +146,17 @@ class Checkpoints:
             if name not in state:
                 raise ValueError(f"{self.last} has no '{name}': other options made it. Use another --ckpt_dir.")
             thing = unwrapped(thing) if isinstance(thing, nn.Module) else thing
-            thing.load_state_dict(state[name])
+            try:
+                thing.load_state_dict(state[name])
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(
+                    f"The '{name}' of {self.last} does not fit this training ({reason}). Give the options that it was "
+                    "begun with, or another --ckpt_dir to begin anew."
+                ) from None
         # Not the count of steps that is stored: an epoch may have another length now.
         engine.state.epoch, engine.state.iteration = epoch, epoch * engine.state.epoch_length
-        if self.evaluator is not None and state["best"]:
+        if self.evaluator is not None and state.get("best"):
             self.evaluator.state.best_metric = state["best"]["metric"]
             self.evaluator.state.best_metric_epoch = state["best"]["epoch"]
         logger.info(f"Going on after epoch {epoch} of {self.last}.")
@@ -142,9 +176,7 @@ class Checkpoints:
             best = {"metric": float(self.evaluator.state.best_metric), "epoch": self.evaluator.state.best_metric_epoch}
         never_validated = not best and engine.state.epoch == engine.state.max_epochs
         if self.evaluator is None or best.get("epoch") == engine.state.epoch or never_validated:
-            description_file(self.best).unlink(missing_ok=True)  # describes other weights
-            save_atomically(unwrapped(self.network).state_dict(), self.best)
-            write(self.best, unwrapped(self.network), sha256=sha256(self.best), **self.described)
+            self._save_best()
         state = {
             name: (unwrapped(thing) if isinstance(thing, nn.Module) else thing).state_dict()
             for name, thing in self._everything(engine).items()
@@ -153,6 +185,28 @@ class Checkpoints:
         described = describe(unwrapped(self.network), **self.described)
         save_atomically({**state, "progress": progress, "best": best, "described": described}, self.last)
 
+    def _save_best(self) -> None:
+        """The weights, and what describes them before they take their place: they never stand without it."""
+        network = unwrapped(self.network)
+        with replacing(self.best) as partial:
+            torch.save(network.state_dict(), partial)
+            write(self.best, network, sha256=sha256(partial), **self.described)
+
     def _everything(self, engine: Engine) -> dict[str, Any]:
         scaler = getattr(engine, "grad_scaler", None)
         return self.objects if scaler is None else {**self.objects, "grad_scaler": scaler}
+
+
+def _bytes(state: Any) -> int:
+    """Of the tensors in a state dict, however deep."""
+    return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
+
+
+def _eventual_bytes(thing: Any) -> int:
+    """Of what will be saved of it: an optimiser that has not begun will keep two moments of each parameter, as Adam."""
+    thing = unwrapped(thing) if isinstance(thing, nn.Module) else thing
+    optimizer = thing if isinstance(thing, torch.optim.Optimizer) else getattr(thing, "optimizer", None)
+    moments = 0
+    if optimizer is not None and not optimizer.state:
+        moments = 2 * sum(p.nbytes for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+    return _bytes(thing.state_dict()) + moments

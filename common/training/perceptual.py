@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..inference.weights import pretrained_file
+from ..inference.weights import pretrained_file, read_state
 
 
 class VGG19Loss(nn.Module):
@@ -28,7 +28,7 @@ class VGG19Loss(nn.Module):
 
         network = vgg19(weights=None)
         file = pretrained_file(weights, VGG19_Weights.IMAGENET1K_V1.url, "perceptual_weights")
-        network.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+        network.load_state_dict(read_state(file))
         features = network.features
         layers = [nn.AvgPool2d(2) if isinstance(layer, nn.MaxPool2d) else layer for layer in features[:30]]
         self.layers = nn.ModuleList(nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
-from ..distributed import wrapped
+from ..distributed import unwrapped, wrapped
+from ..memory import advising
 from ..options import switch
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,11 +29,16 @@ class TranslationTrainer(SupervisedTrainer):
             rest while the objective has no samples for them.
         amp: mixed precision on CUDA: "bf16", "fp16" or "" for none. On the CPU it is ignored.
         clip_grad: largest norm of the gradient; 0 does not clip.
+        less_memory: options that lower what a step needs, in words, for the message when there is too little.
         network: not yet wrapped for several processes, if there are any.
         compile, kwargs: as for `SupervisedTrainer`.
 
+    Attributes:
+        weights_given: whether the network's weights were set since it was made, as a federated server does.
+
     Raises:
         FloatingPointError: a loss or its gradient is NaN or infinite. The last checkpoint stays good.
+        MemoryError: a step needs more memory than there is.
     """
 
     def __init__(
@@ -43,6 +50,7 @@ class TranslationTrainer(SupervisedTrainer):
         amp: str = "",
         clip_grad: float = 0.0,
         compile: bool | str = False,
+        less_memory: Sequence[str] = ("a smaller --batch_size", "a smaller --roi_size"),
         **kwargs: Any,
     ) -> None:
         if amp and amp not in AMP_TYPES:
@@ -55,8 +63,24 @@ class TranslationTrainer(SupervisedTrainer):
         self.amp_type = AMP_TYPES[amp] if amp and self.state.device.type == "cuda" else None
         # bf16 has fp32's range: only fp16 needs its gradients scaled.
         self.grad_scaler = torch.amp.GradScaler(self.state.device.type, enabled=self.amp_type is torch.float16)
+        self.less_memory = less_memory
+        self.weights_given = False
+        self._as_made = self._version()
+
+    def run(self) -> None:  # type: ignore[override]
+        """Trains; before handlers have loaded anything it is seen whether somebody else has."""
+        self.weights_given = self._version() != self._as_made
+        super().run()
+
+    def _version(self) -> int:
+        """Rises whenever a parameter is written to."""
+        return sum(parameter._version for parameter in unwrapped(self.network).parameters())
 
     def _iteration(self, engine: TranslationTrainer, batchdata: dict[str, Any]) -> list[dict[str, float]]:
+        with advising(self.less_memory):
+            return self._step(engine, batchdata)
+
+    def _step(self, engine: TranslationTrainer, batchdata: dict[str, Any]) -> list[dict[str, float]]:
         device = engine.state.device
         batch = {
             k: v.to(device, non_blocking=engine.non_blocking) for k, v in batchdata.items() if isinstance(v, Tensor)

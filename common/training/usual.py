@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from monai.data import DataLoader
 from monai.engines import Evaluator
 from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, ValidationHandler
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..data.preparation import Subjects
 from ..distributed import is_main_process
+from ..files import prepare_folder
 from .adversary import Adversary
 from .checkpoints import Checkpoints
 from .handlers import MovingAverage, ReferenceScale, Reseed, TrainingProgress
@@ -32,6 +34,7 @@ def usual_trainer(
     amp: str = "",
     clip_grad: float = 0.0,
     compile: bool | str = False,
+    less_memory: Sequence[str] | None = None,
     **accompanied: Any,
 ) -> TranslationTrainer:
     """A `TranslationTrainer` with `usual_handlers`.
@@ -42,6 +45,7 @@ def usual_trainer(
         evaluator: scores the averaged weights.
         ema_decay: of that average, see `MovingAverage`.
         objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
+        less_memory: see `TranslationTrainer`; None names the options that all trainings have.
         accompanied: the other arguments of `usual_handlers`.
     """
     average = MovingAverage(network, ema_decay)
@@ -54,7 +58,11 @@ def usual_trainer(
         },
     }
     evaluator.network = average.network
-    device, transform = next(network.parameters()).device, train_data_loader.dataset.transform
+    device, dataset = next(network.parameters()).device, train_data_loader.dataset
+    randomness = dataset if hasattr(dataset, "set_random_state") else dataset.transform
+    if less_memory is None:
+        sizes = {"batch_size": train_data_loader.batch_size, "roi_size": accompanied["subjects"].roi_size}
+        less_memory = ways_to_less_memory(objective, device, amp, **sizes)
     return TranslationTrainer(
         device=device,
         max_epochs=max_epochs,
@@ -66,8 +74,20 @@ def usual_trainer(
         amp=amp,
         clip_grad=clip_grad,
         compile=compile,
-        train_handlers=usual_handlers(average, lr_scheduler, evaluator, transform, adversary=adversary, **accompanied),
+        less_memory=less_memory,
+        train_handlers=usual_handlers(average, lr_scheduler, evaluator, randomness, adversary=adversary, **accompanied),
     )
+
+
+def ways_to_less_memory(
+    objective: nn.Module, device: torch.device, amp: str, batch_size: int, roi_size: Sequence[int]
+) -> list[str]:
+    """The options that lower what a training step needs."""
+    ways = [f"a smaller --batch_size than {batch_size}"] if batch_size > 1 else []
+    ways += [f"a smaller --roi_size than {roi_size}"]
+    ways += ["fewer --pairs_per_subject (0 takes all)"] if getattr(objective, "pairs_per_subject", 1) != 1 else []
+    ways += ["--amp bf16"] if device.type == "cuda" and not amp else []
+    return [*ways, "a smaller network (an overlay such as small.json)"]
 
 
 def training_options(objective: nn.Module, lr_scheduler: LRScheduler) -> dict[str, Any]:
@@ -85,7 +105,7 @@ def usual_handlers(
     average: MovingAverage,
     lr_scheduler: LRScheduler,
     evaluator: Evaluator,
-    transform: Any,
+    randomness: Any,
     *,
     subjects: Subjects,
     ckpt_dir: str,
@@ -106,7 +126,7 @@ def usual_handlers(
         average: of the network's weights.
         lr_scheduler: counts steps, or with `epoch_level` epochs.
         evaluator: runs every `val_interval` epochs.
-        transform: of the training's images, whose randomness is seeded.
+        randomness: of the training's images: what `set_random_state` seeds all of.
         subjects: whose preparation the weights' description tells.
         ckpt_dir, output_dir: of checkpoints, and of curves.
         seed: see `Reseed`.
@@ -115,6 +135,8 @@ def usual_handlers(
         train_handlers: a method's own, in every process.
     """
     network = average.trained
+    if is_main_process():
+        prepare_folder(output_dir, "output_dir")
     objects = {"model": network, "average": average, "optimizer": lr_scheduler.optimizer, "lr_scheduler": lr_scheduler}
     checkpoints = Checkpoints(
         ckpt_dir,
@@ -129,7 +151,7 @@ def usual_handlers(
     if is_main_process():
         curves = [TensorBoardStatsHandler(log_dir=output_dir, output_transform=lambda out: out[0], epoch_log=False)]
     return [
-        Reseed(seed, transform),
+        Reseed(seed, randomness),
         LrScheduleHandler(lr_scheduler, epoch_level=epoch_level, print_lr=False),
         average,
         ReferenceScale([network, average.network]),

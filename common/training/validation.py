@@ -16,6 +16,7 @@ from ..data.loaders import subject_loader
 from ..data.preparation import Subjects
 from ..distributed import is_main_process
 from ..evaluation.validation import SynthesisMetric
+from ..files import prepare_folder
 from ..inference.inferers import CompletionInferer
 from .handlers import SampleImages
 
@@ -57,6 +58,7 @@ class Validator(SupervisedEvaluator):
         scored = from_engine(["pred", "label"])
         handlers = list(val_handlers)
         if is_main_process():
+            prepare_folder(output_dir, "output_dir")
             curves = TensorBoardStatsHandler(log_dir=output_dir, iteration_log=False)
             handlers += [StatsHandler(iteration_log=False), curves, SampleImages(output_dir)]
         super().__init__(

@@ -204,6 +204,9 @@ def test_three_trainings_one_after_another(workflow, phantom_dir: Path, tmp_path
     torch.testing.assert_close(mean, z.mean(1), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(deviation, z.std(1), rtol=1e-3, atol=1e-4)
     assert items[0]["like"].shape[:2] == (4, 4) and "image" not in items[0]
+    cached[0].write_bytes(cached[0].read_bytes()[:1000])  # as a full disk leaves it
+    workflow("mri_aldm", f"{config}.json", **settings, max_epochs=3).run()
+    assert torch.equal(torch.load(cached[0], weights_only=True)["latent"], items[0]["latent"])
 
 
 def test_one_command_runs_all_and_passes_over_what_is_finished(tmp_path: Path, monkeypatch):

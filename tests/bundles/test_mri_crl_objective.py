@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -201,3 +205,33 @@ def test_a_step_of_42_pairs_takes_at_most_1300_gmacs(variant: str):
     with FlopCounterMode(display=False) as counter:
         CRLObjective()(Counted(), {"image": image, "parameters": parameters})
     assert 1100 < counter.get_total_flops() / 2e9 <= 1300
+
+
+RANK = """
+import sys
+import torch
+from mri_crl.network import CRL
+from mri_crl.objective import CRLObjective
+from common.distributed import wrapped
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+torch.manual_seed(0)
+network = wrapped(CRL([(4000, 10, 0), (5000, 30, 900)], features=4, res_blocks=1, heads=2))
+parameters = torch.tensor([[[[4000.0, 10, 0], [5000, 30, 900]]], [[[6000.0, 20, 0], [4500, 40, 100]]]])[rank]
+terms, _ = CRLObjective(structure_weight=0)(network, {"image": torch.rand(1, 2, 8, 8, 1), "parameters": parameters})
+sum(terms.values()).backward()
+torch.save(network.module.trained_range, f"{folder}/rank{rank}.pt")
+"""
+
+
+def test_the_trained_range_is_that_of_all_processes(tmp_path: Path):
+    root = Path(__file__).parents[2]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "bundles" / "mri_crl")])}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(k), str(tmp_path)], env=paths, stderr=subprocess.PIPE)
+        for k in range(2)
+    ]
+    assert [(rank.communicate(timeout=300)[1][-2000:], rank.returncode)[1] for rank in ranks] == [0, 0]
+    for k in range(2):
+        found = torch.load(tmp_path / f"rank{k}.pt", weights_only=True)
+        assert found.tolist() == [[4000, 10, 0], [6000, 40, 900]]

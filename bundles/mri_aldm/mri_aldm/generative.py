@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.nets import VQVAE
 from torch import Tensor, nn
 
+from .common.inference.weights import read_state
 from .common.options import run_command
 from .common.training.checkpoints import save_atomically
 
@@ -63,7 +63,7 @@ def convert(old: str, new: str, network: dict[str, Any]) -> None:
         network: `_target_` and options of core's class, as in a bundle's configuration.
     """
     parser = ConfigParser({"network": network})
-    state = torch.load(old, weights_only=True, map_location="cpu")
+    state = read_state(old)
     save_atomically(load_old_weights(parser.get_parsed_content("network"), state).state_dict(), Path(new))
 
 

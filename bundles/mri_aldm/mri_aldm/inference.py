@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .common.distributed import unwrapped
 from .common.inference.inferers import available_sequences, plain, with_meta
+from .common.memory import advising
 
 
 class OneSourceInferer(Inferer):
@@ -28,8 +29,9 @@ class OneSourceInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         available = available_sequences(inputs)
         image = plain(inputs)
-        made = torch.zeros_like(image)
-        for k, j in enumerate(available):
-            source = available[k - self.shift]
-            made[:, j] = unwrapped(network).translate(image, [source], [j])[:, 0]
+        network, made = unwrapped(network), torch.zeros_like(image)
+        with advising(network.less_memory):
+            for k, j in enumerate(available):
+                source = available[k - self.shift]
+                made[:, j] = network.translate(image, [source], [j])[:, 0]
         return with_meta(made, inputs)

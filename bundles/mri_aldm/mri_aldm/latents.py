@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import zipfile
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ from ignite.engine import Engine, Events
 from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, EnsureTyped, Randomizable, RandSpatialCropd, Transform
+from monai.utils import convert_to_tensor
 from tqdm import tqdm
 
 from .common.data.preparation import Subjects
 from .common.distributed import is_distributed, unwrapped
+from .common.files import replacing
+from .common.memory import advising
 from .common.options import switch
 from .network import ALDM
 
@@ -34,8 +39,12 @@ class EncodeLatents(Transform):
         self.network = network
         self.device = device
 
-    @torch.no_grad()
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        with advising(["a smaller --roi_size"]):
+            return self._encode(data)
+
+    @torch.no_grad()
+    def _encode(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         image, available = d.pop("image"), d["available"].nonzero()[:, 0].tolist()
         network = self.network.to(self.device)
@@ -93,6 +102,18 @@ class LatentDataset(PersistentDataset):
             folder = Path(cache_dir) / self.digest(network)
             after = [] if crop_size is None else [CropLatents(crop_size, network.autoencoder.downsampling)]
             super().__init__(paired, Compose([*transform.transforms, encode, *after]), folder, hash_func=_hash_item)
+
+    def _cachecheck(self, item: dict[str, Any]) -> dict[str, Any]:
+        """An item from the cache, or into it: MONAI's, but that half a file is no item, and a full disk is named."""
+        if self.cache_dir is None:
+            return super()._cachecheck(item)
+        file = self.cache_dir / f"{_hash_item(item).decode()}{self.transform_hash}.pt"
+        if zipfile.is_zipfile(file):  # which ends in its table of contents
+            return torch.load(file, weights_only=True)
+        made = convert_to_tensor(self._pre_transform(copy.deepcopy(item)), convert_numeric=False, track_meta=False)
+        with replacing(file) as partial:
+            torch.save(made, partial)
+        return made
 
     def digest(self, network: ALDM) -> str:
         """Of all that a subject's latents depend on but its files: the network's frozen parts and the settings."""

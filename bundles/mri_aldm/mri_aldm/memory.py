@@ -143,6 +143,9 @@ class MemoryEstimate:
         samples: volumes, or pairs, of a step.
         amp, checkpointing, ema_decay: of the training.
         device: where it runs.
+
+    Attributes:
+        ways: options that lower it, in words.
     """
 
     def __init__(
@@ -162,6 +165,10 @@ class MemoryEstimate:
         self.half = bool(amp) and device.type == "cuda"
         self.checkpointing = switch(checkpointing, "checkpointing")
         self.ema = ema_decay > 0
+        self.ways = [] if self.checkpointing else ["--checkpointing true"]
+        self.ways += [] if self.half else ["--amp bf16 (on CUDA)"]
+        self.ways += [f"a smaller --crop_size than {self.size}"]
+        self.ways += [f"fewer than {samples} samples a step (--batch_size, --pairs_per_subject)"] if samples > 1 else []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
@@ -179,10 +186,7 @@ class MemoryEstimate:
         if free is None or needed <= free:
             logger.info(f"{message}; {'unknown' if free is None else f'{free / GIB:.1f} GiB'} free.")
             return
-        ways = [] if self.checkpointing else ["--checkpointing true"]
-        ways += [] if self.half else ["--amp bf16 (on CUDA)"]
-        ways.append("a smaller --crop_size")
-        logger.warning(f"{message}, and {free / GIB:.1f} GiB are free. To lower it: {', '.join(ways)}.")
+        logger.warning(f"{message}, and {free / GIB:.1f} GiB are free. To lower it: {', '.join(self.ways)}.")
 
 
 def gmacs(network: ALDM, method: str, *inputs: Tensor, backward: bool = False) -> float:

@@ -99,6 +99,7 @@ class ALDM(TranslationNetwork):
         self.samples = samples
         self.seed = seed
         self.decoding, self.slabs = decoding, slabs
+        self.less_memory = ["--decoding split" if decoding == "whole" else f"more --slabs than {slabs}"]
         self.palette = palette
         self.autoencoder = Autoencoder(
             channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.data import DataLoader
 
+from .common.data.loaders import SeededItems
 from .common.description import check_trained_alike, read
-from .common.inference.weights import load_weights
+from .common.inference.weights import load_weights, read_state
 from .common.options import run_command, switch, words
 from .common.training.checkpoints import Resumed, is_finished
 from .common.training.trainer import TranslationTrainer
@@ -95,7 +95,7 @@ def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
     for part in parts:
         module = getattr(network, part)
         load_weights(module, path, prefix=f"{part}.", command=command, option=f"{stage}_path").train()
-    network.reference_scale.copy_(torch.load(path, weights_only=True, map_location="cpu")["reference_scale"])
+    network.reference_scale.copy_(read_state(path)["reference_scale"])
 
 
 def stage_trainer(
@@ -118,12 +118,16 @@ def stage_trainer(
     """
     amp, ema_decay = options.get("amp", ""), options.get("ema_decay", 0.0)
     device = next(network.parameters()).device
-    handlers: list[Any] = [MemoryEstimate(network, crop_size, samples, device, amp, checkpointing, ema_decay)]
-    if getattr(train_data_loader.dataset, "cache_dir", None):
+    estimate = MemoryEstimate(network, crop_size, samples, device, amp, checkpointing, ema_decay)
+    handlers: list[Any] = [estimate]
+    dataset = train_data_loader.dataset
+    dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
+    if getattr(dataset, "cache_dir", None):
         buffer = "translator.scale" if network.denoiser is None else "latent_scale"
-        handlers.append(MeasureLatents(train_data_loader.dataset, buffer))
+        handlers.append(MeasureLatents(dataset, buffer))
     handlers += train_handlers
-    return usual_trainer(network=network, train_data_loader=train_data_loader, train_handlers=handlers, **options)
+    options |= {"train_handlers": handlers, "less_memory": estimate.ways}
+    return usual_trainer(network=network, train_data_loader=train_data_loader, **options)
 
 
 def train_all(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -16,6 +15,8 @@ from torch import Tensor
 from .common.data.acquisition import Parameters, check_parameters
 from .common.data.mr_signal import Acquisition
 from .common.data.phantom import Anatomy, make_anatomy, simulate
+from .common.evaluation.files import write_csv
+from .common.files import replacing
 from .inference import SaveTargets
 
 
@@ -56,6 +57,10 @@ class ScoreGrid(SaveTargets):
         self.trained_range = trained_range.tolist()
         self.rows: list[dict[str, Any]] = []
 
+    def count(self, available: Sequence[int]) -> int:
+        """No volume is written."""
+        return 0
+
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         anatomy, gain = self._anatomy(data)
         unit = gain / float(data["scale"][0])
@@ -67,11 +72,7 @@ class ScoreGrid(SaveTargets):
             times, mean = dict(zip(("tr", "te", "ti"), point, strict=True)), float(truth.mean())
             numbers = {"mae": error, "relative": error / mean, "copy": min(copies) / mean}
             self.rows.append({"subject": data["subject"], **times, **numbers})
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        with open(self.output_dir / "grid.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(self.output_dir / "grid.csv", list(self.rows[0]), [list(row.values()) for row in self.rows])
         draw(self.rows, self.output_dir / "grid.png", self.trained_range)
         return data
 
@@ -122,4 +123,5 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, trained_range: Sequence[
         panel.set_yticks(range(len(tes)), [f"{value:g}" for value in tes])
     panels[0].set_ylabel("TE, ms")
     figure.colorbar(shown, ax=panels, label="error, % of the mean signal")
-    figure.savefig(path, dpi=100)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100)

@@ -107,6 +107,10 @@ class SaveTargets(SaveVolumes):
         self.scale_per = scale_per
         self.reference_scale = reference_scale.cpu()
 
+    def count(self, available: Sequence[int]) -> int:
+        """See `SaveVolumes`."""
+        return len(self.wanted.slots(available))
+
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         available = data["available"].nonzero()[:, 0].tolist()
         slots = self.wanted.slots(available)

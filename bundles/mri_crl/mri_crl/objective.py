@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .common.distributed import is_distributed, unwrapped
 from .common.training.pairs import draw_pairs, network_input, rows_by_target
 
 
@@ -100,6 +101,8 @@ class CRLObjective(nn.Module):
         row, truth = pairs.row[order], pairs.truth[order]
         rows = rows_by_target(row, target, len(wanted))
         made, representation = network(images, parameters, rows, wanted.to(parameters))
+        if is_distributed():
+            share_range(unwrapped(network).trained_range)
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
         error = (made * (images[row] > 0) - images[truth]).abs().flatten(1).mean(1)
         weight = torch.where(row == truth, self.self_weight, 1.0).to(error)
@@ -110,3 +113,9 @@ class CRLObjective(nn.Module):
                 -self.structure_weight * self.similarity(representation.common, *same.nonzero().T).mean()
             )
         return terms, {}
+
+
+def share_range(trained_range: Tensor) -> None:
+    """Smallest and largest parameters [2, 3], in place, over all processes: each sees subjects of its own."""
+    torch.distributed.all_reduce(trained_range[0], torch.distributed.ReduceOp.MIN)
+    torch.distributed.all_reduce(trained_range[1], torch.distributed.ReduceOp.MAX)

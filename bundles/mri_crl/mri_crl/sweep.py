@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from .common.data.acquisition import PLAUSIBLE, Parameters, check_parameters
+from .common.files import replacing
 from .inference import SaveTargets, bids
 
 MS_PER_FRAME = 150
@@ -84,4 +85,5 @@ def _save_gif(volumes: np.ndarray, texts: Sequence[str], slice_axis: int, path: 
         frame = Image.fromarray(np.ascontiguousarray(grey[..., t])).resize((grey.shape[1] * zoom, grey.shape[0] * zoom))
         ImageDraw.Draw(frame).text((4, 4), text, fill=255)
         frames.append(frame)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=MS_PER_FRAME, loop=0)
+    with replacing(path) as partial:
+        frames[0].save(partial, save_all=True, append_images=frames[1:], duration=MS_PER_FRAME, loop=0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .common.inference.weights import read_state
 from .common.options import run_command
 from .common.training.checkpoints import save_atomically
 
@@ -49,7 +50,7 @@ def convert_file(theirs: str, ours: str, sequences: int = 4) -> None:
     """Reads the authors' state dict and writes this bundle's weights; an existing file is not replaced."""
     if Path(ours).exists():
         raise FileExistsError(f"{ours} exists; name another file.")
-    state = torch.load(theirs, weights_only=True, map_location="cpu")
+    state = read_state(theirs)
     save_atomically(convert(state, sequences), Path(ours))
 
 

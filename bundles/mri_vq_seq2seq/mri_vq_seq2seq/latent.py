@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from .common.data.layouts import SYNTHESISED
 from .common.distributed import unwrapped
+from .common.files import replacing
 from .common.inference.inferers import SubjectInferer, available_sequences, plain
-from .common.inference.saving import SaveVolumes, write_whole
+from .common.inference.saving import SaveVolumes, located
 from .network import VQSeq2Seq
 
 logger = logging.getLogger(__name__)
@@ -57,22 +58,25 @@ class SaveLatent(SaveVolumes):
         coarser = [a // b for a, b in zip(image.shape[1:], latent.shape[1:], strict=True)]
         affine = coarser_affine(image.affine.numpy(), coarser)
         stem = self.output_dir / data["subject"] / f"{data['subject']}_"
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        _save(nib.Nifti1Image(latent.movedim(0, -1).numpy(), affine), f"{stem}latent.nii.gz")
+        images = {"latent": nib.Nifti1Image(latent.movedim(0, -1).numpy(), affine)}
         content = {
             "subject": data["subject"],
-            "sources": {name: data["images"][name] for name in self.sequences if name in data["images"]},
-            "grid": data["grid_file"],
+            "sources": {name: located(data, data["images"][name]) for name in self.sequences if name in data["images"]},
+            "grid": located(data, data["grid_file"]),
             **self._origin,
             "coarser": coarser,
             **self._sizes(latent, image[0].numel() * int(data["available"].sum())),
             "note": "A network's representation of the sources, not an image. Not for clinical use.",
         }
         if self.quantiser is not None:
-            codes = self._codes(latent)
-            _save(nib.Nifti1Image(codes, affine), f"{stem}codes.nii.gz")
-        file = stem.with_name(f"{stem.name}latent.json")
-        write_whole(file, lambda path: path.write_text(json.dumps(content, indent=1)))
+            images["codes"] = nib.Nifti1Image(self._codes(latent), affine)
+        with contextlib.ExitStack() as together:
+            for name, made in images.items():
+                made.header.set_xyzt_units("mm")
+                made.header["descrip"] = SYNTHESISED
+                nib.save(made, together.enter_context(replacing(f"{stem}{name}.nii.gz")))
+            text = together.enter_context(replacing(f"{stem}latent.json"))
+            text.write_text(json.dumps(content, indent=1), encoding="utf-8")
         shares = {name.split("_")[0]: f"{content[name]:.2%}" for name in content if name.endswith("share")}
         logger.info(f"{data['subject']}: of the images' size " + ", ".join(" ".join(each) for each in shares.items()))
         return data
@@ -101,9 +105,3 @@ def coarser_affine(affine: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     step = np.diag([*factors, 1.0])
     step[:3, 3] = [(factor - 1) / 2 for factor in factors]
     return affine @ step
-
-
-def _save(image: nib.Nifti1Image, path: str) -> None:
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = SYNTHESISED
-    write_whole(Path(path), functools.partial(nib.save, image))

@@ -17,6 +17,7 @@ from monai.bundle import ConfigWorkflow, create_workflow
 
 from .common.evaluation.files import write_csv
 from .common.evaluation.robustness import means
+from .common.files import replacing
 from .common.options import run_command
 from .common.training.checkpoints import is_finished
 
@@ -97,7 +98,8 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.set(xlabel="K", ylabel=label)
     axis.legend()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def _several(values: int | Sequence[int]) -> Sequence[int]:

@@ -332,3 +332,12 @@ def test_unseen_sequences_chosen_translations_and_the_map_over_parameters(tmp_pa
     assert "Error over TR, TE and TI" not in text
     Image.new("L", (2, 2)).save(tmp_path / "grid.png")
     assert '<img src="data:image/png;base64,' in made(tmp_path)[0]
+
+
+@pytest.mark.parametrize("keep", [0, 0.5, 0.99])
+def test_damaged_volumes_are_named(kept: Path, tmp_path: Path, keep: float):
+    write_scores(tmp_path)
+    content = kept.read_bytes()
+    kept.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(ValueError, match=rf"{kept} is damaged \(.*Evaluate again"):
+        report(str(tmp_path))

@@ -71,6 +71,32 @@ def test_unreadable_results(table: ScoreTable, tmp_path: Path):
         ScoreTable.read(tmp_path, "declared")
 
 
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("scores_declared.json", b"", "it is empty"),
+    ("scores_declared.json", b'{"subjects": [', "JSONDecodeError"),
+    ("scores_declared.json", b"[1]", "TypeError"),
+    ("scores_declared.json", b"{}", "KeyError: 'subjects'"),
+    ("scores_declared.json", b"\xff\xfe", "UnicodeDecodeError"),
+    ("scores_declared.csv", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ("scores_declared.csv", b"subject,method,source,target,psnr\na,network,T1,T2,much\n", "could not convert"),
+    ("scores_declared.csv", b"subject,method\na,network\n", "no column source, target"),
+    ("scores_declared.csv", b"subject,method,source,target,psnr\na,network,T1,T2,1,2\n", "TypeError"),
+])  # fmt: skip
+def test_a_damaged_file_is_named(table: ScoreTable, tmp_path: Path, name: str, content: bytes, said: str):
+    table.write(tmp_path, {})
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{tmp_path / name} is damaged \(.*Evaluate again.*, or copy") as caught:
+        ScoreTable.read(tmp_path, "declared")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_half_is_named(table: ScoreTable, tmp_path: Path):
+    table.write(tmp_path, {})
+    (tmp_path / "scores_declared.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"scores_declared.csv is missing beside its like. Evaluate again"):
+        ScoreTable.read(tmp_path, "declared")
+
+
 def test_printed_table(table: ScoreTable, capsys: pytest.CaptureFixture[str]):
     table.print_table()
     text = capsys.readouterr().out

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from mri_seq2seq.common.files import DiskFull, NotWritten
 
+from common import files
 from common.data.subjects import read_subjects
 
 
@@ -91,3 +96,62 @@ def test_good_subjects_end_without_an_exit(workflow, tiny_weights: Path, folder:
             "mri_seq2seq", "inference.json", dataset_dir=folder, output_dir=folder / "out", ckpt_path=tiny_weights
         ).run()
     assert len(list((folder / "out").rglob("*.nii.gz"))) == 4
+
+
+def inference(workflow, weights: Path, folder: Path, **options: Any) -> Any:
+    settings = {"dataset_dir": folder, "output_dir": folder / "out", "ckpt_path": weights, **options}
+    return workflow("mri_seq2seq", "inference.json", **settings).parser.get_parsed_content("evaluator")
+
+
+def test_a_full_disk_ends_the_run_and_leaves_whole_pairs(workflow, tiny_weights: Path, folder: Path, monkeypatch):
+    calls, save = [], nib.save
+
+    def second_is_too_much(image: nib.Nifti1Image, path: Path) -> None:
+        calls.append(path)
+        save(image, path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", second_is_too_much)
+    with pytest.raises(SystemExit) as error:
+        inference(workflow, tiny_weights, folder).run()
+    path = folder / "out" / "phantom_001" / "phantom_001_FLAIR.nii.gz"
+    first, second, last = str(error.value).splitlines()
+    assert (first, last) == ("1 of 4 subjects failed:", "  2 more were not begun.") and len(calls) == 2
+    assert second.startswith(f"  phantom_001: {path} is not written: No space left on device. Make room")
+    assert sorted(path.name for path in (folder / "out").rglob("*.*")) == [
+        f"phantom_000_FLAIR{end}" for end in (".json", ".nii.gz")
+    ]
+
+
+def test_too_little_room_is_known_before_the_first_subject(workflow, tiny_weights: Path, folder: Path, monkeypatch):
+    """Four subjects of 25 x 30 x 24 voxels lack a sequence each."""
+    needed, free = 4 * 25 * 30 * 24 * 4, [0]
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: files.shutil._ntuple_diskusage(1e9, 0, free[0]))
+    free[0] = needed - 1
+    with pytest.raises(DiskFull, match=r"output_dir .*/out has 0.29 MB free, but the images.*--output_dir"):
+        inference(workflow, tiny_weights, folder).run()
+    assert list((folder / "out").iterdir()) == []
+    free[0] = needed
+    inference(workflow, tiny_weights, folder).run()
+    assert len(list((folder / "out").rglob("*.nii.gz"))) == 4
+
+
+def test_an_output_dir_that_is_a_file(workflow, tiny_weights: Path, folder: Path):
+    (folder / "out").touch()
+    with pytest.raises(NotWritten, match=r"output_dir .*/out cannot be written to: it.* is a file. Pass another"):
+        inference(workflow, tiny_weights, folder).run()
+
+
+def test_out_of_memory_names_the_option_and_the_next_subject_is_tried(workflow, tiny_weights: Path, folder: Path):
+    run = inference(workflow, tiny_weights, folder, slab=8)
+    complete, calls = run.network.complete, []
+
+    def first_is_too_much(image, **options):
+        calls.append(image)
+        return complete(image, **options) if len(calls) > 1 else torch.empty(2**60, dtype=torch.uint8)
+
+    run.network.complete = first_is_too_much
+    with pytest.raises(SystemExit, match=r"^1 of 4 .*\n  phantom_000: Out of memory \(.*: a smaller --slab than 8.$"):
+        run.run()
+    assert len(list((folder / "out").rglob("*.nii.gz"))) == 3

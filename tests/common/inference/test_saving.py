@@ -88,7 +88,7 @@ def test_the_grid_s_own_file_is_not_overwritten(tmp_path: Path):
 
 
 def test_the_missing_target_has_the_training_subjects_units(subject: dict[str, Any], saver, tmp_path: Path):
-    saver()(subject)
+    saver()({**subject, "folder": str(tmp_path / "data")})
     assert files(tmp_path / "out") == ["sub-7/sub-7_T1.json", "sub-7/sub-7_T1.nii.gz"]
     voxels = nib.load(tmp_path / "out/sub-7/sub-7_T1.nii.gz").get_fdata()
     assert (voxels[0] == 0).all() and (voxels[1:] == 0.5 * 400 + 20).all()
@@ -98,8 +98,8 @@ def test_the_missing_target_has_the_training_subjects_units(subject: dict[str, A
     assert sidecar == {
         "subject": "sub-7",
         "target": "T1",
-        "sources": subject["images"],
-        "grid": subject["grid_file"],
+        "sources": {"T2": "sub-7/sub-7_T2.nii.gz", "FLAIR": "sub-7/sub-7_FLAIR.nii.gz"},
+        "grid": "sub-7/sub-7_T2.nii.gz",
         "bundle": "mri_any",
         "bundle_version": "1.2.3",
         "weights": "model.pt",

@@ -71,3 +71,40 @@ def test_what_a_description_does_not_say_is_never_guessed_silently(tmp_path: Pat
 def test_sha256(tmp_path: Path):
     (tmp_path / "file").write_bytes(b"abc" * 10**6)
     assert sha256(tmp_path / "file") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+
+
+DAMAGES = {
+    "empty": (b"", "it is empty"),
+    "truncated": (None, "it ends after"),
+    "web": (b"<html><title>Log in</title>", "it is a web page"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "text": (b"\x00\x01 no tensors", "no file of PyTorch's"),
+    "python": (Path("a"), "Python objects, which are never loaded"),
+    "list": ([torch.zeros(2)], "no tensors by name, but a list"),
+    "number": ({"weight": 3, "bias": torch.zeros(2)}, "not a network's weights"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_weights_are_named_and_what_to_do(tmp_path: Path, content: object, said: str):
+    path = tmp_path / "model.pt"
+    torch.save(nn.Linear(3, 2).state_dict() if content is None else content, path)
+    if content is None or isinstance(content, bytes):
+        path.write_bytes(path.read_bytes()[:700] if content is None else content)
+    with pytest.raises(ValueError, match=rf"{path} .*(Copy or download it again|pass model.pt)") as caught:
+        load_weights(nn.Linear(3, 2), str(path))
+    assert said in str(caught.value) and "\n" not in str(caught.value) and caught.value.__cause__ is None
+    assert "weights_only" not in str(caught.value) and "torch.load" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ("", "it is empty|empty"), ('{"network": {', "Expecting"), ("<!DOCTYPE html>", "web page"), ("[1]", "JSON object"),
+    ("version https://git-lfs.github.com/spec/v1", "git lfs pull"), ('{"network": 3}', "network is 3, no dict"),
+    ('{"sequences": "T1"}', "sequences is 'T1', no list"), ('{"sha256": 3}', "sha256 is 3, no str"),
+    ("[" * 100_000, "damaged"), ("\x00\udcff", "damaged"),
+])  # fmt: skip
+def test_a_damaged_description_is_named_and_what_to_do(tmp_path: Path, content: str, said: str):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "model.pt")
+    (tmp_path / "model.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=rf"model.json .*({said}).*Copy it again, or remove it"):
+        Weights(tmp_path / "model.pt")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,12 @@ from ignite.engine import Engine, Events
 from mri_seq2seq.common.inference.weights import load_weights
 from torch import nn
 
+from common import files
+from common.files import DiskFull
+from common.inference.weights import sha256
 from common.training import checkpoints
 from common.training.checkpoints import Checkpoints, save_atomically, unwrapped
+from common.training.lock import release
 from mri_seq2seq.network import Seq2Seq
 
 NAN = float("nan")
@@ -153,3 +159,110 @@ def test_compiled_networks_are_unwrapped():
     compiled = nn.Module()
     compiled._orig_mod = network
     assert unwrapped(compiled) is unwrapped(network) is network
+
+
+def test_neither_weights_nor_their_description_stand_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The disk is full when the description is written: the earlier pair stays, or there is none."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for epochs, there in ((1, []), (2, ["last.pt", "model.json", "model.pt"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", fail)
+            with pytest.raises(DiskFull, match=r"model.json is not written: No space left"):
+                Training(tmp_path).run(epochs)
+        release(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == there
+        Training(tmp_path).run(epochs)
+        assert json.loads((tmp_path / "model.json").read_text())["sha256"] == sha256(tmp_path / "model.pt")
+
+
+def damage(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    if how == "another type":
+        torch.save([torch.zeros(1)], path)
+    elif how == "weights alone":
+        torch.save({"weight": torch.zeros(1)}, path)
+    elif how == "another epoch":
+        torch.save({**torch.load(path, weights_only=True), "progress": {"epoch": "1"}}, path)
+    elif how == "python":
+        torch.save({"progress": path}, path)
+    elif how == "one bit":
+        at = whole.index(torch.ones(1).numpy().tobytes(), whole.index(b"/data/0"))  # the weight itself
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    else:
+        contents = {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"x"}
+        contents |= {
+            "web": b"<!DOCTYPE html><title>Log in</title>",
+            "lfs": b"version https://git-lfs.github.com/spec/v1",
+        }
+        path.write_bytes(contents[how])
+
+
+DAMAGES = {
+    "empty": "it is empty",
+    "truncated": "it ends after",
+    "web": "it is a web page",
+    "lfs": "git lfs pull",
+    "text": "no file of PyTorch's",
+    "python": "Python objects, which are never loaded",
+    "another type": "a list",
+    "weights alone": "no checkpoint of a training here: it holds weight",
+    "another epoch": "no checkpoint of a training here",
+    "one bit": "the checksum of",
+}
+
+
+@pytest.mark.parametrize(("how", "said"), DAMAGES.items())
+def test_a_damaged_checkpoint_is_named_and_what_to_do(tmp_path: Path, how: str, said: str):
+    Training(tmp_path).run(1)
+    damage(tmp_path / "last.pt", how)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"last.pt .*Remove it to begin anew, or put a copy") as caught:
+        Training(tmp_path).run(2)
+    assert said in str(caught.value) and "weights_only" not in str(caught.value) and caught.value.__cause__ is None
+    assert (tmp_path / "last.pt").read_bytes() == before
+    if how != "one bit":  # where only the epoch is looked at, not all is read
+        with pytest.raises(ValueError, match=r"last.pt .*Remove it to begin anew"):
+            checkpoints.Resumed(tmp_path)
+
+
+def test_a_part_that_does_not_fit_is_named(tmp_path: Path):
+    Training(tmp_path).run(1)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save({**state, "network": {"weight": 3}}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"The 'network' of .*last.pt does not fit this training .*--ckpt_dir"):
+        Training(tmp_path).run(2)
+
+
+def test_too_little_room_is_known_before_the_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Three copies of the weights and, after its first step, of Adam's two moments."""
+    network = nn.Linear(100, 100, bias=False)
+    size, free = 40_000, [0]
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: files.shutil._ntuple_diskusage(1e9, 0, free[0]))
+    made = {"model": network, "optimizer": torch.optim.Adam(network.parameters())}
+    for free[0], enough in ((6.9 * size, False), (7.1 * size, True)):
+        engine, epochs = Engine(lambda engine, batch: None), []
+        Checkpoints(str(tmp_path), network, made).attach(engine)
+        engine.add_event_handler(Events.EPOCH_STARTED, epochs.append)
+        if enough:
+            engine.run([0], max_epochs=1)
+        else:
+            with pytest.raises(DiskFull, match=r"ckpt_dir .* free, but model.pt and last.pt may need 0.28 MB"):
+                engine.run([0], max_epochs=1)
+            assert not epochs and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_refused_before_the_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Training(tmp_path).run(1)
+    assert not (tmp_path / "training.lock").exists(), "it is held no longer than the training takes"
+
+    def refuse(folder: Path) -> None:
+        raise BlockingIOError("Another training runs")
+
+    monkeypatch.setattr(checkpoints, "hold", refuse)
+    second = Training(tmp_path)
+    with pytest.raises(BlockingIOError, match="Another training"):
+        second.run(2)
+    assert second.epochs == []

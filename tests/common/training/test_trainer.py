@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
+from common.training.checkpoints import Checkpoints
 from common.training.trainer import TranslationTrainer
+from common.training.usual import ways_to_less_memory
 
 
 def objective(network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -113,3 +116,49 @@ def test_amp_is_ignored_without_cuda(amp: str):
 def test_unknown_amp():
     with pytest.raises(ValueError, match=r"'fp8'.*bf16, fp16"):
         trainer([1.0], amp="fp8")
+
+
+def test_out_of_memory_names_the_options():
+    def too_much(network: nn.Module, batch: dict[str, Tensor]) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    engine = trainer([1.0], less_memory=["a smaller --batch_size than 4", "--amp bf16"])
+    engine.objective = too_much
+    with pytest.raises(MemoryError, match=r"^Out of memory \(.*: a smaller --batch_size than 4, --amp bf16.$"):
+        engine.run()
+
+
+@pytest.mark.parametrize(("objective", "device", "amp", "batch_size", "ways"), [
+    (nn.Identity(), "cpu", "", 1, ["--roi_size", "small.json"]),
+    (nn.Identity(), "cuda", "", 4, ["--batch_size than 4", "--roi_size", "--amp bf16", "small.json"]),
+    ("pairs", "cuda", "fp16", 1, ["--roi_size", "--pairs_per_subject", "small.json"]),
+])  # fmt: skip
+def test_only_options_that_still_lower_it_are_named(objective, device: str, amp: str, batch_size: int, ways: list[str]):
+    if objective == "pairs":
+        objective = nn.Identity()
+        objective.pairs_per_subject = 0
+    said = ways_to_less_memory(objective, torch.device(device), amp, batch_size, [64, 64, 1])
+    assert len(said) == len(ways) and all(way in text for way, text in zip(ways, said, strict=True))
+
+
+def test_a_federated_client_begins_with_the_servers_weights(tmp_path: Path, caplog):
+    """Whatever an earlier training left in its folder; its own later rounds and a restart without a server go on."""
+
+    def client() -> tuple[TranslationTrainer, list[float]]:
+        engine, begun = trainer([1.0]), []
+        Checkpoints(str(tmp_path), engine.network, {"model": engine.network}).attach(engine)
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: begun.append(engine.network.weight[0, 0].item()))
+        return engine, begun
+
+    client()[0].run()  # leaves a last.pt with weights of -3
+    engine, begun = client()
+    for number, given in ((1, 50.0), (2, 70.0)):
+        engine.state.max_epochs = number
+        engine.network.load_state_dict({"weight": torch.full((1, 2), given)})
+        engine.run()
+    assert begun == [50.0, 70.0] and engine.state.epoch == 2
+    assert "last.pt is not taken up" in caplog.text
+    engine, begun = client()
+    engine.state.max_epochs = 3
+    engine.run()
+    assert begun == [66.0]

@@ -1,0 +1,46 @@
+"""What a training sees is a matter of its seed alone, not of who loads it."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine
+from monai.data import CacheDataset
+from monai.transforms import Compose, Lambdad, RandGaussianNoised, RandSpatialCropSamplesd
+
+from common.data.loaders import SeededItems, training_loader
+from common.training.handlers import Reseed
+
+DATA = [{"image": torch.full((1, 6, 6, 1), float(k))} for k in range(5)]
+
+
+def seen(num_workers: int, epochs: tuple[int, ...] = (1, 2), **options: object) -> list[torch.Tensor]:
+    """The batches of some epochs, with noise and crops, drawn as a training does."""
+    noise, scale = RandGaussianNoised("image", prob=0.7), Lambdad("image", lambda image: image * 10)
+    transform = Compose([scale, RandSpatialCropSamplesd("image", roi_size=(2, 2, 1), num_samples=2), noise])
+    dataset = CacheDataset(DATA, transform, progress=False)
+    loader = training_loader(dataset, batch_size=2, num_workers=num_workers, **options)
+    reseed, found, engine = Reseed(3, loader.dataset), [], Engine(lambda engine, batch: None)
+    for engine.state.epoch in epochs:
+        reseed(engine)
+        found += [batch["image"].as_tensor() for batch in loader]
+    return found
+
+
+def test_none_one_and_two_processes_load_the_same():
+    alone = seen(0)
+    assert len(alone) == 6 and alone[0].shape == (4, 1, 2, 2, 1)
+    for others in (seen(1), seen(2)):
+        assert all(torch.equal(a, b) for a, b in zip(alone, others, strict=True))
+    # Processes that outlive an epoch change the order of the next, as they do in PyTorch, but no item.
+    survivors = torch.cat(seen(2, persistent_workers=True))
+    torch.testing.assert_close(survivors.flatten(1).sum(1).sort()[0], torch.cat(alone).flatten(1).sum(1).sort()[0])
+
+
+def test_epochs_and_items_differ_and_an_epoch_begun_again_does_not():
+    alone, later = seen(0), seen(0, epochs=(2,))
+    assert all(torch.equal(a, b) for a, b in zip(alone[3:], later, strict=True))
+    assert not torch.equal(torch.cat(alone[:3]), torch.cat(alone[3:]))
+    same = CacheDataset(DATA[:1] * 2, Compose([RandGaussianNoised("image", prob=1)]), progress=False, hash_as_key=True)
+    items = SeededItems(same)
+    assert len(items) == 2 and not torch.equal(items[0]["image"], items[1]["image"])
+    assert torch.equal(items[0]["image"], items[0]["image"])
