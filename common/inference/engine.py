@@ -10,15 +10,9 @@ from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from ..data.loaders import subject_loader
+from ..ending import root_cause
 
 logger = logging.getLogger(__name__)
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The error that MONAI's "applying transform" messages are wrapped around."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 class SubjectDataset(Dataset):

@@ -70,6 +70,9 @@ def usual_trainer(
     )
 
 
+usual_trainer.passes_on = "usual_handlers"  # so that a misspelt argument is met before the data are read
+
+
 def training_options(objective: nn.Module, lr_scheduler: LRScheduler) -> dict[str, Any]:
     """The objective's numbers and words, and the optimiser's: what a training that goes on should have again."""
     own = {name: value for name, value in vars(objective).items() if name not in ("training", "epoch", "iteration")}

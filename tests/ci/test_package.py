@@ -44,7 +44,7 @@ def test_a_package_is_one_folder_and_the_same_to_the_byte(name: str, tmp_path: P
     inside = [f"{name}/{end}" for end in ("LICENSE", "configs/metadata.json", f"{name}/common/evaluation/viewer.html")]
     assert set(inside) <= set(files)
     assert not any("__pycache__" in file for file in files)
-    listed = json.loads(module.LIST.read_text())[f"{name}_v{version}"]
+    listed = json.loads(first.with_name("model_info.json").read_text())[f"{name}_v{version}"]
     assert len(listed["checksum"]) == 40 and listed["source"] == first.name
 
 
