@@ -13,6 +13,7 @@ from types import TracebackType
 
 MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError)  # by the user, whom the message tells how
 WRAPPERS = ("Failed to ", "applying transform ")  # how MONAI's messages begin that say what it was doing, not why
+TRACEBACK = "\nOriginal Traceback"
 CAUSED = "\n\nThe above exception was the direct cause"
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -33,7 +34,7 @@ def reason(error: BaseException) -> str:
     error = root_cause(error)
     said = str(error)
     mendable = isinstance(error, MENDABLE)
-    if said.startswith("Caught ") and "\nOriginal Traceback" in said:  # in a process that loads: its whole traceback
+    if said.startswith("Caught ") and TRACEBACK in said:  # in a process that loads: its whole traceback
         lines = said.split(CAUSED)[0].splitlines()
         first = max(k for k, line in enumerate(lines) if line.startswith("  "))
         kind, _, said = "\n".join(lines[first + 1 :]).partition(": ")
@@ -57,15 +58,25 @@ def stopped(error: KeyboardInterrupt, then: str = "") -> str:
 
 def say(line: str) -> None:
     """On stderr, below all that was printed before."""
-    for bar in list(getattr(getattr(sys.modules.get("tqdm.std"), "tqdm", None), "_instances", ())):
+    bars = list(getattr(getattr(sys.modules.get("tqdm.std"), "tqdm", None), "_instances", ()))
+    for bar in bars:
         bar.close()  # which would print itself once more, below the reason
     sys.stdout.flush()
+    line = f"\n{line}" if bars else line
     print(line, file=sys.stderr, flush=True)
 
 
 def _terminate(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
     raise Terminated
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """MONAI and ignite log what they raise again: its traceback, or of a process that loads the text of one."""
+    record.exc_info = None
+    if TRACEBACK in record.getMessage():
+        record.msg, record.args = record.getMessage().splitlines()[0], None
+    return True
 
 
 def end_in_one_line(then: str = "", show: bool = False) -> None:
@@ -90,9 +101,8 @@ def end_in_one_line(then: str = "", show: bool = False) -> None:
     sys.excepthook = hook
     signal.signal(signal.SIGTERM, _terminate)
     if not show:
-        for handler in logging.getLogger().handlers:  # MONAI's handlers log the traceback of what they raise again
-            if handler.formatter is not None:
-                handler.formatter.formatException = lambda info: ""
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_without_traceback)
 
 
 @contextmanager

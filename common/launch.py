@@ -43,10 +43,11 @@ def begin() -> None:
     if frame is None or "_args" not in frame.f_locals:
         return
     files, options = ensure_tuple(frame.f_locals["config_file"]), frame.f_locals["_args"]
-    if getattr(sys.modules["__main__"].__spec__, "name", "") == "monai.bundle.__main__":
+    command = getattr(sys.modules["__main__"].__spec__, "name", "") == "monai.bundle.__main__"
+    if command:
         show = switch(options.get("traceback", False), "traceback")
         end_in_one_line(_how_to_go_on(merged(files, options), options.get("run_id", "run")), show)
-    check_known(files, options)
+    check_known(files, options, command)
 
 
 def merged(files: Iterable[str | Path], options: Mapping[str, Any]) -> ConfigParser:
@@ -64,32 +65,42 @@ def _how_to_go_on(configuration: ConfigParser, run_id: str) -> str:
     return " The same command goes on after the last epoch that was finished." if trains and resumes else ""
 
 
-def check_known(files: Sequence[str | Path], options: Mapping[str, Any]) -> None:
+def check_known(files: Sequence[str | Path], options: Mapping[str, Any], command: bool = True) -> None:
     """Every key of the overlays and every option is one that the configuration has, or that something in it uses.
+
+    An overlay may serve several configurations, so that what another one in the same folder has is known, too.
 
     Args:
         files: the configuration, and overlays in the order in which they are laid over it.
         options: by id, those of the run itself among them.
+        command: they were typed for this run; those that a program gives may serve several configurations.
 
     Raises:
         ValueError: see `begin`.
     """
-    whole = merged(files, options)
-    called = {str(options.get(name)) for name in ("init_id", "run_id", "final_id")}
+    whole, run_id = merged(files, options), str(options.get("run_id", "run"))
+    called = {run_id, str(options.get("init_id")), str(options.get("final_id"))}
     used = {*_references(whole.get()), *SECTIONS, *called, *_tracked(options.get("tracking"))}
     folder = {path: ConfigParser.load_config_file(path) for path in sorted(Path(files[0]).parent.glob("*.json"))}
-    others = {path: ConfigParser(config) for path, config in folder.items() if "run" in config}
-    for k, file in enumerate(files[1:], 1):  # an overlay may serve several of a bundle's configurations
-        known = [merged(files[:k], {}), *(each for path, each in others.items() if not path.samefile(file))]
+    others = {path: ConfigParser(config) for path, config in folder.items() if path.name != "metadata.json"}
+    elsewhere = {path.name: each for path, each in others.items()}
+    for k, file in enumerate(files[1:], 1):
+        others_runs = (each for path, each in others.items() if "run" in each and not path.samefile(file))
+        known = [merged(files[:k], {}), *others_runs]
         for name in ConfigParser.load_config_file(file):
             if unknown := _unknown(name.removeprefix(MERGE_KEY), known, whole, used):
-                hint = _hint(unknown, known, whole, {}) or " A new key must be used by another, as @NAME or %NAME."
+                hint = _hint(unknown, known, whole, {}) or ". A new key must be used by another, as @NAME or %NAME."
                 raise ValueError(f"{file}: there is no '{name}' to be changed in {files[0]}{hint}")
-    known = [merged(files, {})]
+    known = [merged(files, {}), *([] if command else others.values())]
     for name in (name for name in options if name not in RUN):
         if unknown := _unknown(name, known, whole, used):
-            hint = _hint(unknown, known, whole, {path.name: each for path, each in others.items()}, "--")
-            raise ValueError(f"There is no option --{name} of {files[0]}{hint or '.'}")
+            raise ValueError(
+                f"There is no option --{name} of {files[0]}{_hint(unknown, known, whole, elsewhere, '--') or '.'}"
+            )
+    if "run_id" in options and run_id not in whole:
+        raise ValueError(
+            f"There is no '{run_id}' to run in {files[0]}{_hint([run_id], known, whole, elsewhere) or '.'}"
+        )
 
 
 def known_options(files: Sequence[str | Path], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,21 +125,15 @@ def workflow(tiny: dict[str, dict[str, Any]], weights_of: Callable[[str], Path])
     """
     from monai.bundle import create_workflow
 
-    from common.launch import known_options
-
     def create(bundle: str, *files: str, **overrides: Any) -> Any:
         root = REPOSITORY / "bundles" / bundle
-        configs = [root / "configs" / file for file in files]
         earlier = {}
         if bundle == "mri_aldm" and files[0] in ("train.json", "train_translation.json"):
             earlier = dict.fromkeys(("autoencoder_path", "translation_path"), weights_of(bundle))
-        settings = {
-            name: _plain(value)
-            for name, value in {**known_options(configs, {**tiny[bundle], **earlier}), **overrides}.items()
-        }
+        settings = {name: _plain(value) for name, value in {**tiny[bundle], **earlier, **overrides}.items()}
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a config can run any code
             return create_workflow(
-                config_file=[str(file) for file in configs],
+                config_file=[str(root / "configs" / file) for file in files],
                 workflow_type="inference" if files[0].startswith("inference") else "train",
                 logging_file=False,
                 **{"bundle_root": str(root), **settings},

@@ -54,19 +54,16 @@ def crl() -> Callable[..., Any]:
     """`crl("train.json", "small.json", **overrides)`: the initialised workflow, tiny."""
     from monai.bundle import create_workflow
 
-    from common.launch import known_options
-
     root = Path(__file__).parents[2] / "bundles" / "mri_crl"
 
     def create(*files: str, **overrides: Any) -> Any:
-        configs = [root / "configs" / file for file in files]
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in overrides.items()}
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a config can run any code
             return create_workflow(
-                config_file=[str(file) for file in configs],
+                config_file=[str(root / "configs" / file) for file in files],
                 workflow_type="inference" if files[0].startswith("inference") else "train",
                 logging_file=False,
-                **{"bundle_root": str(root), **known_options(configs, TINY_CRL), **plain},
+                **{"bundle_root": str(root), **TINY_CRL, **plain},
             )
 
     return create
