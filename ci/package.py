@@ -1,8 +1,8 @@
 """Packs bundles for release: `./ci/package NAME... [--weights FILE --card FILE]`.
 
 Of each: dist/<name>_v<version>.zip with one folder <name>, which holds a copy of the shared code, and the zip's sha256
-beside it. The same files give the same zip, to the byte. models/model_info.json lists what was packed, as
-`python -m monai.bundle download --source github` expects it in a repository.
+beside it. The same files give the same zip, to the byte. models/model_info.json, or with --output_dir one beside the
+zip, lists what was packed, as `python -m monai.bundle download --source github` expects it in a repository.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def package(
         source: address of the folder that the zips will be downloaded from, for model_info.json.
         large: the weights go beside the zip, as <name>_v<version>.pt, and not into it: its large_files.yml says that
             `python -m monai.bundle download_large_files` finds them at the source.
-        output_dir: where the zips go.
+        output_dir: where the zips go, and all else that is written.
 
     Raises:
         ValueError: an unknown bundle, weights for several, or no source for large ones.
@@ -96,11 +96,15 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
             describe(packed, _overlay(bundle, overlay) if overlay else None)
         if large:
             _set_apart(packed, output_dir / f"{full_name}.pt", source)
+        elif not any((packed / file).exists() for file in ("models/model.pt", "large_files.yml")):
+            advice = f"Pass --weights FILE; ./ci/weights {bundle.name} makes small ones."
+            print(f"{full_name} holds no weights, so that it can be trained but not used. {advice}", file=sys.stderr)
         archive = output_dir / f"{full_name}.zip"
         _zip(packed, archive)
     write_text(archive.with_suffix(".zip.sha256"), f"{sha256(archive)}  {archive.name}\n")
     sha1 = hashlib.sha1(archive.read_bytes()).hexdigest()
-    _list(full_name, {"checksum": sha1, "source": f"{source}/{archive.name}".lstrip("/")})
+    listed = LIST if output_dir == ROOT / "dist" else output_dir / LIST.name
+    _list(listed, full_name, {"checksum": sha1, "source": f"{source}/{archive.name}".lstrip("/")})
     return archive
 
 
@@ -172,9 +176,9 @@ def _zip(folder: Path, archive: Path) -> None:
             file.writestr(entry, path.read_bytes())
 
 
-def _list(full_name: str, entry: dict[str, str]) -> None:
-    known = json.loads(LIST.read_text()) if LIST.exists() else {}
-    write_text(LIST, json.dumps(dict(sorted({**known, full_name: entry}.items())), indent=4) + "\n")
+def _list(file: Path, full_name: str, entry: dict[str, str]) -> None:
+    known = json.loads(file.read_text()) if file.exists() else {}
+    write_text(file, json.dumps(dict(sorted({**known, full_name: entry}.items())), indent=4) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from common.data.phantom import make_phantom
+from common.ending import end_with
 from common.training.checkpoints import is_finished
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,9 +51,8 @@ def run_module(name: str, module: str, *words: str, **options: object) -> None:
     """`python -m <module> <words> --<option> <value> ...` in a bundle's folder.
 
     Raises:
-        SystemExit: it failed; its own words are the reason.
+        SystemExit: it failed; its own last line is the reason.
     """
     extra = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     line = [sys.executable, "-W", "ignore", "-m", module, *words, *extra]
-    if subprocess.run(line, cwd=bundle_folder(name)).returncode:
-        raise SystemExit(f"`{' '.join([module, *words[:2]])}` failed; the reason stands above.")
+    end_with(subprocess.run(line, cwd=bundle_folder(name)).returncode, " ".join([module, *words[:2]]))

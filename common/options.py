@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from .ending import ended_in_one_line
+
 
 def switch(value: bool | str, name: str) -> bool:
     """A yes or no: `--name false` reaches a bundle as the string "false", which Python takes for true.
@@ -40,17 +42,25 @@ def without(names: Sequence[str], left_out: str | Sequence[str]) -> list[str]:
 
 
 def run_command(command: Callable | Mapping[str, Callable], name: str | None = None) -> None:
-    """`fire.Fire` of a function, or of several by name; unknown options are met before the work, and false is False.
+    """`fire.Fire` of a function, or of several by name.
+
+    Unknown options are met before the work, --help starts none wherever it stands, and false is False. What the user
+    can mend is one line on stderr; --traceback shows the way there.
 
     Raises:
-        SystemExit: there is no such option; the status is 2, and a line on stderr names the nearest.
+        SystemExit: it failed, or there is no such option, whose nearest is named; the status is 2.
     """
     import fire
 
     arguments = [re.sub("(^|=)(true|false)$", lambda m: m[1] + m[2].capitalize(), word) for word in sys.argv[1:]]
+    if {"-h", "--help"} & set(arguments):
+        named = isinstance(command, Mapping) and arguments[0] in command
+        arguments = [*arguments[:named], "--help"]
     function = command.get(arguments[0]) if isinstance(command, Mapping) and arguments else command
+    show = "--traceback" in arguments
     known = dict(inspect.signature(function).parameters) if callable(function) else {}
     if known and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
+        arguments = [word for word in arguments if word != "--traceback"]
         flags = [word[2:].split("=")[0].replace("-", "_") for word in arguments if word[:2] == "--" != word]
         allowed = {*known, *(f"no{option}" for option in known), "help"}
         if unknown := [flag for flag in flags if flag not in allowed]:
@@ -58,7 +68,8 @@ def run_command(command: Callable | Mapping[str, Callable], name: str | None = N
             hint = f"; did you mean --{nearest[0]}?" if nearest else f"; there are: {', '.join(known)}."
             print(f"error: There is no option --{unknown[0]}{hint}", file=sys.stderr)
             sys.exit(2)
-    fire.Fire(command, command=arguments, name=name)
+    with ended_in_one_line(show):
+        fire.Fire(command, command=arguments, name=name)
 
 
 def from_caller(path: str | os.PathLike) -> Path:

@@ -163,7 +163,9 @@ class ServedBundle:
         shutil.rmtree(folder, ignore_errors=True)  # of a training that was stopped
         for stage, config in ({"": "train"} if pretrained else self._stages()).items():
             paths = {
-                f"{earlier}_path": str(folder / earlier / "model.pt") for earlier in ("autoencoder", "translation")
+                f"{earlier}_path": str(folder / earlier / "model.pt")
+                for earlier in ("autoencoder", "translation")
+                if f"{earlier}_path" in self.training
             }
             if pretrained:
                 own = str(self.weights)

@@ -30,15 +30,12 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(__doc__.strip())
         return
-    try:
-        if name not in COMMANDS:
-            raise ValueError(f"Unknown command {name!r}; there are: {', '.join(COMMANDS)}")
-        module, function = COMMANDS[name]
-        command = getattr(import_module(f".{module}", __package__), function)
-        run_command({name: command}, name="common.evaluation")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    if name not in COMMANDS:
+        print(f"error: Unknown command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
+    module, function = COMMANDS[name]
+    command = getattr(import_module(f".{module}", __package__), function)
+    run_command({name: command}, name="common.evaluation")
 
 
 if __name__ == "__main__":

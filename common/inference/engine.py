@@ -10,19 +10,13 @@ from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from ..data.loaders import subject_loader
+from ..ending import root_cause
 from ..files import DiskFull
 from ..memory import advising
 from .inferers import FEWER
 from .saving import SaveVolumes
 
 logger = logging.getLogger(__name__)
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The error that MONAI's "applying transform" messages are wrapped around."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 class SubjectDataset(Dataset):

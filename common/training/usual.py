@@ -79,6 +79,9 @@ def usual_trainer(
     )
 
 
+usual_trainer.passes_on = "usual_handlers"  # so that a misspelt argument is met before the data are read
+
+
 def ways_to_less_memory(
     objective: nn.Module, device: torch.device, amp: str, batch_size: int, roi_size: Sequence[int]
 ) -> list[str]:

@@ -237,6 +237,11 @@ def test_one_command_runs_all_and_passes_over_what_is_finished(tmp_path: Path, m
     assert len(lines) == 4 and "configs/train_translation.json" in lines[3][6]
     stages.train_all("DIR", ckpt_dir=str(tmp_path / "joint"), overlays="small", joint="true")
     assert ["train_autoencoder" in line[6] for line in lines[4:]] == [False, False]
-    Done.returncode = 1
-    with pytest.raises(SystemExit, match="The training 'autoencoder' failed"):
-        stages.train_all("DIR", ckpt_dir=str(tmp_path / "other"))
+    assert ["--autoencoder_path" in line for line in lines[:3]] == [False, True, True], "those that each knows"
+    with pytest.raises(ValueError, match=r"no option --diffusion_epoch .* did you mean --diffusion_epochs"):
+        stages.train_all("DIR", ckpt_dir=str(tmp_path / "other"), diffusion_epoch=3)
+    assert len(lines) == 6, "before the first of them"
+    for code, end in ((1, "1"), (-9, "`the training 'autoencoder'` was ended by SIGKILL")):
+        Done.returncode = code
+        with pytest.raises(SystemExit, match=end):
+            stages.train_all("DIR", ckpt_dir=str(tmp_path / f"other{code}"))

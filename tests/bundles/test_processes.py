@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -97,6 +98,47 @@ def check_ranks(folder: Path, epochs: int) -> None:
     state = torch.load(folder / "last.pt", weights_only=True)
     assert state["progress"] == {"epoch": epochs, "iteration": epochs}, "a step each"
     assert not any(name.startswith("module.") for name in torch.load(folder / "model.pt", weights_only=True))
+
+
+@pytest.mark.parametrize(
+    ("run_id", "files", "option", "last"),
+    [
+        (
+            "training",
+            ["train", "small"],
+            "--max_epoch=3",
+            "option --max_epoch of configs/train.json; did you mean --max_",
+        ),
+        (
+            "inference",
+            ["inference"],
+            "--outputdir=x",
+            "option --outputdir of configs/inference.json; did you mean --outp",
+        ),
+        ("evaluating", ["train", "evaluate"], "--ckpt_dir=none", "No weights at none/model.pt. Train first (python -m"),
+    ],
+)
+def test_the_last_line_is_the_reason(run_id: str, files: list[str], option: str, last: str, phantom_dir: Path):
+    """Of a misspelt option, met before anything is read, and of what is wrong later."""
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file"]
+    line = [*command, str([f"configs/{name}.json" for name in files]), "--dataset_dir", str(phantom_dir), option]
+    done = subprocess.run(line, cwd=BUNDLES / "mri_seq2seq", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ") and last in done.stderr.splitlines()[-1]
+
+
+def test_a_training_that_is_terminated_says_how_to_go_on(phantom_dir: Path, tmp_path: Path):
+    small = {"dataset_dir": phantom_dir, "max_epochs": 1000, "roi_size": SMALL["mri_seq2seq"]}
+    process = start("mri_seq2seq", tmp_path, "train.json", "small.json", **small)
+    while not (tmp_path / "last.pt").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM and "Traceback" not in errors
+    assert (
+        errors.splitlines()[-1]
+        == "stopped by SIGTERM. The same command goes on after the last epoch that was finished."
+    )
 
 
 @pytest.mark.full

@@ -18,6 +18,7 @@ from ci import package as module
 from ci.package import agree, package
 from common.description import write
 from common.inference.weights import sha256
+from common.options import run_command
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
@@ -44,8 +45,30 @@ def test_a_package_is_one_folder_and_the_same_to_the_byte(name: str, tmp_path: P
     inside = [f"{name}/{end}" for end in ("LICENSE", "configs/metadata.json", f"{name}/common/evaluation/viewer.html")]
     assert set(inside) <= set(files)
     assert not any("__pycache__" in file for file in files)
-    listed = json.loads(module.LIST.read_text())[f"{name}_v{version}"]
+    listed = json.loads(first.with_name("model_info.json").read_text())[f"{name}_v{version}"]
     assert len(listed["checksum"]) == 40 and listed["source"] == first.name
+
+
+def test_what_it_says_and_where_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tiny_network: Callable[..., Any]
+):
+    """No weights are said; with --output_dir all is in there; what is wrong is one line."""
+    package("mri_seq2seq", output_dir=str(tmp_path / "out"))
+    assert "mri_seq2seq_v0.1.0 holds no weights" in (said := capsys.readouterr().err)
+    assert "--weights FILE" in said and "./ci/weights mri_seq2seq" in said and said.count("\n") == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("mri_seq2seq_v0.1.0.zip", "mri_seq2seq_v0.1.0.zip.sha256", "model_info.json"),
+    }
+    assert not module.LIST.exists()
+    settings = {"sequences": ["T1", "T1Gd", "T2", "FLAIR"], "normalisation": "p99", "roi_size": [32, 32, 3]}
+    torch.save(tiny_network("mri_seq2seq").state_dict(), tmp_path / "model.pt")
+    write(tmp_path / "model.pt", tiny_network("mri_seq2seq"), **settings, divisible=[2, 2, 1])
+    package("mri_seq2seq", weights=str(tmp_path / "model.pt"), output_dir=str(tmp_path / "out"))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "argv", ["package", "mri_none"])
+    with pytest.raises(SystemExit):
+        run_command(package)
+    assert capsys.readouterr().err.startswith("error: There is no bundle mri_none; there are: mri_aldm")
 
 
 def test_two_versions_in_one_process(tmp_path: Path):

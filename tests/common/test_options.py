@@ -47,3 +47,37 @@ def test_a_misspelt_option_stops_the_command_before_its_work(monkeypatch, capsys
             monkeypatch.setattr(sys, "argv", ["data", *first, "DIR", *off])
             run_command(command)
             assert done.pop() == ("DIR", 0.1, False)
+
+
+@pytest.mark.parametrize(
+    "line", [["DIR", "--help"], ["--help"], ["-h", "DIR"], ["DIR", "--validation", "0.3", "--help"]]
+)
+@pytest.mark.parametrize("first", [[], ["list"]])
+def test_help_starts_nothing_wherever_it_stands(monkeypatch, capsys, line: list[str], first: list[str]):
+    def work(folder: str, validation: float = 0.1) -> None:
+        """Works.
+
+        Args:
+            validation: share of the subjects.
+        """
+        raise AssertionError
+
+    monkeypatch.setattr(sys, "argv", ["data", *first, *line])
+    monkeypatch.setenv("PAGER", "cat")
+    with pytest.raises(SystemExit) as end:
+        run_command({"list": work} if first else work)
+    said = capsys.readouterr()
+    assert end.value.code == 0 and "share of the subjects" in said.out + said.err
+
+
+def test_what_the_user_can_mend_is_one_line(monkeypatch, capsys):
+    def work(folder: str) -> None:
+        raise ValueError(f"{folder} is\nno folder.")
+
+    monkeypatch.setattr(sys, "argv", ["data", "DIR"])
+    with pytest.raises(SystemExit) as end:
+        run_command(work)
+    assert end.value.code == 2 and capsys.readouterr().err == "error: DIR is no folder.\n"
+    monkeypatch.setattr(sys, "argv", ["data", "DIR", "--traceback"])
+    with pytest.raises(ValueError, match="no folder"):
+        run_command(work)

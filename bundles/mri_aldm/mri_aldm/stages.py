@@ -17,7 +17,9 @@ from monai.data import DataLoader
 
 from .common.data.loaders import SeededItems
 from .common.description import check_trained_alike, read
+from .common.ending import end_with
 from .common.inference.weights import load_weights, read_state
+from .common.launch import check_known, known_options
 from .common.options import run_command, switch, words
 from .common.training.checkpoints import Resumed, is_finished
 from .common.training.trainer import TranslationTrainer
@@ -130,6 +132,9 @@ def stage_trainer(
     return usual_trainer(network=network, train_data_loader=train_data_loader, **options)
 
 
+stage_trainer.passes_on = "usual_trainer"
+
+
 def train_all(
     dataset_dir: str, ckpt_dir: str = "models", output_dir: str = "eval", overlays: str = "", **options: object
 ) -> None:
@@ -140,32 +145,32 @@ def train_all(
         ckpt_dir: `autoencoder/`, `translation/` and `model.pt` of the diffusion go here.
         output_dir: curves, in a folder per training.
         overlays: names of configurations to lay over each of them, separated by commas, such as "small".
-        options: of all trainings, as in `python -m monai.bundle run`.
+        options: as in `python -m monai.bundle run`, for each of the trainings that has them.
 
     Raises:
+        ValueError: an option that none of the trainings has.
         SystemExit: one of them failed; those before it need not be repeated.
     """
     method, joint = str(options.get("method", "aldm")), switch(options.get("joint", False), "joint")
-    for stage, config in TRAININGS.items():
+    files = {stage: [f"configs/{n}.json" for n in [config, *words(overlays)]] for stage, config in TRAININGS.items()}
+    known = [known_options(each, options) for each in files.values()]
+    check_known(files["diffusion"], {name: options[name] for name in options.keys() - set().union(*known)})
+    for stage in TRAININGS:
         folder = Path(ckpt_dir) / FOLDERS[stage]
         if (stage, method) in UNNEEDED or (stage == "autoencoder" and joint):
             continue
-        files = [f"configs/{name}.json" for name in [config, *words(overlays)]]
-        if is_finished(folder, files, **options):
+        if is_finished(folder, files[stage], **options):
             print(f"Finished before: {stage}, in {folder}. Another --ckpt_dir trains it anew.", flush=True)
             continue
         print(f"Training: {stage}", flush=True)
-        every = {"dataset_dir": dataset_dir, "ckpt_dir": folder, "output_dir": Path(output_dir) / stage, **options}
-        for earlier in ("autoencoder", "translation"):
-            every[f"{earlier}_path"] = Path(ckpt_dir) / earlier / "model.pt"
+        every = {"dataset_dir": dataset_dir, "ckpt_dir": folder, "output_dir": Path(output_dir) / stage}
+        earlier = {f"{name}_path": Path(ckpt_dir) / name / "model.pt" for name in ("autoencoder", "translation")}
+        every |= known_options(files[stage], {**options, **earlier})
         if stage != "diffusion":
             every.pop("method", None)
         line = [word for name, value in every.items() for word in (f"--{name}", str(value))]
-        command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files), *line]
-        if subprocess.run(command).returncode:
-            raise SystemExit(
-                f"The training '{stage}' failed; the reason stands above. The same command goes on from it."
-            )
+        command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files[stage]), *line]
+        end_with(subprocess.run(command).returncode, f"the training '{stage}'")
 
 
 # What an ablation of Table 3 does without.
