@@ -105,7 +105,9 @@ class VectorQuantiser(nn.Module):
             raise ValueError(f"{encoded.shape[1]} channels cannot be quantised by codes of {self.codebook.shape[1]}.")
         vectors = encoded.movedim(1, -1).flatten(0, -2).float()
         with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            if torch.onnx.is_in_onnx_export():  # which knows no assignment to a slice in a loop
+            if torch.jit.is_scripting():
+                indices = nearest_codes(vectors, self.codebook)
+            elif torch.onnx.is_in_onnx_export():  # which knows no assignment to a slice in a loop
                 indices = torch.addmm(-self.codebook.square().sum(1) / 2, vectors, self.codebook.t()).argmax(1)
             else:
                 indices = nearest_codes(vectors, self.codebook)
@@ -114,11 +116,13 @@ class VectorQuantiser(nn.Module):
         loss = self.commitment * (vectors - nearest.detach()).square()
         if self.learned:
             loss = loss + (nearest - vectors.detach()).square()
-        if self.training and torch.is_grad_enabled():
+        if torch.jit.is_scripting():
+            pass  # what is deployed learns nothing
+        elif self.training and torch.is_grad_enabled():
             self._after_step(vectors, indices)
         # To the bit a code, with the gradient of what was encoded.
         values = nearest.detach() + (vectors - vectors.detach())
-        positions = (encoded.shape[0], *encoded.shape[2:])
+        positions = encoded[:, 0].shape
         return Quantised(
             values.unflatten(0, positions).movedim(encoded.ndim - 1, 1),
             indices.unflatten(0, positions),
