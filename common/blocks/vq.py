@@ -107,7 +107,7 @@ class VectorQuantiser(nn.Module):
         with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             if torch.jit.is_scripting():
                 indices = nearest_codes(vectors, self.codebook)
-            elif torch.onnx.is_in_onnx_export():  # which knows no assignment to a slice in a loop
+            elif torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():  # which know no such loop
                 indices = torch.addmm(-self.codebook.square().sum(1) / 2, vectors, self.codebook.t()).argmax(1)
             else:
                 indices = nearest_codes(vectors, self.codebook)

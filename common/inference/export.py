@@ -1,14 +1,13 @@
 """The deployed network as one file that needs none of this code: TorchScript or ONNX.
 
-Both are traced: TorchScript's compiler does not know the networks' Python (comprehensions with a condition, keyword
-arguments), and nothing in them depends on data but by arithmetic, so that a trace holds for every subject and size.
+TorchScript is compiled as MONAI's `ckpt_export` does it. ONNX comes from `torch.export`: nothing in a network depends
+on data but by arithmetic, so that one graph holds for every subject and size.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from monai.data import save_net_with_metadata
 from torch import Tensor, nn
+from torch.export import Dim
 
 from ..blocks.vq import Quantised, VectorQuantiser
 from ..translation import MISSING, TranslationNetwork
@@ -45,7 +45,7 @@ class Deployed(nn.Module):
         self.network = network.freeze(self.targets[0]) if freezes else network
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network.complete(image, targets=self.targets)
+        return self.network.complete_available(image, self.targets)
 
 
 class WithCodes(nn.Module):
@@ -153,27 +153,34 @@ def trial_image(shape: Sequence[int], missing: Sequence[int] = (), seed: int = 0
 
 @torch.no_grad()
 def write(model: nn.Module, file: Path, format: str, inputs: Sequence[Tensor], metadata: dict | None = None) -> None:
-    """Traces a module at these inputs, whose sizes, channels apart, are free afterwards."""
-    model.eval()  # the exporter to ONNX leaves all of it in the mode that it found the outermost in
-    with warnings.catch_warnings(action="ignore"):  # that a trace takes Python's values for constants, which they are
-        if format == "torchscript":
-            traced = torch.jit.trace(model, tuple(inputs), check_trace=False)
-            save_net_with_metadata(traced, str(file), include_config_vals=False, meta_values=metadata)
-            return
-        names = ["image", *(f"codes_{k}" for k in range(len(inputs) - 1))]
-        free = {"image": {0: "batch", 2: "x", 3: "y", 4: "z"}, "pred": {0: "batch", 2: "x", 3: "y", 4: "z"}}
-        free.update({name: dict(enumerate("abcd"[: x.ndim])) for name, x in zip(names[1:], inputs[1:], strict=True)})
-        # The exporter of torch.export takes minutes for a network of a few layers, as often decoded as here.
-        torch.onnx.export(
-            model,
-            tuple(inputs),
-            str(file),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=names,
-            output_names=["pred"],
-            dynamic_axes=free,
-        )
+    """Exports a module by these inputs, whose sizes, channels apart, are free afterwards."""
+    model.eval()
+    if format == "torchscript":
+        traced = len(inputs) > 1  # hooks, which `WithCodes` works by, are not compiled
+        made = torch.jit.trace(model, tuple(inputs), check_trace=False) if traced else torch.jit.script(model)
+        save_net_with_metadata(made, str(file), include_config_vals=False, meta_values=metadata)
+        return
+    # torch.export takes a size of 1 for a constant.
+    image = inputs[0].repeat([2 if axis != 1 and size == 1 else 1 for axis, size in enumerate(inputs[0].shape)])
+    codes = model(image)[1:] if len(inputs) > 1 else ()
+    free, *others = ({axis: Dim.DYNAMIC for axis in range(each.ndim)} for each in (image, *codes))
+    del free[1]
+    shapes = (free, tuple(others)) if codes else (free,)
+    program = torch.export.export(model, (image, *codes), dynamic_shapes=shapes)
+    names = ["image", *(f"codes_{k}" for k in range(len(codes)))]
+    # Constants are folded by what runs the file; here that would take as long again.
+    torch.onnx.export(
+        program,
+        (),
+        str(file),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=names,
+        output_names=["pred"],
+        optimize=False,
+        external_data=False,
+        verbose=False,
+    )
 
 
 def runner(file: Path) -> Callable[..., list[Tensor]]:
@@ -241,5 +248,6 @@ def _need_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"ONNX needs two more packages ({error}): pip install onnx onnxruntime") from error
+        raise ImportError(f"ONNX needs more packages ({error}): pip install onnx onnxruntime onnxscript") from error
