@@ -174,7 +174,7 @@ class TranslationNetwork(nn.Module):
             if uncertainty:
                 raise ValueError("The uncertainty of an image is known only where its sources are; pass them.")
             return self.complete_available(image, None if targets is None else list(targets))
-        self._check_size(image)
+        self.check_size(image)
         available = is_available(image).to(image.dtype)  # (B, S)
         available = torch.stack([available[:, i] for i in sources], 1)  # (B, sources)
         present = torch.stack([image[:, i] for i in sources], 1) * available[(...,) + (None,) * 3]
@@ -198,7 +198,7 @@ class TranslationNetwork(nn.Module):
         This is what is deployed. It has no branch on data, so that it can be traced, and with all that it calls it is
         written in the part of Python that TorchScript compiles.
         """
-        self._check_size(image)
+        self.check_size(image)
         available = is_available(image).to(image.dtype)  # (B, S)
         present = image * available[:, :, None, None, None]
         tissue = (present > 0).to(image.dtype)
@@ -258,7 +258,7 @@ class TranslationNetwork(nn.Module):
 
         With `fused` another row follows: each target as `complete` makes it of all sources, which must be available.
         """
-        self._check_size(image)
+        self.check_size(image)
         representations = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]) for i in sources]
         tissue = (image[:, list(sources)] > 0).to(image.dtype)
         rows: list[list[Tensor]] = [[] for _ in range(len(sources) + fused)]
@@ -292,7 +292,8 @@ class TranslationNetwork(nn.Module):
             return output[:, 0]
         return output[:, self.slices // 2].unflatten(0, (batch, -1)).movedim(1, self.slice_axis % 4)
 
-    def _check_size(self, image: Tensor) -> None:
+    def check_size(self, image: Tensor) -> None:
+        """Raises a ValueError if an image [..., X, Y, Z] has a size by which the network cannot be run."""
         in_plane = list(image.shape[2:])
         if self.spatial_dims == 2:
             in_plane.pop(self.slice_axis)

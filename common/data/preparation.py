@@ -110,6 +110,10 @@ class Subjects:
         """For making images, see `restored`."""
         return Compose([*self._scaled("image"), *self._cropped(), self._divisible(), MarkMissingd("image")])
 
+    def loaded(self) -> Compose:
+        """`use` of images that are loaded already, see `common.inference.serving`."""
+        return Compose(self.use().transforms[1:])
+
     def evaluation(self, truth: str, masks: Sequence[str], disturb: Transform) -> Compose:
         """As in use, with the truth as "label", the masks, and as "source" the images that the network gets, whole.
 

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..blocks.vq import Quantised, VectorQuantiser
+from ..data.preparation import Subjects
 from ..translation import MISSING, TranslationNetwork
-from .inferers import resolve_targets
+from .inferers import SubjectInferer, resolve_targets
+from .serving import preparation, triton_config
 from .weights import origin
 
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx"}
@@ -88,11 +90,13 @@ def export_network(
     format: str = "torchscript",
     targets: str | Sequence[str] | None = None,
     path: str = "",
+    subjects: Subjects | None = None,
+    inferer: SubjectInferer | None = None,
 ) -> str:
     """Writes the network as it is deployed, runs the file and compares what both make; returns a sentence on it.
 
     The file takes any batch and every size that the metadata allow, with a subject's missing sequences -1.
-    `<path>.json` says what it was made from.
+    `<path>.json` says what it was made from and how its input is; `config.pbtxt` is for Triton.
 
     Args:
         network: with its weights.
@@ -102,6 +106,7 @@ def export_network(
         format: "torchscript" or "onnx".
         targets: names; see `Deployed`. None or "all" makes all.
         path: of the file. Default: the weights' with another suffix, `_<target>` added for a single one.
+        subjects, inferer: how images are prepared and cut into windows, for `common.inference.serving`.
 
     Raises:
         ValueError: an unknown format or target, another suffix, or file and network differ; such a file is removed.
@@ -131,7 +136,11 @@ def export_network(
     except Exception:
         file.unlink(missing_ok=True)
         raise
-    file.with_name(file.name + ".json").write_text(json.dumps({**made_from, "check": said}, indent=4) + "\n")
+    record = {**made_from, "check": said}
+    if subjects is not None and inferer is not None:
+        record["preparation"] = preparation(subjects, inferer, network)
+    file.with_name(file.name + ".json").write_text(json.dumps(record, indent=4) + "\n")
+    file.with_name("config.pbtxt").write_text(triton_config(file, record))
     return f"{file}: {said}"
 
 

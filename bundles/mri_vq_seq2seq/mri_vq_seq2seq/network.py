@@ -202,7 +202,7 @@ class VQSeq2Seq(TranslationNetwork):
 
     def encode_subject(self, image: Tensor, sources: Sequence[int]) -> Tensor:
         """The mean latent of a subject's sequences: [B, S, X, Y, Z] to [B, D, x, y, z], coarser by `downsampling`."""
-        self._check_size(image)
+        self.check_size(image)
         latents = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]).latent for i in sources]
         tissue = (image[:, list(sources)] > 0).to(image.dtype)
         mean, _ = common_latent(torch.stack(latents, 1), self._at_latents(tissue))
