@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import packages_distributions
 from importlib.util import resolve_name
 from pathlib import Path
+from typing import Any
 
 COMMON = Path(__file__).resolve().parents[1] / "common"
+BASE = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 # What a user of a package runs: these configurations, and the commands on data. All else is extra.
 CONFIGS = ("inference.json", "train*.json")
 COMMANDS = "common.data.__main__"
 # Needed without an import here, by the word that makes MONAI ask for it.
 ASKED_FOR = {"DiffusionModelUNet": "einops", "TensorBoardStatsHandler": "tensorboard", "download_large_files": "pyyaml"}
 MONAI_BUNDLE = "fire"  # and `python -m monai.bundle` itself
+
+
+def named_packages(metadata: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """The versions of the packages that a metadata.json names, those that are required and the optional ones."""
+    base = {name: metadata[key] for name, key in BASE.items()}
+    return base | metadata["required_packages_version"], metadata.get("optional_packages_version", {})
 
 
 def needed_packages(bundle: Path) -> tuple[set[str], set[str]]:
@@ -80,6 +89,8 @@ def _statements(node: ast.AST, within_functions: bool) -> Iterator[ast.Import | 
 
 
 def _distributions(names: Iterable[str], own: str) -> set[str]:
-    known = packages_distributions()
     outside = {name.split(".")[0] for name in names} - {own} - sys.stdlib_module_names
-    return {known.get(name, [name])[0].lower() for name in outside}
+    return {_installed().get(name, [name])[0].lower() for name in outside}
+
+
+_installed = functools.cache(packages_distributions)  # which reads hundreds of files

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ci.packages import needed_packages
+from ci.packages import named_packages, needed_packages
 from common.data.phantom import make_phantom
 from common.inference.export import TOLERANCE, smallest_size, trial_image
 from common.inference.weights import load_weights
@@ -132,24 +132,21 @@ def check_version(bundle: Bundle) -> str:
     version, newest = metadata["version"], max(metadata["changelog"], key=_numbers)
     if version != newest:
         raise ValueError(f"version is {version}, the changelog's newest {newest}; make them agree")
-    return f"{version} heads the changelog"
+    tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "ci" / "constraints.txt").read_text().lower(), re.M))
+    named = {name: number for kind in named_packages(metadata) for name, number in kind.items()}
+    if other := [f"{name} {number}" for name, number in named.items() if tested.get(name) != number]:
+        raise ValueError(f"{', '.join(other)}: not the version in ci/constraints.txt; correct metadata.json")
+    return f"{version} heads the changelog; {len(named)} packages at the versions tested together"
 
 
 def check_packages(bundle: Bundle) -> str:
-    """What metadata.json names is what the bundle's files import, at the versions that were tested together."""
-    metadata = bundle.config("metadata")
-    tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "ci" / "constraints.txt").read_text().lower(), re.M))
-    own = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
-    base = {package: metadata[key] for package, key in own.items()}
-    kinds = [base | metadata["required_packages_version"], metadata.get("optional_packages_version", {})]
-    if other := [f"{name} {number}" for kind in kinds for name, number in kind.items() if tested.get(name) != number]:
-        raise ValueError(f"{', '.join(other)}: not the version in ci/constraints.txt; correct metadata.json")
-    for kind, named, needed in zip(("required", "optional"), kinds, needed_packages(bundle.folder), strict=True):
-        if missing := needed - named.keys():
+    named, needed = named_packages(bundle.config("metadata")), needed_packages(bundle.folder)
+    for kind, names, imported in zip(("required", "optional"), named, needed, strict=True):
+        if missing := imported - names.keys():
             raise ValueError(f"{', '.join(sorted(missing))}: imported; name it in {kind}_packages_version")
-        if extra := named.keys() - needed - base.keys():
-            raise ValueError(f"{', '.join(sorted(extra))}: {kind}_packages_version names it, no import needs it")
-    return f"{len(kinds[0])} required and {len(kinds[1])} optional, as imported, at the versions tested together"
+        if extra := names.keys() - imported:
+            raise ValueError(f"{', '.join(sorted(extra))}: {kind}_packages_version names it, but nothing needs it")
+    return f"{len(named[0])} required and {len(named[1])} optional ones are those that are imported"
 
 
 def check_weights(bundle: Bundle) -> str:
@@ -181,12 +178,10 @@ def check_properties(bundle: Bundle) -> str:
         found.append(sum(each[BundleProperty.REQUIRED] for each in workflow.properties.values()))
     if not all(found):
         raise ValueError("MONAI looked for nothing; its properties are to be found in monai.bundle.properties")
-    zoo = (
-        ""
-        if bundle.config("metadata").get("supported_apps")
-        else "; the zoo asks for none, since supported_apps is empty"
+    apps = ", ".join(bundle.config("metadata").get("supported_apps", {})) or "none"
+    return (
+        f"{found[0]} of training and {found[1]} of inference that MONAI's tools need; those of the zoo's apps: {apps}"
     )
-    return f"training has the {found[0]}, inference the {found[1]} that MONAI's tools need{zoo}"
 
 
 def check_network(bundle: Bundle) -> str:
@@ -260,8 +255,10 @@ def verify(bundle: Bundle) -> list[str]:
             failed.append(f"{name}: {said}")
         print(f"{status:5}{bundle.name:16}{name:13}{said}", flush=True)
         # What will be gone one day is told; MONAI's reminders that a configuration can run any code are not.
-        if lines := {str(each.message).strip() for each in raised if issubclass(each.category, ENDING)}:
-            print(f"{'warn':5}{bundle.name:16}{name:13}{' '.join(' '.join(sorted(lines)).split())}", flush=True)
+        for line in sorted(
+            {" ".join(str(each.message).split()) for each in raised if issubclass(each.category, ENDING)}
+        ):
+            print(f"{'warn':5}{bundle.name:16}{name:13}{line}", file=sys.stderr, flush=True)
     return failed
 
 
