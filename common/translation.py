@@ -10,6 +10,7 @@ Data, inference, evaluation and reports know these three verbs and nothing else 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,9 +30,9 @@ class Translation(NamedTuple):
     representation: NamedTuple
 
 
-def is_available(image: Tensor) -> Tensor:
+def is_available(image: Tensor, missing: float = MISSING) -> Tensor:
     """Which sequences each subject has: image [B, S, *spatial] to bool [B, S]."""
-    return image.flatten(2).amin(-1) > MISSING / 2
+    return image.flatten(2).amin(-1) > missing / 2
 
 
 def select(representation: NamedTuple, rows: Tensor) -> NamedTuple:
@@ -57,6 +58,8 @@ class TranslationNetwork(nn.Module):
     """
 
     CHOSEN_ANEW: tuple[str, ...] = ()
+    has_common_space = False  # a method that overrides `fuse` says True
+    __constants__ = ("has_common_space", "spatial_dims")  # by which TorchScript leaves out what is not run
 
     def __new__(cls, *args: Any, **kwargs: Any) -> TranslationNetwork:
         network = super().__new__(cls)
@@ -140,7 +143,7 @@ class TranslationNetwork(nn.Module):
         One entry for both, since distributed training hooks only `forward`.
         """
         if source is None:
-            return self.complete(image)
+            return self.complete_available(image)
         representation = self.encode(image, source)
         made = [self.decode(select(representation, r), target[t : t + 1]) for t, r in enumerate(rows) if len(r)]
         return Translation(torch.cat(made), representation)
@@ -158,8 +161,8 @@ class TranslationNetwork(nn.Module):
 
         Args:
             image: [B, S, X, Y, Z].
-            sources: sequences to start from, where the caller knows which are available. Default: all that are,
-                told from the voxels, per sample and without branches on data, so that it can be traced.
+            sources: sequences to start from, where the caller knows which are available. Default: see
+                `complete_available`.
             targets: sequences to make; the others stay 0. Default: all.
             uncertainty: make its standard deviation too; needs `sources`.
 
@@ -167,11 +170,11 @@ class TranslationNetwork(nn.Module):
             [B, S, X, Y, Z] in [0, 1], 0 where every such source is. With `uncertainty` [B, 2 S, X, Y, Z]: then come the
             unbiased standard deviations over the `variants`, 0 at voxels and nan for targets with fewer than two.
         """
-        self._check_size(image)
-        if uncertainty and sources is None:
-            raise ValueError("The uncertainty of an image is known only where its sources are; pass them.")
-        known = sources is not None
-        sources = range(self.sequences) if sources is None else list(sources)
+        if sources is None:
+            if uncertainty:
+                raise ValueError("The uncertainty of an image is known only where its sources are; pass them.")
+            return self.complete_available(image, None if targets is None else list(targets))
+        self.check_size(image)
         available = is_available(image).to(image.dtype)  # (B, S)
         available = torch.stack([available[:, i] for i in sources], 1)  # (B, sources)
         present = torch.stack([image[:, i] for i in sources], 1) * available[(...,) + (None,) * 3]
@@ -182,12 +185,45 @@ class TranslationNetwork(nn.Module):
         alone = (available.sum(1) < 1.5).to(image.dtype)[:, None, None, None]
         completed = [torch.zeros_like(present[:, 0])] * (2 * self.sequences if uncertainty else self.sequences)
         for j in range(self.sequences) if targets is None else targets:
-            others = [k for k, i in enumerate(sources) if not known or i != j] or [0]
+            others = [k for k, i in enumerate(sources) if i != j] or [0]
             counts = torch.stack([tissue[:, k] * alone if sources[k] == j else tissue[:, k] for k in others], 1)
             made = self._decode_fused([representations[k] for k in others], counts, self.codes[j : j + 1], uncertainty)
             for slot, volume in zip((j, self.sequences + j), made, strict=False):
                 completed[slot] = volume
         return torch.stack(completed, 1)
+
+    def complete_available(self, image: Tensor, targets: list[int] | None = None) -> Tensor:
+        """`complete` with all sources that there are, told from the voxels, per sample.
+
+        This is what is deployed. It has no branch on data, so that it can be traced, and with all that it calls it is
+        written in the part of Python that TorchScript compiles.
+        """
+        self.check_size(image)
+        available = is_available(image).to(image.dtype)  # (B, S)
+        present = image * available[:, :, None, None, None]
+        tissue = (present > 0).to(image.dtype)
+        alone = (available.sum(1) < 1.5).to(image.dtype)[:, None, None, None]
+        slots = list(range(self.sequences))
+        representations = [self.encode(self.to_input(present[:, i]), self.codes[i : i + 1]) for i in slots]
+        completed = [torch.zeros_like(present[:, 0]) for _ in slots]
+        for j in slots if targets is None else targets:
+            counts = torch.stack([tissue[:, i] * alone if i == j else tissue[:, i] for i in slots], 1)
+            if self.has_common_space:
+                fused = self.fuse(representations, counts)
+            else:  # as `fuse` has it, whose type a compiler cannot know before the method's own
+                fused = [(representations[i], counts[:, i]) for i in slots]
+            total, count = completed[j], completed[j]
+            for representation, share in fused:
+                volume = self.from_output(self.decode(representation, self.codes[j : j + 1]), image.shape[0])
+                total, count = total + share * volume, count + share
+            completed[j] = total / torch.clamp(count, min=1)
+        return torch.stack(completed, 1)
+
+    def __prepare_scriptable__(self) -> TranslationNetwork:
+        """What `torch.jit.script` is to compile: this network as it is deployed, training set apart."""
+        deployed = copy.copy(self)
+        deployed.forward = self.complete_available
+        return deployed
 
     def _decode_fused(
         self,
@@ -222,7 +258,7 @@ class TranslationNetwork(nn.Module):
 
         With `fused` another row follows: each target as `complete` makes it of all sources, which must be available.
         """
-        self._check_size(image)
+        self.check_size(image)
         representations = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]) for i in sources]
         tissue = (image[:, list(sources)] > 0).to(image.dtype)
         rows: list[list[Tensor]] = [[] for _ in range(len(sources) + fused)]
@@ -256,12 +292,14 @@ class TranslationNetwork(nn.Module):
             return output[:, 0]
         return output[:, self.slices // 2].unflatten(0, (batch, -1)).movedim(1, self.slice_axis % 4)
 
-    def _check_size(self, image: Tensor) -> None:
+    def check_size(self, image: Tensor) -> None:
+        """Raises a ValueError if an image [..., X, Y, Z] has a size by which the network cannot be run."""
         in_plane = list(image.shape[2:])
         if self.spatial_dims == 2:
             in_plane.pop(self.slice_axis)
-        if any(int(size) % self.downsampling for size in in_plane):
+        if max([size % self.downsampling for size in in_plane]) > 0:
+            shown = ", ".join([str(int(size)) for size in in_plane])
             raise ValueError(
-                f"Image size {tuple(in_plane)} is not a multiple of {self.downsampling}, by which this network "
+                f"Image size ({shown}) is not a multiple of {self.downsampling}, by which this network "
                 "downsamples; pad it first (DivisiblePadd), as the bundle's preprocessing does."
             )

@@ -7,6 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def with_axes(values: Tensor, axes: int) -> Tensor:
+    """So many axes of length 1 added at the end, in a way that TorchScript compiles."""
+    for _ in range(axes):
+        values = values.unsqueeze(-1)
+    return values
+
+
 class AdaIN(nn.Module):
     """Instance normalisation whose scale and shift are linear in the code: `norm(x) * (1 + scale) + shift`.
 
@@ -19,7 +26,7 @@ class AdaIN(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        affine = self.affine(code).unflatten(1, (2, -1))[(...,) + (None,) * (x.ndim - 2)]
+        affine = with_axes(self.affine(code).unflatten(1, (2, -1)), x.ndim - 2)
         return (F.instance_norm(x) if self.norm else x) * (1 + affine[:, 0]) + affine[:, 1]
 
 

@@ -27,6 +27,8 @@ class ConditionalConv(nn.Module):
     Shapes: x [B, in, *spatial] and code features [B or 1, code_channels] to [B, out, *spatial].
     """
 
+    __constants__ = ("is_frozen", "is_generated")  # by which TorchScript leaves out what is not run
+
     def __init__(
         self,
         spatial_dims: int,
@@ -47,6 +49,7 @@ class ConditionalConv(nn.Module):
         self.padding = [kernel_size // 2] * (2 * spatial_dims)
         self.adaptive_norm = None
         self.norm = norm
+        self.is_generated, self.is_frozen = conditioning != "adain", False
         if conditioning == "hyperconv":
             self.conv: nn.Module = HyperConv(*size, code_channels, bank_channels, gain)
         elif conditioning == "dynamic":
@@ -57,17 +60,18 @@ class ConditionalConv(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         x = F.pad(x, self.padding, mode="reflect")
-        x = self.conv(x, code) if isinstance(self.conv, (HyperConv, DynamicConv)) else self.conv(x)
+        x = self.conv(x, code) if self.is_generated else self.conv(x)
         if self.adaptive_norm is not None:
-            return self.adaptive_norm(x, code) if isinstance(self.adaptive_norm, AdaIN) else self.adaptive_norm(x)
+            return self.adaptive_norm(x) if self.is_frozen else self.adaptive_norm(x, code)
         return F.instance_norm(x) if self.norm else x
 
     def freeze(self, code: Tensor) -> None:
         """Become the plain layer for one code's features [1, code_channels], equal in output."""
-        if isinstance(self.conv, (HyperConv, DynamicConv)):
+        if self.is_generated:
             self.conv = self.conv.freeze(code)
-        if isinstance(self.adaptive_norm, AdaIN):
+        if self.adaptive_norm is not None and not self.is_frozen:
             self.adaptive_norm = FrozenAdaIN(self.adaptive_norm, code, len(self.padding) // 2)
+        self.is_generated, self.is_frozen = False, True
 
 
 class ConditionalResBlock(nn.Module):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .hyperconv import CONV
 
 
 class ConvLSTMCell(nn.Module):
@@ -13,7 +12,7 @@ class ConvLSTMCell(nn.Module):
 
     def __init__(self, spatial_dims: int, in_channels: int, hidden_channels: int, kernel_size: int = 3) -> None:
         super().__init__()
-        self.convolve = CONV[spatial_dims]
+        self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.padding = kernel_size // 2
         conv_type = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
@@ -21,9 +20,17 @@ class ConvLSTMCell(nn.Module):
 
     def first(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The step from zero state: the hidden half of the input and the forget gate are dead, so not computed."""
-        live = [gate for i, gate in enumerate(self.conv.weight[:, : self.in_channels].chunk(4)) if i != 1]
-        bias = [gate for i, gate in enumerate(self.conv.bias.chunk(4)) if i != 1]
-        i, o, g = self.convolve(x, torch.cat(live), torch.cat(bias), padding=self.padding).chunk(3, dim=1)
+        bias = self.conv.bias
+        assert bias is not None  # to TorchScript any convolution's may be
+        i, _, o, g = self.conv.weight[:, : self.in_channels].chunk(4)
+        weight = torch.cat([i, o, g])
+        i, _, o, g = bias.chunk(4)
+        bias = torch.cat([i, o, g])
+        if self.spatial_dims == 2:
+            gates = F.conv2d(x, weight, bias, padding=self.padding)
+        else:
+            gates = F.conv3d(x, weight, bias, padding=self.padding)
+        i, o, g = gates.chunk(3, dim=1)
         cell = torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(cell), cell
 

@@ -28,6 +28,8 @@ class ConvBlock(nn.Module):
         code_channels: length of the source's code, which then sets a scale and a shift; 0 is without, as in the paper.
     """
 
+    __constants__ = ("is_told",)  # by which TorchScript leaves out what is not run
+
     def __init__(
         self,
         spatial_dims: int,
@@ -45,7 +47,8 @@ class ConvBlock(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, a=0.2)
         nn.init.zeros_(self.conv.bias)
         self.norm: nn.Module = norm_type(out_channels) if norm else nn.Identity()
-        if code_channels:
+        self.is_told = code_channels > 0
+        if self.is_told:
             self.norm = AdaIN(out_channels, code_channels, norm)
             for parameter in self.norm.parameters():  # all sources start alike
                 nn.init.zeros_(parameter)
@@ -53,7 +56,11 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         x = self.conv(x)
-        x = self.norm(x, code) if isinstance(self.norm, AdaIN) else self.norm(x)
+        if self.is_told:
+            assert code is not None, "An encoder that is told its source needs the source's code."
+            x = self.norm(x, code)
+        else:
+            x = self.norm(x)
         return F.leaky_relu(x, 0.2) if self.act else x
 
 

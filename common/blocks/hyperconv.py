@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CONV = {2: F.conv2d, 3: F.conv3d}
 LEAK = 0.2
 
 
@@ -20,6 +19,7 @@ class CodeLayer(nn.Module):
     def __init__(self, code_channels: int = 64) -> None:
         super().__init__()
         self.code_channels = code_channels
+        self.act = nn.LeakyReLU(LEAK)
         self.linear = nn.Linear(code_channels, code_channels)
         # One-hot in, so each output sees one weight: variance 2 / code_channels makes the features' norm about 1.
         nn.init.normal_(self.linear.weight, std=(2 / code_channels) ** 0.5)
@@ -29,21 +29,28 @@ class CodeLayer(nn.Module):
         if code.shape[1] > self.code_channels:
             raise ValueError(f"A code of {code.shape[1]} values needs code_channels >= that, not {self.code_channels}.")
         padded = F.pad(code, (0, self.code_channels - code.shape[1]))
-        return F.leaky_relu(self.linear(padded), LEAK)
+        return self.act(self.linear(padded))
 
 
 class GeneratedConv(nn.Module):
-    """A convolution (no padding, stride 1) that asks a subclass for its kernel.
+    """A convolution (stride 1, without padding unless a subclass says so) that asks a subclass for its kernel.
 
     One code for the whole batch ([1, C]) is one plain convolution; one code per sample ([B, C], targets may be
     mixed) is one grouped convolution. `gain` scales the kernels at the start.
     """
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, gain: float = 1.0
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        gain: float = 1.0,
+        padding: int = 0,
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
+        self.padding = padding
         self.kernel_shape = (out_channels, in_channels, *[kernel_size] * spatial_dims)
         fan_in = in_channels * kernel_size**spatial_dims
         self.kernel_std = gain * (2 / (fan_in * (1 + LEAK**2))) ** 0.5  # He et al. 2015, for a leaky ReLU
@@ -54,18 +61,22 @@ class GeneratedConv(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         weight, bias = self.generate(code)
-        convolve = CONV[self.spatial_dims]
         if code.shape[0] == 1:
-            return convolve(x, weight[0], bias[0])
-        grouped = convolve(x.flatten(0, 1)[None], weight.flatten(0, 1), bias.flatten(), groups=x.shape[0])
+            return self._convolve(x, weight[0], bias[0])
+        grouped = self._convolve(x.flatten(0, 1)[None], weight.flatten(0, 1), bias.flatten(), x.shape[0])
         return grouped.unflatten(1, weight.shape[:2])[0]
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Tensor:
+        if self.spatial_dims == 2:
+            return F.conv2d(x, weight, bias, padding=self.padding, groups=groups)
+        return F.conv3d(x, weight, bias, padding=self.padding, groups=groups)
 
     @torch.no_grad()
     def freeze(self, code: Tensor) -> nn.Module:
         """The plain convolution that this layer is for one code [1, C]."""
         weight, bias = self.generate(code)
         conv_type = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
-        conv = conv_type(self.kernel_shape[1], self.kernel_shape[0], self.kernel_shape[2:])
+        conv = conv_type(self.kernel_shape[1], self.kernel_shape[0], self.kernel_shape[2:], padding=self.padding)
         conv.weight.copy_(weight[0])
         conv.bias.copy_(bias[0])
         return conv.to(weight.device)

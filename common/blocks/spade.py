@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adain import with_axes
 from .encoder import check_norm
 from .hyperconv import LEAK, GeneratedConv
 
@@ -24,16 +25,12 @@ class SwitchedConv(GeneratedConv):
         kernel_size: int = 3,
         gain: float = 1.0,
     ) -> None:
-        super().__init__(spatial_dims, in_channels, out_channels, kernel_size, gain)
+        super().__init__(spatial_dims, in_channels, out_channels, kernel_size, gain, padding=kernel_size // 2)
         self.weight = nn.Parameter(torch.randn(targets, *self.kernel_shape) * self.kernel_std)
         self.bias = nn.Parameter(torch.zeros(targets, out_channels))
-        self.padding = [kernel_size // 2] * (2 * spatial_dims)
 
     def generate(self, code: Tensor) -> tuple[Tensor, Tensor]:
         return torch.tensordot(code, self.weight, 1), code @ self.bias
-
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        return super().forward(F.pad(x, self.padding), code)
 
 
 class MSSpade(nn.Module):
@@ -46,13 +43,14 @@ class MSSpade(nn.Module):
 
     def __init__(self, targets: int, spatial_dims: int, channels: int, hidden_channels: int = 64) -> None:
         super().__init__()
+        self.act = nn.LeakyReLU(LEAK)
         self.shared = SwitchedConv(targets, spatial_dims, channels, hidden_channels)
         # Read in x before its normalisation, they would multiply its size from layer to layer if they started large.
         self.gamma = SwitchedConv(targets, spatial_dims, hidden_channels, channels, gain=0.01)
         self.beta = SwitchedConv(targets, spatial_dims, hidden_channels, channels, gain=0.01)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        hidden = F.leaky_relu(self.shared(x, target), LEAK)
+        hidden = self.act(self.shared(x, target))
         return F.instance_norm(x) * (1 + self.gamma(hidden, target)) + self.beta(hidden, target)
 
 
@@ -62,6 +60,8 @@ class Block(nn.Module):
     A 1-wide convolution leads around it where the width changes.
     """
 
+    __constants__ = ("is_switched",)  # by which TorchScript leaves out what is not run
+
     def __init__(
         self, spatial_dims: int, in_channels: int, out_channels: int, targets: int = 0, hidden_channels: int = 64
     ) -> None:
@@ -69,15 +69,15 @@ class Block(nn.Module):
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.convs = nn.ModuleList(conv(c, out_channels, 3, padding=1) for c in (in_channels, out_channels))
         self.norms = nn.ModuleList()
-        if targets:
+        self.is_switched = targets > 0
+        if self.is_switched:
             self.norms.extend(MSSpade(targets, spatial_dims, out_channels, hidden_channels) for _ in range(2))
         self.around = conv(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        h = x
-        for k, conv in enumerate(self.convs):
-            h = F.relu(conv(h))
-            h = self.norms[k](h, target) if self.norms else F.instance_norm(h)
+        h = F.relu(self.convs[0](x))
+        h = F.relu(self.convs[1](self.norms[0](h, target) if self.is_switched else F.instance_norm(h)))
+        h = self.norms[1](h, target) if self.is_switched else F.instance_norm(h)
         return self.around(x) + h
 
 
@@ -127,11 +127,13 @@ class SpadeTranslator(nn.Module):
         self.last = conv(narrow, latent_channels, 7, padding=3)
 
     def forward(self, latent: Tensor, target: Tensor, source: Tensor | None = None) -> Tensor:
-        mean, deviation = self.scale[(...,) + (None,) * (latent.ndim - 2)]
+        axes = latent.ndim - 2
+        mean, deviation = with_axes(self.scale, axes).unbind()
         x = (latent - mean) / deviation
         if self.source_code:
-            code = source[(...,) + (None,) * (latent.ndim - 2)]
-            x = torch.cat([x, code.expand(len(x), -1, *x.shape[2:])], 1)
+            assert source is not None, "A translator that is told its source needs the source's code."
+            told = with_axes(source, axes) * torch.ones_like(x[:, :1])
+            x = torch.cat([x, told], 1)
         x = self.first(x)
         x = F.relu(F.instance_norm(x) if self.norm == "everywhere" else x)
         for block in self.blocks:

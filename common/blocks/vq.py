@@ -104,26 +104,33 @@ class VectorQuantiser(nn.Module):
         if encoded.shape[1] != self.codebook.shape[1]:
             raise ValueError(f"{encoded.shape[1]} channels cannot be quantised by codes of {self.codebook.shape[1]}.")
         vectors = encoded.movedim(1, -1).flatten(0, -2).float()
-        with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            if torch.onnx.is_in_onnx_export():  # which knows no assignment to a slice in a loop
-                indices = torch.addmm(-self.codebook.square().sum(1) / 2, vectors, self.codebook.t()).argmax(1)
-            else:
-                indices = nearest_codes(vectors, self.codebook)
+        with torch.no_grad():
+            indices = self._nearest(vectors)
         nearest = F.embedding(indices, self.codebook)
         # Eq. 2. The authors' quantiser has beta on the codebook's term.
         loss = self.commitment * (vectors - nearest.detach()).square()
         if self.learned:
             loss = loss + (nearest - vectors.detach()).square()
-        if self.training and torch.is_grad_enabled():
+        if torch.jit.is_scripting():
+            pass  # what is deployed learns nothing
+        elif self.training and torch.is_grad_enabled():
             self._after_step(vectors, indices)
         # To the bit a code, with the gradient of what was encoded.
         values = nearest.detach() + (vectors - vectors.detach())
-        positions = (encoded.shape[0], *encoded.shape[2:])
+        positions = encoded[:, 0].shape
         return Quantised(
             values.unflatten(0, positions).movedim(encoded.ndim - 1, 1),
             indices.unflatten(0, positions),
             loss.unflatten(0, (encoded.shape[0], -1)).flatten(1).mean(1),
         )
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # where nothing is cast by itself
+            return nearest_codes(vectors, self.codebook)
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():  # which know no loop of any length
+                return torch.addmm(-self.codebook.square().sum(1) / 2, vectors, self.codebook.t()).argmax(1)
+            return nearest_codes(vectors, self.codebook)
 
     @torch.no_grad()
     def _after_step(self, vectors: Tensor, indices: Tensor) -> None:

@@ -118,6 +118,10 @@ class Subjects:
         folder = Path(os.path.abspath(Path(place).expanduser()))
         return {**data, "folder": str(folder.parent if folder.is_file() else folder)}
 
+    def loaded(self) -> Compose:
+        """`use` of images that are loaded already, see `common.inference.serving`."""
+        return Compose(self.use().transforms[1:])
+
     def evaluation(self, truth: str, masks: Sequence[str], disturb: Transform) -> Compose:
         """As in use, with the truth as "label", the masks, and as "source" the images that the network gets, whole.
 

@@ -1,14 +1,13 @@
 """The deployed network as one file that needs none of this code: TorchScript or ONNX.
 
-Both are traced: TorchScript's compiler does not know the networks' Python (comprehensions with a condition, keyword
-arguments), and nothing in them depends on data but by arithmetic, so that a trace holds for every subject and size.
+TorchScript is compiled as MONAI's `ckpt_export` does it. ONNX comes from `torch.export`: nothing in a network depends
+on data but by arithmetic, so that one graph holds for every subject and size.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from monai.data import save_net_with_metadata
 from torch import Tensor, nn
+from torch.export import Dim
 
 from ..blocks.vq import Quantised, VectorQuantiser
+from ..data.preparation import Subjects
 from ..files import replacing, write_text
 from ..translation import MISSING, TranslationNetwork
-from .inferers import resolve_targets
+from .inferers import SubjectInferer, resolve_targets
+from .serving import preparation, triton_config
 from .weights import origin
 
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx"}
@@ -46,7 +48,7 @@ class Deployed(nn.Module):
         self.network = network.freeze(self.targets[0]) if freezes else network
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network.complete(image, targets=self.targets)
+        return self.network.complete_available(image, self.targets)
 
 
 class WithCodes(nn.Module):
@@ -89,11 +91,13 @@ def export_network(
     format: str = "torchscript",
     targets: str | Sequence[str] | None = None,
     path: str = "",
+    subjects: Subjects | None = None,
+    inferer: SubjectInferer | None = None,
 ) -> str:
     """Writes the network as it is deployed, runs the file and compares what both make; returns a sentence on it.
 
     The file takes any batch and every size that the metadata allow, with a subject's missing sequences -1.
-    `<path>.json` says what it was made from.
+    `<path>.json` says what it was made from and how its input is; `config.pbtxt` is for Triton.
 
     Args:
         network: with its weights.
@@ -103,6 +107,7 @@ def export_network(
         format: "torchscript" or "onnx".
         targets: names; see `Deployed`. None or "all" makes all.
         path: of the file. Default: the weights' with another suffix, `_<target>` added for a single one.
+        subjects, inferer: how images are prepared and cut into windows, for `common.inference.serving`.
 
     Raises:
         ValueError: an unknown format or target, another suffix, or file and network differ; such a file is not kept.
@@ -125,11 +130,15 @@ def export_network(
         "targets": [sequences[j] for j in (range(len(sequences)) if wanted is None else wanted)],
     }
     deployed = Deployed(network, wanted).cpu().eval()
+    record = {**made_from}
     with replacing(file) as partial:
         write(deployed, partial, format, [trial_image(shape)], {**metadata, **made_from})
-        said = _check(deployed, partial, format, shape)
-    write_text(file.with_name(file.name + ".json"), json.dumps({**made_from, "check": said}, indent=4) + "\n")
-    return f"{file}: {said}"
+        record["check"] = _check(deployed, partial, format, shape)
+    if subjects is not None and inferer is not None:
+        record["preparation"] = preparation(subjects, inferer, network)
+    write_text(file.with_name(file.name + ".json"), json.dumps(record, indent=4) + "\n")
+    write_text(file.with_name("config.pbtxt"), triton_config(file, record))
+    return f"{file}: {record['check']}"
 
 
 def smallest_size(metadata: dict) -> list[int]:
@@ -150,27 +159,34 @@ def trial_image(shape: Sequence[int], missing: Sequence[int] = (), seed: int = 0
 
 @torch.no_grad()
 def write(model: nn.Module, file: Path, format: str, inputs: Sequence[Tensor], metadata: dict | None = None) -> None:
-    """Traces a module at these inputs, whose sizes, channels apart, are free afterwards."""
-    model.eval()  # the exporter to ONNX leaves all of it in the mode that it found the outermost in
-    with warnings.catch_warnings(action="ignore"):  # that a trace takes Python's values for constants, which they are
-        if format == "torchscript":
-            traced = torch.jit.trace(model, tuple(inputs), check_trace=False)
-            save_net_with_metadata(traced, str(file), include_config_vals=False, meta_values=metadata)
-            return
-        names = ["image", *(f"codes_{k}" for k in range(len(inputs) - 1))]
-        free = {"image": {0: "batch", 2: "x", 3: "y", 4: "z"}, "pred": {0: "batch", 2: "x", 3: "y", 4: "z"}}
-        free.update({name: dict(enumerate("abcd"[: x.ndim])) for name, x in zip(names[1:], inputs[1:], strict=True)})
-        # The exporter of torch.export takes minutes for a network of a few layers, as often decoded as here.
-        torch.onnx.export(
-            model,
-            tuple(inputs),
-            str(file),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=names,
-            output_names=["pred"],
-            dynamic_axes=free,
-        )
+    """Exports a module by these inputs, whose sizes, channels apart, are free afterwards."""
+    model.eval()
+    if format == "torchscript":
+        traced = len(inputs) > 1  # hooks, which `WithCodes` works by, are not compiled
+        made = torch.jit.trace(model, tuple(inputs), check_trace=False) if traced else torch.jit.script(model)
+        save_net_with_metadata(made, str(file), include_config_vals=False, meta_values=metadata)
+        return
+    # torch.export takes a size of 1 for a constant.
+    image = inputs[0].repeat([2 if axis != 1 and size == 1 else 1 for axis, size in enumerate(inputs[0].shape)])
+    codes = model(image)[1:] if len(inputs) > 1 else ()
+    free, *others = ({axis: Dim.DYNAMIC for axis in range(each.ndim)} for each in (image, *codes))
+    del free[1]
+    shapes = (free, tuple(others)) if codes else (free,)
+    program = torch.export.export(model, (image, *codes), dynamic_shapes=shapes)
+    names = ["image", *(f"codes_{k}" for k in range(len(codes)))]
+    # Constants are folded by what runs the file; here that would take as long again.
+    torch.onnx.export(
+        program,
+        (),
+        str(file),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=names,
+        output_names=["pred"],
+        optimize=False,
+        external_data=False,
+        verbose=False,
+    )
 
 
 def runner(file: Path) -> Callable[..., list[Tensor]]:
@@ -238,5 +254,6 @@ def _need_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"ONNX needs two more packages ({error}): pip install onnx onnxruntime") from error
+        raise ImportError(f"ONNX needs more packages ({error}): pip install onnx onnxruntime onnxscript") from error

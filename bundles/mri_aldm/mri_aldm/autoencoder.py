@@ -84,14 +84,19 @@ class Autoencoder(nn.Module):
         Args:
             latent: [B, C, *s].
             decoding: "whole"; "split" into slabs along the first axis, equal to whole; "approximate", slabs that are
-                normalised each by its own statistics.
+                normalised each by its own statistics. Compiled by TorchScript it is always "whole".
             slabs: how many.
         """
-        if decoding not in DECODINGS:
-            raise ValueError(f"decoding is '{decoding}'; choose one of {', '.join(DECODINGS)}.")
         if self.quantiser is not None:
             latent = self.quantiser(latent).values
         latent = self.from_latent(latent)
+        if torch.jit.is_scripting():  # to which the slabs' layers are unknown
+            return self.decoder(latent)
+        return self._decode_by(decoding, latent, slabs)
+
+    def _decode_by(self, decoding: str, latent: Tensor, slabs: int) -> Tensor:
+        if decoding not in DECODINGS:
+            raise ValueError(f"decoding is '{decoding}'; choose one of {', '.join(DECODINGS)}.")
         if decoding == "whole":
             return self.decoder(latent)
         return (decode_split if decoding == "split" else decode_apart)(self.decoder, latent, slabs)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from .autoencoder import Autoencoder, Reconstruction
 from .common.blocks.spade import SpadeTranslator
 from .common.data.normalisation import DARKEST_TISSUE
 from .common.translation import Translation, TranslationNetwork
+from .denoiser import Denoiser
 from .sampling import Process
 
 # What each word of Table 3 has: MS-SPADE, diffusion, Palette's concatenation.
@@ -96,6 +96,7 @@ class ALDM(TranslationNetwork):
         halvings = len(channels) - 1 + (len(unet_channels) - 1 if has_diffusion else 0)
         super().__init__(sequences, spatial_dims=3, downsampling=2**halvings)
         self.method = method
+        self.mean_draw, self.darkest = MEAN, DARKEST_TISSUE
         self.samples = samples
         self.seed = seed
         self.decoding, self.slabs = decoding, slabs
@@ -118,11 +119,10 @@ class ALDM(TranslationNetwork):
 
     def _add_denoiser(self, latent_channels: int, sizes: dict[str, Any]) -> None:
         """MONAI's UNet, told the target by cross-attention."""
-        unet = DiffusionModelUNet(
+        unet = Denoiser(
             spatial_dims=3,
             in_channels=latent_channels * (2 if self.palette else 1),
             out_channels=latent_channels,
-            with_conditioning=True,
             cross_attention_dim=self.sequences,
             use_flash_attention=True,
             **sizes,
@@ -135,26 +135,29 @@ class ALDM(TranslationNetwork):
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
         latent = self.autoencoder.encode(2 * image - 1)
-        draw = torch.full((image.shape[0],), MEAN, device=image.device)
+        draw = torch.full((image.shape[0],), self.mean_draw, device=image.device)
         return Representation(latent, source.expand(image.shape[0], -1), draw)
 
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
         latent, source, draw = representation
-        same = (source * target).sum(1) > 0.5
-        if self.method == "autoencoder" or bool(same.all()):
+        same = ((source * target).sum(1) > 0.5)[:, None, None, None, None]
+        exported = False if torch.jit.is_scripting() else torch.compiler.is_exporting()  # without branches on data
+        if self.method == "autoencoder" or (not exported and bool(same.all())):
             return self._to_image(latent)
         like = self.target_like(latent, target, source)
         if self.denoiser is None:
-            return self._to_image(torch.where(same[:, None, None, None, None], latent, like))
-        draws = range(self.samples) if int(draw[0]) == MEAN else [int(draw[0])]
-        made: Tensor | int = 0
-        for k in draws:
-            sampled = torch.where(same[:, None, None, None, None], latent, self.sample(like, target, self.seed + k))
-            made = made + self._to_image(sampled) / len(draws)
+            made = self._to_image(torch.where(same, latent, like))
+        else:
+            chosen = self.mean_draw if exported else int(draw[0])
+            draws = list(range(self.samples)) if chosen == self.mean_draw else [chosen]
+            made = latent.new_zeros(1)
+            for k in draws:
+                sampled = torch.where(same, latent, self.sample(like, target, self.seed + k))
+                made = made + self._to_image(sampled) / len(draws)
         return made
 
     def _to_image(self, latent: Tensor) -> Tensor:
-        return ((self.autoencoder.decode(latent, self.decoding, self.slabs) + 1) / 2).clamp(DARKEST_TISSUE, 1)
+        return ((self.autoencoder.decode(latent, self.decoding, self.slabs) + 1) / 2).clamp(self.darkest, 1.0)
 
     def target_like(self, latent: Tensor, target_code: Tensor, source_code: Tensor) -> Tensor:
         """MS-SPADE's translation of latents [B, C, *s] to targets [1 or B, S]; without it, the source's own latent."""
@@ -162,18 +165,18 @@ class ALDM(TranslationNetwork):
 
     def normalised(self, latent: Tensor) -> Tensor:
         """Latents with mean 0 and standard deviation 1 in each channel, as the diffusion takes them."""
-        mean, deviation = self.latent_scale[..., None, None, None]
+        mean, deviation = self.latent_scale[:, :, None, None, None].unbind()
         return (latent - mean) / deviation
 
     def sample(self, like: Tensor, target: Tensor, seed: int) -> Tensor:
         """Target-like latents [B, C, *s] and targets [1 or B, S] to a draw of the targets' latents."""
         like = self.normalised(like)
-
-        def predict(x: Tensor, t: int) -> Tensor:
-            return self.predict(x, torch.full((x.shape[0],), t, device=x.device), like, target)
-
-        mean, deviation = self.latent_scale[..., None, None, None]
-        return self.process.sample(predict, like, seed) * deviation + mean
+        x = self.process.begin(like, seed)
+        for t, following in self.process.way:
+            answer = self.predict(x, torch.full((x.shape[0],), t, device=x.device), like, target)
+            x = self.process.step(x, answer, t, following, seed)
+        mean, deviation = self.latent_scale[:, :, None, None, None].unbind()
+        return x * deviation + mean
 
     def variants(
         self, representations: Sequence[Representation], tissue: Tensor
@@ -226,6 +229,9 @@ class ALDM(TranslationNetwork):
 
     def predict(self, noisy: Tensor, timesteps: Tensor, like: Tensor, target_code: Tensor) -> Tensor:
         """The UNet's noise or velocity [P, C, *s] at timesteps [P]; all latents normalised."""
-        (unet,) = self.denoiser.values()
         x = torch.cat([noisy, like], 1) if self.palette else noisy
-        return unet(x, timesteps, context=target_code.expand(x.shape[0], -1)[:, None])
+        context = target_code.expand(x.shape[0], -1)[:, None]
+        answer = noisy
+        for unet in self.denoiser.values():  # the one that there is
+            answer = unet(x, timesteps, context=context)
+        return answer

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 SAMPLERS = ("ddpm", "ddim", "flow")
 STEPS = 1000  # T of training
@@ -27,11 +29,11 @@ def seeded_noise(like: Tensor, seed: int) -> Tensor:
         z = (z ^ (z >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
         z = z ^ (z >> 31 & (1 << 33) - 1)
         uniform.append(((z >> 11 & (1 << 53) - 1).double() + 0.5) / (1 << 53))
-    noise = (-2 * uniform[0].log()).sqrt() * (2 * torch.pi * uniform[1]).cos()
+    noise = (-2 * uniform[0].log()).sqrt() * (2 * math.pi * uniform[1]).cos()
     return noise.to(like.dtype).view_as(like[0]).expand_as(like)
 
 
-class Process:
+class Process(nn.Module):
     """The way between noise (or the target-like latent) and the target's latent.
 
     "ddpm" and "ddim" sample one and the same training, the paper's: a noise prediction with T = 1000 and a
@@ -44,9 +46,13 @@ class Process:
         start: of "ddpm" and "ddim", the share of T at which sampling starts: 1 is pure noise, less the target-like
             latent noised that far.
         flow_noise: standard deviation of the noise at the start of "flow", in units of the latent's own.
+
+    Attributes:
+        way: the timesteps of sampling, each with the one that follows.
     """
 
     def __init__(self, sampler: str = "ddim", steps: int = 50, start: float = 1.0, flow_noise: float = 0.1) -> None:
+        super().__init__()
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler is '{sampler}'; choose one of {', '.join(SAMPLERS)}.")
         if not 1 <= steps <= STEPS:
@@ -58,12 +64,25 @@ class Process:
         self.steps = STEPS if sampler == "ddpm" else steps
         self.start = start
         self.flow_noise = flow_noise
+        self.total = STEPS
+        with torch.device("cpu"):  # numbers, wherever the network is made
+            self._plan(steps)
+
+    def _plan(self, steps: int) -> None:
+        self.signal = [1.0]  # how much of its variance is left at each timestep; at -1, the end, all
         if self.is_flow:
-            self.scheduler = RFlowScheduler(STEPS)
+            scheduler = RFlowScheduler(STEPS)
+            scheduler.set_timesteps(steps)
+            self.way = list(pairwise([*scheduler.timesteps.tolist(), 0]))
         else:
-            scheduler = DDPMScheduler if sampler == "ddpm" else DDIMScheduler
+            kind = DDPMScheduler if self.sampler == "ddpm" else DDIMScheduler
             schedule = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0195}
-            self.scheduler = scheduler(STEPS, clip_sample=False, **schedule)
+            scheduler = kind(STEPS, clip_sample=False, **schedule)
+            self.signal = [*scheduler.alphas_cumprod.tolist(), 1.0]
+            first = max(round(self.start * STEPS), 1)
+            count = min(self.steps, first)
+            self.way = list(pairwise([*(first * (count - k) // count - 1 for k in range(count)), -1]))  # evenly
+        self.__dict__["scheduler"] = scheduler  # a module by its class alone, which the network's tools cannot walk
 
     def noised(self, latent: Tensor, like: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is shown at `timesteps` [B] of 0 to T - 1, and what it is to answer: noise, or velocity."""
@@ -80,31 +99,28 @@ class Process:
             like: the target-like latent [B, C, *s].
             seed: of all noise.
         """
-        if self.is_flow:
-            self.scheduler.set_timesteps(self.steps)
-            timesteps = self.scheduler.timesteps.tolist()
-            x = like + self.flow_noise * seeded_noise(like, seed) if self.flow_noise else like
-            for t, following in zip(timesteps, [*timesteps[1:], 0], strict=True):
-                x, _ = self.scheduler.step(predict(x, t), t, x, following)
-            return x
-        total = max(round(self.start * STEPS), 1)
-        steps = total if self.sampler == "ddpm" else min(self.steps, total)
-        timesteps = [total * (steps - k) // steps - 1 for k in range(steps)]  # from total - 1 on, evenly
-        x = noise = seeded_noise(like, seed)
-        if self.start < 1:
-            x = self._at(timesteps[0], like, noise)
-        if self.sampler == "ddpm":
-            generator = torch.Generator(like.device).manual_seed(seed)  # DDPM's step draws where the sample is
-            for t in timesteps:
-                x, _ = self.scheduler.step(predict(x, t), t, x, generator=generator)
-            return x
-        # DDIM without noise. MONAI's step leads to where its timesteps do not lie: what few of them make is noisy.
-        for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-            noise = predict(x, t)
-            _, x = self.scheduler.step(noise, t, x)
-            if following is not None:
-                x = self._at(following, x, noise)
+        x = self.begin(like, seed)
+        for t, following in self.way:
+            x = self.step(x, predict(x, t), t, following, seed)
         return x
 
-    def _at(self, timestep: int, latent: Tensor, noise: Tensor) -> Tensor:
-        return self.scheduler.add_noise(latent, noise, torch.full((len(latent),), timestep, device=latent.device))
+    def begin(self, like: Tensor, seed: int) -> Tensor:
+        """What the first step of `way` starts from."""
+        if self.is_flow:
+            return like + self.flow_noise * seeded_noise(like, seed) if self.flow_noise > 0 else like
+        signal = self.signal[self.way[0][0]] if self.start < 1 else 0.0
+        return math.sqrt(signal) * like + math.sqrt(1 - signal) * seeded_noise(like, seed)
+
+    def step(self, x: Tensor, answer: Tensor, t: int, following: int, seed: int) -> Tensor:
+        """From x at timestep t to the following one.
+
+        MONAI's `step` leads to where its timesteps do not lie: what few of them make is noisy. It cannot be compiled.
+        """
+        if self.is_flow:
+            return x + answer * ((t - following) / self.total)
+        now, then = self.signal[t], self.signal[following]
+        # Eq. 12 and 16 of DDIM (Song et al., ICLR 2021): without noise it is DDIM, with all of it DDPM.
+        variance = (1 - then) / (1 - now) * (1 - now / then) if self.sampler == "ddpm" else 0.0
+        clean = (x - math.sqrt(1 - now) * answer) / math.sqrt(now)
+        x = math.sqrt(then) * clean + math.sqrt(max(1 - then - variance, 0.0)) * answer
+        return x + math.sqrt(variance) * seeded_noise(x, seed + (t << 12)) if variance > 0 else x

@@ -62,14 +62,14 @@ class Encoder(nn.Module):
 
     def __init__(self, features: int, res_blocks: int, downsampling: int) -> None:
         super().__init__()
+        self.mean, self.deviation = USUAL
         self.fold = nn.PixelUnshuffle(downsampling)
         self.head = nn.Conv2d(downsampling**2, features, 3, padding=1)
         last = nn.Conv2d(features, features, 3, padding=1)
         self.body = nn.Sequential(*(ResBlock(features) for _ in range(res_blocks)), last)
 
     def forward(self, image: Tensor) -> Tensor:
-        mean, deviation = USUAL
-        x = self.head(self.fold((image - mean) / deviation))
+        x = self.head(self.fold((image - self.mean) / self.deviation))
         return x + self.body(x)
 
 
@@ -85,7 +85,9 @@ class Embedding(nn.Module):
 
     def forward(self, parameters: Tensor, tokens: bool = False) -> Tensor:
         scaled = torch.log1p(parameters / self.onset)
-        return self.layers(scaled[:, None] * self.shown if tokens else scaled)
+        if tokens:
+            scaled = scaled[:, None] * self.shown
+        return self.layers(scaled)
 
 
 class AttentionContrast(nn.Module):
@@ -110,13 +112,14 @@ class AttentionContrast(nn.Module):
         """[B, C, *s] of images acquired at `source` [B, 3] to Z."""
         query = self.query(features).flatten(2).unflatten(1, (self.heads, -1))  # (B, heads, C / heads, pixels)
         tokens = self.key_value(self.embedding(source, tokens=True) + self.kind)  # (B, 4, 2 C)
-        key, value = tokens.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, 4, C / heads)
+        tokens = tokens.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        key, value = tokens.unbind()  # (B, heads, 4, C / heads)
         found = F.scaled_dot_product_attention(query.transpose(2, 3), key, value)
-        return features + self.out(found.transpose(2, 3).flatten(1, 2).unflatten(2, features.shape[2:]))
+        return features + self.out(found.transpose(2, 3).reshape(features.shape))
 
     def to_target(self, common: Tensor, target: Tensor) -> Tensor:
         """Z [B, C, *s] to the features of an image at `target` [B or 1, 3]."""
-        scale, shift = self.scale_shift(self.embedding(target))[..., None, None].chunk(2, 1)
+        scale, shift = self.scale_shift(self.embedding(target))[:, :, None, None].chunk(2, 1)
         return common * (1 + scale) + shift
 
 
@@ -129,10 +132,11 @@ class GainContrast(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        self.log_largest = log(LARGEST_GAIN)
         self.embedding = Embedding(features, layers=5)
 
     def _log_gain(self, parameters: Tensor) -> Tensor:
-        return log(LARGEST_GAIN) * torch.tanh(self.embedding(parameters))[..., None, None]
+        return self.log_largest * torch.tanh(self.embedding(parameters))[..., None, None]
 
     def to_common(self, features: Tensor, source: Tensor) -> Tensor:
         """[B, C, *s] of images acquired at `source` [B, 3] to Z."""
@@ -194,7 +198,7 @@ class CRL(TranslationNetwork):
         """Image [B, 1, X, Y] in [0, 1], acquired at `source` [B or 1, 3]."""
         source = source.expand(image.shape[0], -1)
         if self.training:
-            low, high = self.trained_range
+            low, high = self.trained_range.unbind()
             self.trained_range.copy_(torch.stack([low.minimum(source.amin(0)), high.maximum(source.amax(0))]))
         return Representation(self.contrast.to_common(self.encoder(image), source), source)
 

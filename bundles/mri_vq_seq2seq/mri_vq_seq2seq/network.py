@@ -2,15 +2,14 @@
 multi-sequence MRI" (MICCAI 2024): Seq2Seq's encoder and HyperConv decoder around a vector-quantised latent space.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .common.blocks.adain import with_axes
 from .common.blocks.conditional import freeze_target
 from .common.blocks.encoder import Encoder
 from .common.blocks.hyperconv import CodeLayer
@@ -21,6 +20,7 @@ from .common.translation import Translation, TranslationNetwork, select
 SPREADS = ("variance", "deviation")
 
 
+# Types are no strings in this file (no `annotations` of `__future__`): TorchScript looks for a list's in vain then.
 class Representation(NamedTuple):
     """`latent` [B, D, *s] is z_q, or what Eq. 4 and 5 make of several; `features` [B, C, *s] is that, ready to be
     decoded to any target; `loss` [B] is the quantiser's.
@@ -43,7 +43,7 @@ def common_latent(latents: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors [N, D, *s].
     """
-    weight = available.view(*available.shape, *[1] * (latents.ndim - 1 - available.ndim)).unsqueeze(2)
+    weight = with_axes(available, latents.ndim - 1 - available.ndim).unsqueeze(2)
     count = weight.sum(1)
     mean = (weight * latents).sum(1) / count.clamp(min=1)
     variance = (weight * (latents - mean[:, None]).square()).sum(1) / (count - 1).clamp(min=1)
@@ -75,6 +75,7 @@ class VQSeq2Seq(TranslationNetwork):
     """
 
     CHOSEN_ANEW = ("revive_after", "spread", "samples", "seed")
+    has_common_space = True
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class VQSeq2Seq(TranslationNetwork):
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
         return (self.decoder(representation.features, self.code_layer(target)) + 1) / 2
 
-    def fuse(self, representations: Sequence[Representation], tissue: Tensor) -> list[tuple[Representation, Tensor]]:
+    def fuse(self, representations: list[Representation], tissue: Tensor) -> list[tuple[Representation, Tensor]]:
         """Eq. 4: the mean latent of the sources with tissue there, which is that source's own where there is one."""
         mean, _ = common_latent(torch.stack([r.latent for r in representations], 1), self._at_latents(tissue))
         return [(self._of_latent(mean, representations[0]), tissue.amax(1))]
@@ -143,11 +144,13 @@ class VQSeq2Seq(TranslationNetwork):
 
         Where none has, all that have any in the slice: the mean of their air, which the decoder sees, too.
         """
-        pool = F.max_pool2d if self.spatial_dims == 2 else F.max_pool3d
         middle = self.slices // 2
-        slices = [self.to_input(each)[:, middle : middle + 1] for each in tissue.unbind(1)]
-        here = torch.cat([pool(each, self.downsampling) for each in slices], 1)
-        anywhere = here.flatten(2).amax(2)[(...,) + (None,) * self.spatial_dims]
+        slices = torch.cat([self.to_input(each)[:, middle : middle + 1] for each in tissue.unbind(1)], 1)
+        if self.spatial_dims == 2:
+            here = F.max_pool2d(slices, self.downsampling)
+        else:
+            here = F.max_pool3d(slices, self.downsampling)
+        anywhere = here.amax(list(range(2, here.ndim)), keepdim=True)
         return torch.where(here.amax(1, keepdim=True) > 0, here, anywhere)
 
     def sample(self, mean: Tensor, variance: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -199,15 +202,15 @@ class VQSeq2Seq(TranslationNetwork):
 
     def encode_subject(self, image: Tensor, sources: Sequence[int]) -> Tensor:
         """The mean latent of a subject's sequences: [B, S, X, Y, Z] to [B, D, x, y, z], coarser by `downsampling`."""
-        self._check_size(image)
+        self.check_size(image)
         latents = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]).latent for i in sources]
         tissue = (image[:, list(sources)] > 0).to(image.dtype)
         mean, _ = common_latent(torch.stack(latents, 1), self._at_latents(tissue))
         return mean if self.spatial_dims == 3 else mean.unflatten(0, (image.shape[0], -1)).movedim(1, self.slice_axis)
 
     def _of_latent(self, latent: Tensor, like: Representation) -> Representation:
-        return like._replace(features=self.from_latent(latent), latent=latent)
+        return Representation(self.from_latent(latent), latent, like.loss, like.source)
 
-    def freeze(self, target: int) -> VQSeq2Seq:
+    def freeze(self, target: int) -> Self:
         """A copy that makes one target only, its hyper-layers plain convolutions with the same output."""
         return freeze_target(self, target)
