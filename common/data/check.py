@@ -217,7 +217,7 @@ def _check_subject(
     images = entry["images"]
     for field in FILE_FIELDS:
         for name, path in entry.get(field, {}).items():
-            problems, voxels, affine = _check_file(Path(path), field != "masks", trust_headers)
+            problems, voxels, affine = _check_file(Path(path), is_image=field != "masks", trust_headers=trust_headers)
             if voxels is not None and field == "images":
                 digest = hashlib.sha256(np.ascontiguousarray(voxels, np.float32)).hexdigest()
                 problems += _same_image(seen.setdefault(digest, here := (entry["subject"], name, split, path)), here)
@@ -291,7 +291,7 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
 
 
 def _check_file(
-    path: Path, is_image: bool, trust_headers: bool
+    path: Path, *, is_image: bool, trust_headers: bool = False
 ) -> tuple[list[Problem], np.ndarray | None, np.ndarray | None]:
     """The problems of one file, its voxels if they can be read, and its affine if it is a volume."""
     if not path.is_file():
