@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -83,6 +84,15 @@ def test_from_a_process_that_loads(error: Exception, said: str):
     )
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What is started in the background by a shell ignores Ctrl-C, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_command_ends_with_a_line_and_status_2(capsys: pytest.CaptureFixture):
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end, ended_in_one_line():
@@ -129,6 +139,7 @@ except ValueError:
 """
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("act", "show", "status", "last"),
     [
