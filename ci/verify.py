@@ -179,9 +179,7 @@ def check_properties(bundle: Bundle) -> str:
     if not all(found):
         raise ValueError("MONAI looked for nothing; its properties are to be found in monai.bundle.properties")
     apps = ", ".join(bundle.config("metadata").get("supported_apps", {})) or "none"
-    return (
-        f"{found[0]} of training and {found[1]} of inference that MONAI's tools need; those of the zoo's apps: {apps}"
-    )
+    return f"{found[0]} of training and {found[1]} of inference, as MONAI's tools need; for the zoo's apps: {apps}"
 
 
 def check_network(bundle: Bundle) -> str:

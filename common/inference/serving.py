@@ -15,11 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from ..data.check import ERROR, image_problems, is_invertible
 from ..data.normalisation import unscale
 from ..data.preparation import Subjects
 from ..translation import TranslationNetwork
@@ -82,8 +84,8 @@ def complete_arrays(
         sidecars lead to; where training had no such image, 0 to 1.
 
     Raises:
-        ValueError: an unknown sequence or target, arrays that are no volume or not of one grid, or voxels that are not
-            finite; and what `ScaleSequencesd` raises.
+        ValueError: an unknown sequence or target, arrays that are no volumes of one grid, or what
+            `common.data.check` calls an error; and what `ScaleSequencesd` raises.
     """
     served = Served(record)
     data = served.to_input(images, affine)
@@ -125,12 +127,16 @@ class Served:
         if len(set(shapes.values())) > 1 or any(len(shape) != 3 for shape in shapes.values()):
             shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ValueError(f"Images are volumes [X, Y, Z] of one grid, but these have the shapes {shown}.")
-        if bad := [name for name, array in images.items() if not np.isfinite(array).all()]:
-            raise ValueError(f"{', '.join(bad)} has voxels that are NaN or infinite; repair or leave out the image.")
         empty = np.zeros(next(iter(shapes.values())), np.float32)
+        affine = np.eye(4) if affine is None else np.asarray(affine, float)
+        if affine.shape != (4, 4) or not is_invertible(affine):
+            raise ValueError(f"affine is {affine.tolist()}; it must be an invertible 4 x 4 matrix, as a file's.")
+        for name, array in images.items():  # what loading refuses in a file
+            for _, severity, reason in image_problems(nib.Nifti1Image(empty, affine), np.asarray(array)):
+                if severity == ERROR:
+                    raise ValueError(f"{name}: {reason}.")
         stacked = np.stack([np.asarray(images.get(name, empty), np.float32) for name in self.sequences])
         data = {"subject": "given as arrays", "available": torch.tensor([name in images for name in self.sequences])}
-        affine = np.eye(4) if affine is None else np.asarray(affine, float)
         data["image"] = MetaTensor(torch.as_tensor(stacked), torch.as_tensor(affine))
         if self.record["settings"]:
             data["parameters"] = torch.tensor(self.record["settings"])

@@ -37,6 +37,7 @@ def test_parameters_at_paper_size():
     with torch.device("meta"):
         paper = ALDM()
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in paper.named_children()}
+    del millions["process"]  # a module for TorchScript alone
     assert millions == pytest.approx({"autoencoder": 237.55, "translator": 55.64, "denoiser": 197.01}, abs=0.01)
 
 

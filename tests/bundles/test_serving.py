@@ -92,8 +92,12 @@ def test_bad_requests(served):
         complete_arrays({}, record, run)
     with pytest.raises(ValueError, match=r"one grid, but these have the shapes T1 \(25, 30, 24\), T2 \(25, 30, 23\)"):
         complete_arrays({"T1": images["T1"], "T2": images["T2"][..., 1:]}, record, run)
-    with pytest.raises(ValueError, match="T2 has voxels that are NaN or infinite"):
+    with pytest.raises(ValueError, match="T2: 18000 voxels are NaN or infinite"):
         complete_arrays({"T1": images["T1"], "T2": images["T2"] * np.nan}, record, run)
+    with pytest.raises(ValueError, match="T1: the background is 10, not 0"):
+        complete_arrays({"T1": images["T1"] + 10}, record, run)
+    with pytest.raises(ValueError, match=r"affine is .* must be an invertible 4 x 4 matrix"):
+        complete_arrays({"T1": images["T1"]}, record, run, np.zeros((4, 4)))
     with pytest.raises(ValueError, match="targets has T1; the file was exported for FLAIR"):
         complete_arrays(images, record, run, targets="T1")
     with pytest.raises(ValueError, match=r"output has the shape \(1, 3, .*its input \(1, 4, "):
