@@ -117,6 +117,15 @@ def test_eq_4_where_each_source_has_tissue():
     torch.testing.assert_close(variance[0, :, :, :2], latents[0, :, :, :, :2].var(0))
 
 
+def test_eq_4_of_slices():
+    """Two subjects of three slices: each slice has its subject's sequences."""
+    latents, available = torch.randn(6, 2, 3, 4, 4), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    tissue = available[(...,) + (None,) * 3].expand(2, 2, 8, 8, 3)
+    mean, variance = common_latent(latents, tiny()._at_latents(tissue))
+    torch.testing.assert_close(mean, torch.cat([latents[:3].mean(1), latents[3:, 1]]))
+    torch.testing.assert_close(variance, torch.cat([latents[:3].var(1), torch.zeros(3, 3, 4, 4)]))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("uncertainty", [False, True])
 def test_slices_that_a_source_does_not_cover_are_made_as_without_it(uncertainty: bool):

@@ -50,7 +50,7 @@ def run(folder: Path, *words: object) -> str:
 
 def test_its_configurations_are_short(copied: Path):
     files = (copied / "bundles" / "mri_unet" / "configs").glob("*.json")
-    assert sum(len(file.read_text().splitlines()) for file in files) < 260
+    assert sum(len(file.read_text().splitlines()) for file in files) < 250
 
 
 def test_it_trains_completes_evaluates_packs_and_is_verified(copied: Path, phantom_dir: Path, tmp_path: Path):
