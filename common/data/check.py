@@ -26,6 +26,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
+from ..files import write_text
 from .subjects import FILE_FIELDS, SPLITS, list_file, read_subjects
 
 # How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
@@ -90,9 +91,8 @@ def check_subjects(
     summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
     print(_table(findings) + "{errors} errors, {warnings} warnings in {subjects} subjects".format(**summary))
     if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        report = {"list": str(file), **summary, "findings": [asdict(finding) for finding in findings]}
-        Path(output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        report = {"list": file.name, **summary, "findings": [asdict(finding) for finding in findings]}
+        write_text(output, json.dumps(report, indent=1) + "\n")
     return findings
 
 
@@ -338,11 +338,13 @@ def image_problems(
 
 def _check_zero(voxels: np.ndarray, low: float, high: float) -> Iterator[Problem]:
     """0 is air here: whether it is in this image, [X, Y, Z] or [X, Y, Z, 1]."""
-    faces = np.concatenate([voxels.take((0, -1), axis).ravel() for axis in range(3)])
+    faces = np.concatenate([np.moveaxis(voxels, axis, 0)[[0, -1]].ravel() for axis in range(3)])
     values, counts = np.unique(faces, return_counts=True)
-    air = float(values[counts.argmax()])
+    air = float(values[counts.argmax()]) if counts.max() > faces.size / 2 else 0.0
+    if not air and low >= 0:
+        return
     top = float(np.percentile(np.abs(voxels[voxels != 0]), 99))
-    if counts.max() > faces.size / 2 and abs(air) > 1e-3 * top:
+    if abs(air) > 1e-3 * top:
         yield "BACKGROUND", ERROR, f"the background is {air:g}, not 0; set it to 0, which means air here"
     elif low < 0:
         share = np.count_nonzero(voxels < -0.01 * top) / np.count_nonzero(voxels)
