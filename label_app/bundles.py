@@ -330,7 +330,7 @@ class ServedBundle:
                 logging_file=False,
                 **{
                     "bundle_root": str(self.folder),
-                    "dataset_dir": str(studies.list.parent),
+                    "dataset_dir": str(studies.folder),
                     "subject_list": str(studies.list),
                     "output_dir": str(output_dir),
                     **overrides,

@@ -35,7 +35,7 @@ class Studies:
     """
 
     def __init__(self, folder: Path, work_dir: Path) -> None:
-        self.list = folder / LIST_NAME
+        self.folder, self.list = folder, folder / LIST_NAME
         if not self.list.exists():
             try:
                 self.list = make_list(folder, output=work_dir / LIST_NAME, extend=True)

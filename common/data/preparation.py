@@ -113,8 +113,8 @@ class Subjects:
         return Compose([*scaled, *self._cropped(), self._divisible(), MarkMissingd("image")])
 
     def _with_folder(self, data: dict) -> dict:
-        """Adds the "folder" that the subject's files lie below: the list's, or that which was searched."""
-        place = list_of(self.dataset_dir, self.subject_list) if self.subject_list else self.dataset_dir
+        """Adds the "folder" that the subject's files lie below: `dataset_dir`, or else the list's."""
+        place = self.dataset_dir or list_of("", self.subject_list)
         folder = Path(os.path.abspath(Path(place).expanduser()))
         return {**data, "folder": str(folder.parent if folder.is_file() else folder)}
 

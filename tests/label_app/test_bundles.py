@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_an_image_lies_on_the_chosen_ones_grid(
     target = target or "FLAIR"
     assert made.shape == like.shape and np.array_equal(made.affine, like.affine) and made.get_data_dtype() == np.float32
     assert list(sidecar["sources"]) == [name for name in entry["images"] if name != target]
-    assert (sidecar["target"], sidecar["grid"]) == (target, Path(entry["images"][image]).name)
+    assert (sidecar["target"], sidecar["grid"]) == (target, os.path.relpath(entry["images"][image], studies.folder))
     listed = {"dataset_dir": studies.list.parent, "split": "all", "targets": [target]}
     workflow("mri_seq2seq", "inference.json", output_dir=tmp_path, ckpt_path=served.weights, **listed).run()
     alone = nib.load(tmp_path / subject / f"{subject}_{target}.nii.gz")
