@@ -235,7 +235,8 @@ class SaveCompleted(SaveVolumes):
             return
         known = math.isfinite(scale)
         more = {
-            "quantity": "unbiased standard deviation of the synthesised image over the ways to make it",
+            "quantity": "unbiased standard deviation of the synthesised image over the ways to make it; 0 also where "
+            "only one source has tissue",
             "units": "normalised * scale of the training subjects" if known else "normalised, 0 to 1",
             "scale": scale if known else None,
         }
