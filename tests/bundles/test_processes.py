@@ -20,6 +20,7 @@ import torch
 from ignite.engine import Events
 
 from common.data.subjects import read_subjects
+from common.launch import known_options
 
 from .conftest import TINY_CRL
 
@@ -41,6 +42,8 @@ def data(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], dict
         settings = {**(TINY_CRL if bundle == "mri_crl" else tiny[bundle])}
         if bundle == "mri_aldm" and training != "train_autoencoder":
             settings |= dict.fromkeys(("autoencoder_path", "translation_path"), str(weights_of(bundle)))
+        configs = BUNDLES / bundle / "configs"  # ALDM's three trainings have options of their own
+        settings = known_options([configs / f"{training}.json", configs / "multi_gpu_train.json"], settings)
         return {**settings, "dataset_dir": str(folder), "subject_list": str(tmp_path / "two.json")}
 
     return create
