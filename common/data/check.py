@@ -26,7 +26,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
-from ..files import write_text
+from ..files import what_it_is, write_text
 from .subjects import FILE_FIELDS, SPLITS, list_file, read_subjects
 
 # How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
@@ -166,6 +166,8 @@ def read_image(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
 
 def unreadable(path: Path, error: Exception) -> str:
     """Why a file cannot be read, and what to do about it."""
+    if path.is_file() and (what := what_it_is(path)):
+        return f"it is {what}; copy or download it again"
     zipped = path.is_file() and path.open("rb").read(2) == b"\x1f\x8b"
     if path.name.lower().endswith(".gz") and path.is_file() and path.stat().st_size and not zipped:
         return f"it is not gzipped: rename it to {path.name[:-3]}"
