@@ -25,6 +25,7 @@ from .options import switch
 
 # Of the run itself.
 RUN = {"workflow_name", "args_file", "traceback", *inspect.signature(ConfigWorkflow).parameters} - {"override"}
+EVALUATED = ("$", "@", "%")  # beginnings of what is no text
 SECTIONS = {"imports", "initialize", "run", "finalize"}  # that MONAI looks for in any configuration
 
 
@@ -97,6 +98,9 @@ def check_known(files: Sequence[str | Path], options: Mapping[str, Any], command
             raise ValueError(
                 f"There is no option --{name} of {files[0]}{_hint(unknown, known, whole, elsewhere, '--') or '.'}"
             )
+        own, given = known[0].get(name) if name in known[0] else None, options[name]
+        if type(own) in (int, float) and isinstance(given, str) and not given.startswith(EVALUATED):
+            raise ValueError(f"{name} is {given!r}; it must be a number, such as {own}.")
     if "run_id" in options and run_id not in whole:
         raise ValueError(
             f"There is no '{run_id}' to run in {files[0]}{_hint([run_id], known, whole, elsewhere) or '.'}"

@@ -52,6 +52,13 @@ def test_a_misspelt_option_is_refused_with_the_nearest_name(file: str, option: s
         check(file, **{option: 3})
 
 
+@pytest.mark.parametrize("name", ["max_epochs", "learning_rate", "slab"])
+def test_text_where_a_number_belongs_is_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name} is 'abc'; it must be a number, such as "):
+        check("train.json", **{name: "abc"})
+    check("train.json", **{name: "$2 + 1"})
+
+
 @pytest.mark.parametrize(
     "options",
     [
