@@ -2,8 +2,9 @@
 
 Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, BACKGROUND, BELOW_ZERO, NO_AFFINE,
 SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE.
-Warnings: NEGATIVE, PARTIAL_COVERAGE, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; and SFORM_QFORM_DISAGREE if the two carry
-different codes, as they may then mean two spaces (scanner and template) on purpose.
+Warnings: NEGATIVE, HOT_VOXELS, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; and
+SFORM_QFORM_DISAGREE if the two carry different codes, as they may then mean two spaces (scanner and template) on
+purpose.
 What is an error of a file here is refused by loading, too (`image_problems`).
 """
 
@@ -15,7 +16,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -27,6 +28,7 @@ from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
 from ..files import what_it_is, write_text
+from .doubts import hot_voxels, misplaced, uncovered
 from .subjects import FILE_FIELDS, SPLITS, list_file, read_subjects
 
 # How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
@@ -36,7 +38,6 @@ UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.er
 LARGEST_RATIO = 1100  # no gzip file holds more bytes for each of its own
 # Of the voxels that are not 0: interpolation and bias correction leave up to 3 % clearly below it, a z-score half.
 MOST_BELOW_ZERO = 0.1
-MOST_UNCOVERED = 0.05  # of what the other sequences show; brain masks that differ by a voxel stay below
 
 ERROR, WARNING = "error", "warning"
 Grid = tuple[tuple[int, ...], np.ndarray]  # shape, affine to mm
@@ -227,35 +228,20 @@ def _check_subject(
             if affine is not None:
                 grids[path] = voxels.shape[:3], affine
                 if field == "images" and not any(severity == ERROR for _, severity, _ in problems):
-                    volumes[name] = voxels
+                    volumes[name] = voxels.reshape(voxels.shape[:3])
     if split == "training" and len(images) == 1:
         found.append(("", ("ONE_SEQUENCE_ONLY", WARNING, f"only {next(iter(images))}: no pair to learn from")))
     found += _compare_grids(grids, {name: path for name, path in images.items() if path in grids}, grid)
-    if len({volume.shape for volume in volumes.values()}) == 1:
-        found += [(images[name], ("PARTIAL_COVERAGE", WARNING, text)) for name, text in uncovered(volumes).items()]
+    doubts = {"HOT_VOXELS": {name: text for name, volume in volumes.items() if (text := hot_voxels(volume))}}
+    if volumes:
+        own = grids[images[next(iter(volumes))]]
+        alike = {name: each for name, each in volumes.items() if not same_grid(*grids[images[name]], *own)}
+        doubts |= {"PARTIAL_COVERAGE": uncovered(alike), "MISPLACED": misplaced(alike, own[1])}
+    found += [(images[name], (code, WARNING, text)) for code, each in doubts.items() for name, text in each.items()]
     return [
         Finding(code, severity, entry["subject"], _short(path, folder), reason)
         for path, (code, severity, reason) in found
     ]
-
-
-def uncovered(images: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Of a subject's images on one grid, [X, Y, Z] each, those without data where others show tissue, and how much.
-
-    Tissue here is what is brighter than 5 % of its image's 99th percentile: noise in the air of one is not taken for
-    what another lacks.
-    """
-    shown = np.zeros(next(iter(images.values())).shape, bool)
-    for image in images.values():
-        if (bright := image[image > 0]).size:
-            shown |= image > 0.05 * np.percentile(bright, 99)
-    shares = {name: np.count_nonzero(shown & (image <= 0)) / max(shown.sum(), 1) for name, image in images.items()}
-    advice = "nothing is made from it there, and as a target of training it is air"
-    return {
-        name: f"{name} has no data in {share:.0%} of the tissue that the subject's sequences show; {advice}"
-        for name, share in shares.items()
-        if share > MOST_UNCOVERED
-    }
 
 
 def _same_image(first: tuple[str, str, str, str], here: tuple[str, str, str, str]) -> list[Problem]:

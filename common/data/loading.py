@@ -16,7 +16,8 @@ from monai.transforms import MapTransform, ResampleToMatch, Transform
 
 from ..translation import MISSING
 from .acquisition import image_parameters
-from .check import ERROR, image_problems, read_image, same_grid, uncovered, unreadable
+from .check import ERROR, image_problems, read_image, same_grid, unreadable
+from .doubts import uncovered
 
 logger = logging.getLogger(__name__)
 

@@ -113,6 +113,8 @@ CASES: dict[str, Callable[[Path], None]] = {
     "has a background of 10": lambda path: save(path, good() + 10),
     "is z-scored": lambda path: save(path, z_scored()),
     "covers half": half,
+    "has a voxel of 1e6": lambda path: save(path, np.where(np.arange(4032).reshape(16, 18, 14) == 2142, 1e6, good())),
+    "is shifted": lambda path: save(path, np.roll(good(), 2, 1)),
     "has neither sform nor qform": lambda path: save(path, good(), sform=0),
     "has sform and qform in two places": turned,
     "has an affine of zeros": lambda path: header(path, 280, "<12f", *[0.0] * 12),

@@ -1,0 +1,84 @@
+"""What is doubtful in images that can be read: looked for before a training, and never a reason to refuse them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import nibabel as nib
+import numpy as np
+
+MOST_UNCOVERED = 0.05  # of what the other sequences show; brain masks that differ by a voxel stay below
+HOTTEST = 10  # times the 99th percentile; vessels reach 4
+# How much more a mirrored image must tell of another than as it is. Of registered images it tells less than half.
+MIRRORED = 1.5
+FEWEST = 1000  # voxels in common, below which shared information is chance
+
+
+def hot_voxels(image: np.ndarray) -> str:
+    """Whether a few voxels outshine all others, by which rules that go by the largest one scale the image."""
+    bright = image[image > 0]
+    top = HOTTEST * float(np.percentile(bright, 99)) if bright.size else np.inf
+    count = np.count_nonzero(bright > top)
+    return f"{count} voxels of up to {bright.max():.4g}, more than {HOTTEST} times its 99th percentile" if count else ""
+
+
+def tissue_shown(image: np.ndarray) -> np.ndarray:
+    """What is brighter than 5 % of the 99th percentile, bool: noise in air is not."""
+    bright = image[image > 0]
+    return image > 0.05 * np.percentile(bright, 99) if bright.size else np.zeros(image.shape, bool)
+
+
+def uncovered(images: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Of a subject's images on one grid, [X, Y, Z] each, those without data where others show tissue, and how much."""
+    shown = np.logical_or.reduce([tissue_shown(image) for image in images.values()])
+    shares = {name: np.count_nonzero(shown & (image <= 0)) / max(shown.sum(), 1) for name, image in images.items()}
+    advice = "nothing is made from it there, and as a target of training it is air"
+    return {
+        name: f"{name} has no data in {share:.0%} of the tissue that the subject's sequences show; {advice}"
+        for name, share in shares.items()
+        if share > MOST_UNCOVERED
+    }
+
+
+def misplaced(images: Mapping[str, np.ndarray], affine: np.ndarray) -> dict[str, str]:
+    """Of a subject's images on one grid, those that seem shifted, or mirrored left to right, against the first one.
+
+    Shifted: each has tissue where the other has none, which a smaller field of view alone does not explain. Mirrored:
+    its mutual information with the first is larger the other way round, within the tissue of both.
+    """
+    axis = int(np.flatnonzero(nib.io_orientation(affine)[:, 0] == 0)[0])
+    first, *others = images
+    whole, found = tissue_shown(images[first]), {}
+    for name in others:
+        shown = tissue_shown(images[name])
+        lacks = [np.count_nonzero(a & ~b) / max(np.count_nonzero(a), 1) for a, b in ((whole, shown), (shown, whole))]
+        flipped = np.flip(images[name], axis)
+        aside = round(_centre(whole, axis) - _centre(np.flip(shown, axis), axis))  # it was registered once mirrored
+        told, *mirrored = (
+            _information(images[first], each, whole) for each in (images[name], flipped, np.roll(flipped, aside, axis))
+        )
+        if max(mirrored) > MIRRORED * told:
+            found[name] = f"tells more of {first} when it is mirrored left to right; convert both from DICOM again"
+        elif min(lacks) > MOST_UNCOVERED:
+            shares = " and ".join(f"{share:.0%}" for share in lacks)
+            found[name] = (
+                f"{first} and {name} have {shares} of their tissue where the other has none; are they registered?"
+            )
+    return found
+
+
+def _centre(mask: np.ndarray, axis: int) -> float:
+    return float(np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))).mean()) if mask.any() else 0.0
+
+
+def _information(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
+    """Mutual information in nats of every fourth voxel of the tissue, in 32 bins up to the 99th percentile."""
+    inside = where & tissue_shown(other)
+    if np.count_nonzero(inside) < FEWEST:
+        return 0.0
+    values = [image[inside][::4] for image in (one, other)]
+    joint, _, _ = np.histogram2d(*(np.minimum(each, np.percentile(each, 99)) for each in values), bins=32)
+    joint /= joint.sum()
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
