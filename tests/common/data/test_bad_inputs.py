@@ -138,7 +138,7 @@ def answers(folder: Path, spoil: Callable[[Path], None]) -> tuple[str, str]:
     heard.addHandler(handler := logging.StreamHandler(stream))
     try:
         LoadSubject(["T1", "T2"])(*subject_items(folder, "test", ["T1", "T2"]))
-        said = f"warns: {stream.getvalue().strip()}" if stream.getvalue() else "loads"
+        said = f"warns: {' '.join(stream.getvalue().split())}" if stream.getvalue() else "loads"
     except ValueError as error:
         said = f"refuses: {error}"
     finally:
