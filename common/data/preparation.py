@@ -114,7 +114,7 @@ class Subjects:
 
     def _with_folder(self, data: dict) -> dict:
         """Adds the "folder" that the subject's files lie below: `dataset_dir`, or else the list's."""
-        place = self.dataset_dir or list_of("", self.subject_list)
+        place = self.dataset_dir or (list_of("", self.subject_list) if self.subject_list else "")
         folder = Path(os.path.abspath(Path(place).expanduser()))
         return {**data, "folder": str(folder.parent if folder.is_file() else folder)}
 
