@@ -25,12 +25,12 @@ def train(epochs: int) -> None:
     simulate(DEMO / "phantom", 12, validation=0.1, test=0.2)
     print(f"Training a small Seq2Seq for {epochs} epochs ...", flush=True)
     options = {"ckpt_dir": MODELS, "output_dir": DEMO / "training", "dataset_dir": DEMO / "phantom"}
-    train_bundle(BUNDLE, ["train", "small"], max_epochs=epochs, val_interval=max(1, epochs // 2), **options)
+    train_bundle(BUNDLE, ["train", "small"], epochs=epochs, val_interval=max(1, epochs // 2), **options)
 
 
 def complete(dataset_dir: Path, output_dir: Path, subject_list: str = "subjects.json") -> None:
     """The subjects of a list, completed and drawn."""
-    options = {"subject_list": subject_list, "output_dir": output_dir, "ckpt_path": MODELS / "model.pt"}
+    options = {"subject_list": subject_list, "output_dir": output_dir, "weights": MODELS / "model.pt"}
     run_bundle(BUNDLE, "inference", ["inference"], dataset_dir=dataset_dir, **options)
     for picture in draw_completed(str(output_dir), str(dataset_dir), subject_list=subject_list):
         print(picture)

@@ -59,12 +59,12 @@ def prepare(source: str, output_dir: str) -> None:
         listing = {"sequences": list(acquisitions), "acquisitions": acquisitions, **listing}
         (folder / f"{file}.json").write_text(json.dumps(listing, indent=1))
     options = f'--dataset_dir {folder} --acquisitions "{acquisitions}"'
-    epochs = "--visits_per_epoch 64 --max_epochs 100 --val_interval 50"
+    epochs = "--visits_per_epoch 64 --epochs 100 --val_interval 50"
     for run, config, own in (
         ("training", "train", f'{epochs} --held_out "{held_out}" --subject_list {folder}/train.json'),
         ("inference", "inference", f"--subject_list {folder}/known.json --output_dir {folder}/made"),
     ):
-        weights = f"--ckpt_dir {folder}/models" if run == "training" else f"--ckpt_path {folder}/models/model.pt"
+        weights = f"--ckpt_dir {folder}/models" if run == "training" else f"--weights {folder}/models/model.pt"
         files = "\"['configs/train.json','configs/small.json']\"" if run == "training" else f"configs/{config}.json"
         print(f"python -m monai.bundle run {run} --config_file {files} {options} {weights} {own}\n")
 

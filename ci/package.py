@@ -129,7 +129,7 @@ def describe(bundle: Path, overlay: Path | None = None) -> None:
     sys.path.insert(0, str(ROOT / "bundles" / bundle.name))
     parser = ConfigParser()
     parser.read_config([str(configs / "inference.json"), *([str(overlay)] if overlay else [])])
-    parser["ckpt_path"] = str(weights)
+    parser["weights"] = str(weights)
     subjects = parser.get_parsed_content("subjects")
     network = load_weights(parser.get_parsed_content("network_def"), str(weights), settings=subjects.trained_alike)
     described = {**read(weights), "sha256": sha256(weights), **subjects.trained_alike, **subjects.sizes}

@@ -17,7 +17,7 @@ from .runs import run_bundle
 
 
 def seams(
-    ckpt_path: str,
+    weights: str,
     dataset_dir: str,
     window: int | tuple[int, ...] = 48,
     whole: tuple[int, ...] = (96, 112, 96),
@@ -27,14 +27,14 @@ def seams(
     """Prints, per subject, the root mean square difference within the brain in percent of the 99th percentile.
 
     Args:
-        ckpt_path: weights of small.json with `--spatial_dims 3`.
+        weights: weights of small.json with `--spatial_dims 3`.
         dataset_dir: folder with subjects.json.
         window: size of a window in voxels, one number or three.
         whole: a size that every subject's brain fits in.
         target: what is made, for every subject, from its other sequences.
         split: of the subject list.
     """
-    files = {"ckpt_path": Path(ckpt_path).resolve(), "dataset_dir": Path(dataset_dir).resolve(), "split": split}
+    files = {"weights": Path(weights).resolve(), "dataset_dir": Path(dataset_dir).resolve(), "split": split}
     options = {"targets": [target]}
     with tempfile.TemporaryDirectory() as folder:
         for name, size in (("windows", np.broadcast_to(window, 3).tolist()), ("whole", list(whole))):

@@ -59,7 +59,7 @@ class Bundle:
         from monai.bundle import ConfigWorkflow
 
         own = self.weights("inference", *names[1:])
-        weights = dict.fromkeys(("ckpt_path", "autoencoder_path", "translation_path"), str(own))
+        weights = dict.fromkeys(("weights", "autoencoder_weights", "translation_weights"), str(own))
         folders = {"bundle_root": str(self.folder), **dict.fromkeys(("ckpt_dir", "output_dir"), str(self.scratch))}
         kind = "inference" if names[0] == "inference" else "train"
         return ConfigWorkflow(
@@ -74,7 +74,7 @@ class Bundle:
         path = self.scratch / f"{'_'.join(names)}.pt"
         parser = ConfigParser()
         parser.read_config(self.files(*names))
-        parser["ckpt_path"] = str(path)  # which has no description yet
+        parser["weights"] = str(path)  # which has no description yet
         torch.manual_seed(0)
         network = parser.get_parsed_content("network_def")
         for parameter in network.parameters():
@@ -193,7 +193,7 @@ def check_network(bundle: Bundle) -> str:
 def check_torchscript(bundle: Bundle) -> str:
     names = ("inference", *bundle.size, "export")
     file = bundle.scratch / "model.ts"
-    workflow = bundle.workflow(*names, export_path=str(file))
+    workflow = bundle.workflow(*names, output_file=str(file))
     workflow.initialize()
     said = workflow.parser.get_parsed_content("exported")
     file.unlink()
@@ -206,7 +206,7 @@ def check_ckpt_export(bundle: Bundle) -> str:
 
     names = ("inference", *bundle.size)
     weights, files = bundle.weights(*names), bundle.files(*names)
-    said = {"ckpt_path": str(weights), "bundle_root": str(bundle.folder), "device": "cpu"}
+    said = {"weights": str(weights), "bundle_root": str(bundle.folder), "device": "cpu"}
     file = bundle.scratch / "verify_model.ts"
     meta = str(bundle.file("metadata"))
     ckpt_export("network_def", filepath=str(file), ckpt_file=str(weights), meta_file=meta, config_file=files, **said)

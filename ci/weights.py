@@ -134,10 +134,10 @@ def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
 def _train(name: str, work: Path, overlay: str, epochs: int) -> None:
     options = {"dataset_dir": work / "phantom", "ckpt_dir": work / "models", "output_dir": work / "training"}
     if epochs:
-        options |= {"max_epochs": epochs, "val_interval": max(1, epochs // 5)}
+        options |= {"epochs": epochs, "val_interval": max(1, epochs // 5)}
     print(f"Training a small {name} ...", flush=True)
     if name == "mri_aldm":
-        run_module(name, "mri_aldm.stages", overlays=overlay, **options)
+        run_module(name, "mri_aldm.stages", overlay=overlay, **options)
     else:
         train_bundle(name, ["train", overlay], **options)
 

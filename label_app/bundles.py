@@ -68,7 +68,7 @@ class ServedBundle:
     def inference(self) -> ConfigParser:
         """With what the present weights say of themselves."""
         parser = self._parser("inference")
-        parser["ckpt_path"] = str(self.weights)
+        parser["weights"] = str(self.weights)
         return parser
 
     @property
@@ -79,7 +79,7 @@ class ServedBundle:
     def complete(self, studies: Studies, output_dir: Path, **overrides: Any) -> dict[str, str]:
         """Runs inference.json; returns why subjects failed, by name."""
         weights = str(self.check_weights())
-        workflow = self._workflow("inference", studies, output_dir, ckpt_path=weights, **overrides)
+        workflow = self._workflow("inference", studies, output_dir, weights=weights, **overrides)
         try:
             workflow.run()
         except SystemExit:  # its message is for the command line
@@ -197,7 +197,7 @@ class ServedBundle:
             if read(own).get("sha256") == sha256(folder / "model.pt"):  # its own again, which it describes
                 shutil.copyfile(description_file(own), folder / "model.json")
             parser = self._parser("inference")
-            parser["ckpt_path"] = str(folder / "model.pt")
+            parser["weights"] = str(folder / "model.pt")
             parser.get_parsed_content("network")
             described = (folder / "model.json").is_file()
             self._take(folder)
@@ -218,7 +218,7 @@ class ServedBundle:
             FileNotFoundError: there are no weights.
         """
         self.check_split(split)
-        changes = {"ckpt_path": str(self.check_weights()), "split": split, **overrides}
+        changes = {"weights": str(self.check_weights()), "split": split, **overrides}
         self._workflow("train", studies, self.scores_dir, ["evaluate"], **changes).run()
         means = json.dumps(ScoreTable.read(self.scores_dir).summary())
         return json.loads(means, parse_constant=lambda name: None)  # JSON has no nan

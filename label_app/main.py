@@ -37,7 +37,7 @@ class SynthesisApp(MONAILabelApp):
 
     bundles: names, separated by commas; all by default.
     bundles_dir: the folder that holds them, here or unpacked from packages.
-    overlays: configurations to lay over the bundles' own, such as "small", which trains small networks.
+    overlay: configurations to lay over the bundles' own, such as "small", which trains small networks.
     work_dir: for what the server makes; `.monailabel` in the studies by default.
     """
 
@@ -56,7 +56,7 @@ class SynthesisApp(MONAILabelApp):
         self.uploads, self.session_dir = work_dir / "uploads", work_dir / "sessions"
         self.bundles_dir = folder = from_caller(conf.get("bundles_dir") or ROOT / "bundles")
         all_names = sorted(path.parents[1].name for path in folder.glob("*/configs/inference.json"))
-        overlays = words(conf.get("overlays"))
+        overlays = words(conf.get("overlay"))
         names = words(conf.get("bundles")) or all_names
         self.bundles = {name: ServedBundle(folder / name, overlays, work_dir) for name in names}
         super().__init__(

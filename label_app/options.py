@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 TRAINING: dict[str, Callable] = {
-    "max_epochs": int,
+    "epochs": int,
     "val_interval": int,
     "batch_size": int,
     "num_workers": int,

@@ -129,7 +129,7 @@ def workflow(tiny: dict[str, dict[str, Any]], weights_of: Callable[[str], Path])
         root = REPOSITORY / "bundles" / bundle
         earlier = {}
         if bundle == "mri_aldm" and files[0] in ("train.json", "train_translation.json"):
-            earlier = dict.fromkeys(("autoencoder_path", "translation_path"), weights_of(bundle))
+            earlier = dict.fromkeys(("autoencoder_weights", "translation_weights"), weights_of(bundle))
         settings = {name: _plain(value) for name, value in {**tiny[bundle], **earlier, **overrides}.items()}
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a config can run any code
             return create_workflow(

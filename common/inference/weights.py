@@ -48,7 +48,7 @@ def load_weights(
     *,
     prefix: str = "",
     command: str = "run training ...",
-    option: str = "ckpt_path",
+    option: str = "weights",
     settings: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The network with the weights of a state dict file, on `device`. Nothing is ever left at random.

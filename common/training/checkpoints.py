@@ -52,7 +52,7 @@ def is_finished(folder: str | Path, configs: Sequence[str | Path], **options: An
     parser = ConfigParser()
     parser.read_config([str(file) for file in configs])
     parser.update({name: value for name, value in options.items() if name.endswith("epochs")})
-    return read_last(last, whole=False)["progress"]["epoch"] >= parser.get_parsed_content("max_epochs")
+    return read_last(last, whole=False)["progress"]["epoch"] >= parser.get_parsed_content("epochs")
 
 
 class Resumed(Description):
@@ -139,8 +139,8 @@ class Checkpoints:
         epoch, wanted = state["progress"]["epoch"], engine.state.max_epochs
         if epoch >= wanted:
             raise ValueError(
-                f"{self.last} has {epoch} epochs and max_epochs is {wanted}: this training is finished. "
-                "Pass a larger --max_epochs to go on, or another --ckpt_dir to start anew."
+                f"{self.last} has {epoch} epochs and --epochs is {wanted}: this training is finished. "
+                "Pass a larger --epochs to go on, or another --ckpt_dir to start anew."
             )
         for name, thing in self._everything(engine).items():
             if name not in state:

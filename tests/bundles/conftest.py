@@ -17,7 +17,7 @@ TINY_CRL = {
     "roi_size": [16, 16, 1],
     "slab": 16,
     "num_workers": 0,
-    "max_epochs": 2,
+    "epochs": 2,
     "val_interval": 1,
     "learning_rate": 0.01,
     "visits_per_epoch": 1,

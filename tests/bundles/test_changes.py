@@ -20,7 +20,7 @@ def changed(workflow, phantom_dir: Path, tmp_path: Path):
     def create(overlay: dict[str, Any], *files: str, **options: Any):
         (tmp_path / "mine.json").write_text(json.dumps(overlay))
         folders = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
-        options = {**folders, "max_epochs": 1, **options}
+        options = {**folders, "epochs": 1, **options}
         return workflow(BUNDLE, "train.json", *files, str(tmp_path / "mine.json"), **options)
 
     return create

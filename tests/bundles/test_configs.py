@@ -27,13 +27,13 @@ COMPLETE |= {"tensorrt.json"}  # which is for another command
 # What an overlay adds, to be given on the command line or to be run.
 SCORED = {"truth", "regions", "lpips_weights", "conventions", "multi_source", "paths", "keep", "disturbance", "level"}
 OWN = {
-    "evaluate.json": {*SCORED, "split", "ckpt_path", "translations", "validate", "evaluating"},
+    "evaluate.json": {*SCORED, "split", "weights", "translations", "validate", "evaluating"},
     "differentiation.json": {"differentiation"},
     "encode.json": {"encode"},
     "sweep.json": {"parameter", "start", "stop", "steps", "at", "sweep"},
     "grid.json": {"tr", "te", "ti", "grid_error"},
     "robustness.json": {"comparison", "robustness"},
-    "export.json": {"format", "export_path", "exported", "export"},
+    "export.json": {"format", "output_file", "exported", "export"},
     "multi_gpu_train.json": {"imports", "finalize"},
 }
 RUNS = [
@@ -71,13 +71,13 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 @every_run
 def test_monai_finds_every_property(workflow, phantom_dir: Path, weights_of, tmp_path: Path, run: tuple[str, ...]):
-    output = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": weights_of(run[0])}
+    output = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "weights": weights_of(run[0])}
     assert workflow(*run, dataset_dir=phantom_dir, **output).check_properties() == []
 
 
 @every_run
 def test_a_run_without_data_says_what_to_pass(workflow, weights_of, tmp_path: Path, run: tuple[str, ...]):
-    output = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": weights_of(run[0])}
+    output = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "weights": weights_of(run[0])}
     with pytest.raises(RuntimeError) as error:
         workflow(*run, **output).run()
     cause: BaseException | None = error.value
@@ -89,7 +89,7 @@ def test_a_run_without_data_says_what_to_pass(workflow, weights_of, tmp_path: Pa
 
 @every_bundle
 def test_inference_without_weights_is_an_error(workflow, phantom_dir: Path, tmp_path: Path, bundle: str):
-    settings = {"dataset_dir": phantom_dir, "output_dir": tmp_path / "out", "ckpt_path": tmp_path / "none.pt"}
+    settings = {"dataset_dir": phantom_dir, "output_dir": tmp_path / "out", "weights": tmp_path / "none.pt"}
     with pytest.raises(RuntimeError) as error:
         workflow(bundle, "inference.json", **settings).run()
     assert "No weights at" in str(error.value.__cause__.__cause__ or error.value.__cause__)

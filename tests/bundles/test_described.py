@@ -73,7 +73,7 @@ def data(bundle: str, request: pytest.FixtureRequest) -> Path:
 def options(bundle: str, tiny: dict[str, dict[str, Any]], data: Path) -> dict[str, Any]:
     """Of a short training."""
     others = TINY_CRL if bundle == "mri_crl" else tiny[bundle]
-    return {**others, **OWN[bundle], "dataset_dir": data, "max_epochs": 1, "val_interval": 1}
+    return {**others, **OWN[bundle], "dataset_dir": data, "epochs": 1, "val_interval": 1}
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +99,11 @@ def test_uses_need_no_option(trained: Path, bundle: str, data: Path, tmp_path: P
     missing = list(entry["images"])[-1]
     entry["withheld"] = {missing: entry["images"].pop(missing)}
     (tmp_path / "withheld.json").write_text(json.dumps(subjects))
-    common = {"dataset_dir": data, "ckpt_path": trained / "model.pt", "split": "test"}
+    common = {"dataset_dir": data, "weights": trained / "model.pt", "split": "test"}
     for names in RUNS[bundle]:
         out = tmp_path / names[-1]
         listed = {} if "grid" in names else {"subject_list": tmp_path / "withheld.json"}
-        more = {"export_path": tmp_path / "model.ts"} if "export" in names else {}
+        more = {"output_file": tmp_path / "model.ts"} if "export" in names else {}
         workflow = run(bundle, *names, output_dir=out, **common, **listed, **more)
         if "export" in names:
             assert "as the network" in workflow.parser.get_parsed_content("exported")
@@ -127,7 +127,7 @@ def test_evaluating_needs_no_option(trained: Path, bundle: str, data: Path, tmp_
 def test_another_option_is_refused_with_both_values(trained: Path, bundle: str, data: Path, tmp_path: Path, files):
     """The default that the training did not have, too."""
     option, message = WRONG[bundle]
-    paths = {"ckpt_path": trained / "model.pt", "ckpt_dir": trained, "output_dir": tmp_path, "dataset_dir": data}
+    paths = {"weights": trained / "model.pt", "ckpt_dir": trained, "output_dir": tmp_path, "dataset_dir": data}
     with pytest.raises(RuntimeError) as error:
         run(bundle, *files, **paths, **option)
     assert message in reason(error.value)
@@ -138,7 +138,7 @@ def test_a_training_goes_on_without_its_options(
 ):
     """As it would have with them; and says which other one it is given."""
     weights = []
-    schedule = ("max_epochs", "val_interval", "batch_size", "num_workers", "learning_rate", "perceptual_weights")
+    schedule = ("epochs", "val_interval", "batch_size", "num_workers", "learning_rate", "perceptual_weights")
     schedule = (*schedule, "crop_size", "visits_per_epoch", "repeats", "slab")
     fewer = {name: value for name, value in options.items() if name in schedule}
     stages = ("autoencoder", "translation") if bundle == "mri_aldm" else ()
@@ -146,12 +146,12 @@ def test_a_training_goes_on_without_its_options(
     for name, given in (("with", options), ("without", {**fewer, "dataset_dir": data})):
         shutil.copytree(trained, tmp_path / name, ignore=shutil.ignore_patterns("eval", "autoencoder", "translation"))
         folders = {"ckpt_dir": tmp_path / name, "output_dir": tmp_path / "eval", **earlier}
-        run(bundle, "train", **{**given, "max_epochs": 2}, **folders)
+        run(bundle, "train", **{**given, "epochs": 2}, **folders)
         weights.append(torch.load(tmp_path / name / "last.pt", weights_only=True)["model"])
     assert all(torch.equal(value.nan_to_num(), weights[1][name].nan_to_num()) for name, value in weights[0].items())
     option, message = WRONG[bundle]
     with pytest.raises((RuntimeError, ValueError)) as error:
-        run(bundle, "train", **{**fewer, "dataset_dir": data, "max_epochs": 3}, **folders, **option)
+        run(bundle, "train", **{**fewer, "dataset_dir": data, "epochs": 3}, **folders, **option)
     assert message in reason(error.value)
 
 
@@ -159,9 +159,9 @@ def test_what_else_differs_from_the_training_that_goes_on_is_said(
     workflow, phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     folders = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
-    workflow("mri_seq2seq", "train.json", max_epochs=1, gradient_weight=3.0, clip_grad=1.0, **folders).run()
+    workflow("mri_seq2seq", "train.json", epochs=1, gradient_weight=3.0, clip_grad=1.0, **folders).run()
     caplog.clear()
-    workflow("mri_seq2seq", "train.json", max_epochs=2, roi_size=[32, 32, 3], **folders).run()
+    workflow("mri_seq2seq", "train.json", epochs=2, roi_size=[32, 32, 3], **folders).run()
     said = [line.split("was begun with ")[1] for line in caplog.messages if "was begun with" in line]
     assert said == [
         "roi_size [16, 16, 3], now [32, 32, 3].",
@@ -172,8 +172,8 @@ def test_what_else_differs_from_the_training_that_goes_on_is_said(
 
 def test_a_setting_that_was_trained_on_is_never_called_unseen(crl, fse_dir: Path, tmp_path: Path):
     folders = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
-    crl("train.json", max_epochs=1, **folders).run()
-    for files, options in ((("train.json",), {"max_epochs": 2}), (("train.json", "evaluate.json"), {})):
+    crl("train.json", epochs=1, **folders).run()
+    for files, options in ((("train.json",), {"epochs": 2}), (("train.json", "evaluate.json"), {})):
         with pytest.raises((RuntimeError, ValueError)) as error:
             crl(*files, held_out=["FSE1"], **options, **folders).run()
         assert "held_out ['FSE4', 'FSE6'], now ['FSE1']" in reason(error.value)
@@ -183,7 +183,7 @@ def test_without_a_description_the_configuration_s_own_values_hold(
     trained: Path, bundle: str, options: dict[str, Any], data: Path, tmp_path: Path
 ):
     shutil.copyfile(trained / "model.pt", tmp_path / "model.pt")
-    paths = {"ckpt_path": tmp_path / "model.pt", "output_dir": tmp_path / "out", "split": "test", "targets": "all"}
-    needed = {name: value for name, value in options.items() if name not in ("max_epochs", "val_interval")}
+    paths = {"weights": tmp_path / "model.pt", "output_dir": tmp_path / "out", "split": "test", "targets": "all"}
+    needed = {name: value for name, value in options.items() if name not in ("epochs", "val_interval")}
     run(bundle, "inference", **paths, **needed)
     assert list((tmp_path / "out").rglob("*.nii.gz"))

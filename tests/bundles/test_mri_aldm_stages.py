@@ -134,11 +134,11 @@ def message(error: BaseException) -> str:
 
 
 def test_a_training_without_those_before_it_names_their_command(workflow, phantom_dir: Path, tmp_path: Path):
-    lacking = {"autoencoder_path": tmp_path / "a.pt", "translation_path": tmp_path / "t.pt"}
+    lacking = {"autoencoder_weights": tmp_path / "a.pt", "translation_weights": tmp_path / "t.pt"}
     settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path, **lacking}
     for config, stage, option in (
-        ("train.json", "train_translation", "translation_path"),
-        ("train_translation.json", "train_autoencoder", "autoencoder_path"),
+        ("train.json", "train_translation", "translation_weights"),
+        ("train_translation.json", "train_autoencoder", "autoencoder_weights"),
     ):
         with pytest.raises(RuntimeError) as error:
             workflow("mri_aldm", config, **settings).run()
@@ -149,20 +149,20 @@ def test_a_training_without_those_before_it_names_their_command(workflow, phanto
 
 def test_a_later_training_is_begun_with_the_options_of_those_before_it(workflow, phantom_dir: Path, tmp_path: Path):
     """And refuses others with both values. What is its own, as its UNet, it does not take from them."""
-    folders = {"dataset_dir": phantom_dir, "output_dir": tmp_path / "eval", "max_epochs": 1, "val_interval": 1}
+    folders = {"dataset_dir": phantom_dir, "output_dir": tmp_path / "eval", "epochs": 1, "val_interval": 1}
     first = {"network_def#codes": 8, "network_def#channels": [4, 4], "normalisation": "percentile"}
     autoencoder = tmp_path / "autoencoder"
     workflow("mri_aldm", "train_autoencoder.json", ckpt_dir=autoencoder, **folders, **first).run()
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "train_translation.json"))
-    parser.update({"autoencoder_path": str(autoencoder / "model.pt"), "ckpt_dir": str(tmp_path / "translation")})
+    parser.update({"autoencoder_weights": str(autoencoder / "model.pt"), "ckpt_dir": str(tmp_path / "translation")})
     network = parser.get_parsed_content("network_def")
     assert network.options["codes"] == 8 and network.options["channels"] == [4, 4] and network.method == "spade"
     assert parser.get_parsed_content("normalisation") == "percentile"
     assert parser.get_parsed_content("roi_size") == [16, 16, 16]
     assert network.options["unet_channels"] == (128, 256, 512), "which the first training was told, but does not have"
     with pytest.raises(RuntimeError) as error:
-        other = {"autoencoder_path": autoencoder / "model.pt", "network_def#codes": 16, "network_def#channels": [4, 4]}
+        other = {"autoencoder_weights": autoencoder / "model.pt", "network_def#codes": 16, "network_def#channels": [4, 4]}
         workflow("mri_aldm", "train_translation.json", ckpt_dir=tmp_path / "t", **folders, **other).run()
     assert "trained with network_def#codes 8, now 16" in message(error.value)
 
@@ -205,7 +205,7 @@ def test_three_trainings_one_after_another(workflow, phantom_dir: Path, tmp_path
     torch.testing.assert_close(deviation, z.std(1), rtol=1e-3, atol=1e-4)
     assert items[0]["like"].shape[:2] == (4, 4) and "image" not in items[0]
     cached[0].write_bytes(cached[0].read_bytes()[:1000])  # as a full disk leaves it
-    workflow("mri_aldm", f"{config}.json", **settings, max_epochs=3).run()
+    workflow("mri_aldm", f"{config}.json", **settings, epochs=3).run()
     assert torch.equal(torch.load(cached[0], weights_only=True)["latent"], items[0]["latent"])
 
 
@@ -224,20 +224,20 @@ def test_one_command_runs_all_and_passes_over_what_is_finished(tmp_path: Path, m
 
     monkeypatch.setattr("mri_aldm.stages.subprocess.run", run)
     monkeypatch.chdir(Path(stages.__file__).parents[1])
-    options = {"ckpt_dir": str(tmp_path / "models"), "overlays": "small", "method": "no_palette"}
+    options = {"ckpt_dir": str(tmp_path / "models"), "overlay": "small", "method": "no_palette"}
     stages.train_all("DIR", **options)
     assert [line[6].split("'")[1] for line in lines] == [f"configs/{name}.json" for name in stages.TRAININGS.values()]
     assert all("configs/small.json" in line[6] for line in lines)
     assert [("--method" in line) for line in lines] == [False, False, True]
-    translation = lines[2][lines[2].index("--translation_path") + 1]
+    translation = lines[2][lines[2].index("--translation_weights") + 1]
     assert translation == str(tmp_path / "models" / "translation" / "model.pt")
     stages.train_all("DIR", **options)
     assert len(lines) == 3
     stages.train_all("DIR", **options, translation_epochs=501)
     assert len(lines) == 4 and "configs/train_translation.json" in lines[3][6]
-    stages.train_all("DIR", ckpt_dir=str(tmp_path / "joint"), overlays="small", joint="true")
+    stages.train_all("DIR", ckpt_dir=str(tmp_path / "joint"), overlay="small", joint="true")
     assert ["train_autoencoder" in line[6] for line in lines[4:]] == [False, False]
-    assert ["--autoencoder_path" in line for line in lines[:3]] == [False, True, True], "those that each knows"
+    assert ["--autoencoder_weights" in line for line in lines[:3]] == [False, True, True], "those that each knows"
     with pytest.raises(ValueError, match=r"no option --diffusion_epoch .* did you mean --diffusion_epochs"):
         stages.train_all("DIR", ckpt_dir=str(tmp_path / "other"), diffusion_epoch=3)
     assert len(lines) == 6, "before the first of them"

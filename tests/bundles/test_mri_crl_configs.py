@@ -45,13 +45,13 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("files", RUNS, ids=" ".join)
 def test_monai_finds_every_property(crl, fse_dir: Path, crl_weights: Path, tmp_path: Path, files):
-    folders = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": crl_weights}
+    folders = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path, "weights": crl_weights}
     assert crl(*files, **folders).check_properties() == []
 
 
 @pytest.mark.parametrize("files", RUNS, ids=" ".join)
 def test_a_run_without_data_says_what_to_pass(crl, crl_weights: Path, tmp_path: Path, files):
-    folders = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "ckpt_path": crl_weights}
+    folders = {"ckpt_dir": tmp_path, "output_dir": tmp_path, "weights": crl_weights}
     with pytest.raises(RuntimeError) as error:
         crl(*files, **folders).run()
     cause: BaseException | None = error.value
@@ -62,7 +62,7 @@ def test_a_run_without_data_says_what_to_pass(crl, crl_weights: Path, tmp_path: 
 
 
 def test_inference_without_weights_is_an_error(crl, fse_dir: Path, tmp_path: Path):
-    settings = {"dataset_dir": fse_dir, "output_dir": tmp_path / "out", "ckpt_path": tmp_path / "none.pt"}
+    settings = {"dataset_dir": fse_dir, "output_dir": tmp_path / "out", "weights": tmp_path / "none.pt"}
     with pytest.raises(RuntimeError) as error:
         crl("inference.json", **settings).run()
     assert "No weights at" in str(error.value.__cause__.__cause__ or error.value.__cause__)

@@ -46,7 +46,7 @@ def test_training_sees_neither_the_held_out_settings_nor_their_range(trained: Pa
 def test_inference_at_names_parameters_and_a_sidecar(trained: Path, crl, fse_dir: Path, tmp_path: Path, caplog):
     (tmp_path / "wanted.json").write_text(json.dumps({"RepetitionTime": 5, "EchoTime": 0.05, "InversionTime": 1.2}))
     targets = ["FSE4", [8000, 100, 2000], [9000, 50, 0], str(tmp_path / "wanted.json")]
-    settings = {"dataset_dir": fse_dir, "split": "test", "ckpt_path": trained / "model.pt"}
+    settings = {"dataset_dir": fse_dir, "split": "test", "weights": trained / "model.pt"}
     crl("inference.json", output_dir=tmp_path / "out", targets=targets, **settings).run()
     names = ["FSE4", "TR8000_TE100_TI2000", "TR9000_TE50_TI0", "TR5000_TE50_TI1200"]
     images = made(tmp_path / "out")
@@ -73,7 +73,7 @@ def test_a_subject_s_own_parameters_are_used(trained: Path, crl, fse_dir: Path, 
         entry["parameters"] = {"FSE7": {"TR": 8142, "TE": te, "TI": 0}}
         (tmp_path / "one.json").write_text(json.dumps(subjects))
         settings = {"dataset_dir": fse_dir, "subject_list": tmp_path / "one.json", "split": "test"}
-        output = {"ckpt_path": trained / "model.pt", "output_dir": tmp_path / str(te)}
+        output = {"weights": trained / "model.pt", "output_dir": tmp_path / str(te)}
         crl("inference.json", targets=[8000, 20, 0], **settings, **output).run()
         results.append(made(tmp_path / str(te))[f"{SUBJECT}_TR8000_TE20_TI0.nii.gz"])
     assert not np.allclose(*results, atol=1e-6)
@@ -85,12 +85,12 @@ def test_inference_fills_in_what_is_missing(trained: Path, crl, fse_dir: Path, t
         subjects["test"][0]["images"].pop(name)
     (tmp_path / "some.json").write_text(json.dumps(subjects))
     settings = {"dataset_dir": fse_dir, "subject_list": tmp_path / "some.json", "split": "test"}
-    crl("inference.json", ckpt_path=trained / "model.pt", output_dir=tmp_path / "out", **settings).run()
+    crl("inference.json", weights=trained / "model.pt", output_dir=tmp_path / "out", **settings).run()
     assert made(tmp_path / "out").keys() == {f"{SUBJECT}_{name}.nii.gz" for name in ("FSE4", "FSE9")}
 
 
 def test_sweep_writes_a_series_and_a_picture(trained: Path, crl, fse_dir: Path, tmp_path: Path):
-    settings = {"dataset_dir": fse_dir, "split": "test", "ckpt_path": trained / "model.pt"}
+    settings = {"dataset_dir": fse_dir, "split": "test", "weights": trained / "model.pt"}
     wanted = {"parameter": "TE", "start": 20, "stop": 100, "steps": 5, "at": "FSE5"}
     for _ in range(2):  # what it wrote itself, it replaces
         crl("inference.json", "sweep.json", output_dir=tmp_path / "out", **wanted, **settings).run()
@@ -112,7 +112,7 @@ def test_sweep_writes_a_series_and_a_picture(trained: Path, crl, fse_dir: Path, 
 
 
 def test_error_over_a_grid_of_parameters(trained: Path, crl, fse_dir: Path, tmp_path: Path):
-    settings = {"dataset_dir": fse_dir, "ckpt_path": trained / "model.pt", "output_dir": tmp_path}
+    settings = {"dataset_dir": fse_dir, "weights": trained / "model.pt", "output_dir": tmp_path}
     grid = {"tr": [1500, 6000], "te": [10, 50], "ti": [0, 2000]}
     crl("inference.json", "grid.json", **grid, **settings).run()
     with open(tmp_path / "grid.csv", newline="") as file:
@@ -149,9 +149,9 @@ def test_evaluating_scores_seen_and_unseen_settings(trained: Path, crl, fse_dir:
     ids=["gain, min-max", "downsampling", "sagittal", "two settings"],
 )
 def test_variants_train_and_complete(crl, fse_dir: Path, tmp_path: Path, variant: dict):
-    settings = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "max_epochs": 1, **variant}
+    settings = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "epochs": 1, **variant}
     crl("train.json", output_dir=tmp_path / "eval", **settings).run()
-    use = {**settings, "ckpt_path": tmp_path / "model.pt", "split": "test", "output_dir": tmp_path / "out"}
+    use = {**settings, "weights": tmp_path / "model.pt", "split": "test", "output_dir": tmp_path / "out"}
     crl("inference.json", targets=["FSE7", [5000, 50, 0]], **use).run()
     images = made(tmp_path / "out")
     assert images.keys() == {f"{SUBJECT}_{name}.nii.gz" for name in ("FSE7", "TR5000_TE50_TI0")}

@@ -30,7 +30,7 @@ def test_training_with_the_papers_pairings(workflow, phantom_dir: Path, tmp_path
     held_out = [{**everyone[0], "subject": "held out"}]
     paired = drop_sequences({**subjects, "training": everyone, "validation": held_out, "test": []}, rule="pairs")
     write_subjects(tmp_path / "pairs.json", paired)
-    settings = {"dataset_dir": phantom_dir, "subject_list": tmp_path / "pairs.json", "max_epochs": 1}
+    settings = {"dataset_dir": phantom_dir, "subject_list": tmp_path / "pairs.json", "epochs": 1}
     starts = {"contrastive_start": 0, "sampling_start": 0, "translation_start": 0}
     output = {"ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
     training = workflow(BUNDLE, "train.json", batch_size=4, **settings, **starts, **output)
@@ -70,7 +70,7 @@ def encode(workflow, folder: Path, entries: list[dict], weights: Path, **overrid
     content = {"sequences": NAMES, "training": [], "validation": [], "test": entries}
     (folder / "subjects.json").write_text(json.dumps(content))
     output = folder / "latents"
-    settings = {"dataset_dir": folder, "output_dir": output, "ckpt_path": weights, **overrides}
+    settings = {"dataset_dir": folder, "output_dir": output, "weights": weights, **overrides}
     workflow(BUNDLE, "inference.json", "encode.json", **settings).run()
     return output
 
@@ -160,7 +160,7 @@ def test_volumes_are_encoded_by_windows(workflow, tiny_network, tmp_path: Path):
 
 def test_the_sweep_trains_each_d_with_each_k_once(tiny, phantom_dir: Path, tmp_path: Path):
     options = {key: value for key, value in tiny[BUNDLE].items() if key != "network_def#codes"}
-    grid = {"dimensions": [2, 3], "codes": 8, **options, "max_epochs": 1}
+    grid = {"dimensions": [2, 3], "codes": 8, **options, "epochs": 1}
     sweep(str(phantom_dir), str(tmp_path), **grid)
     with open(tmp_path / "sweep.csv", newline="") as lines:
         rows = list(csv.DictReader(lines))

@@ -57,14 +57,14 @@ def test_it_trains_completes_evaluates_packs_and_is_verified(copied: Path, phant
     bundle = copied / "bundles" / "mri_unet"
     small = str(["configs/train.json", "configs/small.json"])
     data, weights = ("--dataset_dir", phantom_dir), ("--ckpt_dir", tmp_path / "models")
-    schedule = ("--max_epochs", 2, "--val_interval", 1, "--output_dir", tmp_path / "eval")
+    schedule = ("--epochs", 2, "--val_interval", 1, "--output_dir", tmp_path / "eval")
     run(bundle, "monai.bundle", "run", "training", "--config_file", small, *data, *weights, *schedule)
     subjects = read_subjects(phantom_dir)
     entry = subjects["test"][0]
     del entry["images"]["FLAIR"]
     (tmp_path / "lacking.json").write_text(json.dumps({**subjects, "training": [], "validation": []}))
     use = ("--subject_list", tmp_path / "lacking.json", "--output_dir", tmp_path / "out")
-    path = ("--ckpt_path", tmp_path / "models" / "model.pt")
+    path = ("--weights", tmp_path / "models" / "model.pt")
     run(bundle, "monai.bundle", "run", "inference", "--config_file", "configs/inference.json", *data, *use, *path)
     assert (tmp_path / "out" / entry["subject"] / f"{entry['subject']}_FLAIR.nii.gz").exists()
     files = str(["configs/train.json", "configs/evaluate.json"])

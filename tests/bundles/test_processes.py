@@ -41,7 +41,7 @@ def data(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], dict
         (tmp_path / "two.json").write_text(json.dumps(subjects))
         settings = {**(TINY_CRL if bundle == "mri_crl" else tiny[bundle])}
         if bundle == "mri_aldm" and training != "train_autoencoder":
-            settings |= dict.fromkeys(("autoencoder_path", "translation_path"), str(weights_of(bundle)))
+            settings |= dict.fromkeys(("autoencoder_weights", "translation_weights"), str(weights_of(bundle)))
         configs = BUNDLES / bundle / "configs"  # ALDM's three trainings have options of their own
         settings = known_options([configs / f"{training}.json", configs / "multi_gpu_train.json"], settings)
         return {**settings, "dataset_dir": str(folder), "subject_list": str(tmp_path / "two.json")}
@@ -80,7 +80,7 @@ SMALL = {"mri_seq2seq": [32, 32, 3], "mri_vq_seq2seq": [32, 32, 1], "mri_aldm": 
 
 @pytest.mark.parametrize("bundle", ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm"])
 def test_command_line(bundle: str, phantom_dir: Path, tmp_path: Path):
-    small = {"dataset_dir": phantom_dir, "max_epochs": 1, "val_interval": 1, "roi_size": SMALL[bundle]}
+    small = {"dataset_dir": phantom_dir, "epochs": 1, "val_interval": 1, "roi_size": SMALL[bundle]}
     run(bundle, tmp_path, FIRST.get(bundle, "train.json"), "small.json", **small)
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     first, width = ("autoencoder.encoder.blocks.0.conv", 8) if bundle == "mri_aldm" else ("encoder.0.conv", 16)
@@ -131,7 +131,7 @@ def test_the_last_line_is_the_reason(run_id: str, files: list[str], option: str,
 
 
 def test_a_training_that_is_terminated_says_how_to_go_on(phantom_dir: Path, tmp_path: Path):
-    small = {"dataset_dir": phantom_dir, "max_epochs": 1000, "roi_size": SMALL["mri_seq2seq"]}
+    small = {"dataset_dir": phantom_dir, "epochs": 1000, "roi_size": SMALL["mri_seq2seq"]}
     process = start("mri_seq2seq", tmp_path, "train.json", "small.json", **small)
     while not (tmp_path / "last.pt").exists() and process.poll() is None:
         time.sleep(0.1)
@@ -151,7 +151,7 @@ def test_two_processes_and_again(bundle: str, training: str, data: Callable[...,
     settings = {**data(bundle, training), "training": ["$@train#trainer.run()", RECORD]}
     launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2")
     for epochs in (1, 2):
-        settings["max_epochs"] = epochs
+        settings["epochs"] = epochs
         run(bundle, tmp_path, f"{training}.json", "multi_gpu_train.json", launcher=launcher, **settings)
         check_ranks(tmp_path, epochs)
 
@@ -163,7 +163,7 @@ def test_two_agents(data: Callable[..., dict[str, Any]], tmp_path: Path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = ("--rdzv_id=x", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}")
-    settings = {**data("mri_seq2seq"), "max_epochs": 1, "training": ["$@train#trainer.run()", RECORD]}
+    settings = {**data("mri_seq2seq"), "epochs": 1, "training": ["$@train#trainer.run()", RECORD]}
     launcher = (*TORCHRUN, "--nnodes=2", "--nproc_per_node=1", *meeting)
     configs = "train.json", "multi_gpu_train.json"
     agents = [start("mri_seq2seq", tmp_path, *configs, launcher=launcher, **settings) for _ in range(2)]
@@ -223,7 +223,7 @@ def test_federated(bundle: str, training: str, data: Callable[..., dict[str, Any
 @pytest.mark.full
 def test_tracking_by_mlflow(data: Callable[..., dict[str, Any]], tmp_path: Path):
     pytest.importorskip("mlflow", reason="requirements-mlflow.txt is not installed")
-    options = {**data("mri_seq2seq"), "max_epochs": 1, "tracking": "mlflow", "experiment_name": "trial"}
+    options = {**data("mri_seq2seq"), "epochs": 1, "tracking": "mlflow", "experiment_name": "trial"}
     run("mri_seq2seq", tmp_path, "train.json", **options)
     [database] = (tmp_path / "eval").rglob("*.db")
     with sqlite3.connect(database) as found:
@@ -236,7 +236,7 @@ def test_killed_and_started_again(phantom_dir: Path, tmp_path: Path):
     """SIGKILL in the middle, and the same command once more: the weights of a run that nothing disturbed."""
     arguments = {
         "dataset_dir": phantom_dir,
-        "max_epochs": 12,
+        "epochs": 12,
         "val_interval": 4,
         "roi_size": SMALL["mri_seq2seq"],
         "ema_decay": 0.9,

@@ -30,8 +30,8 @@ def served(workflow, crl, weights_of, crl_weights, phantom_dir: Path, fse_dir: P
         patient["images"].pop(target)
         write_subjects(folder / "one.json", {**subjects, "training": [], "validation": []})
         options = {"dataset_dir": data, "subject_list": folder / "one.json", "output_dir": folder / "out"}
-        options |= {"ckpt_path": crl_weights if bundle == "mri_crl" else weights_of(bundle)}
-        options |= {"export_path": folder / "model.ts", "device": "cpu"}
+        options |= {"weights": crl_weights if bundle == "mri_crl" else weights_of(bundle)}
+        options |= {"output_file": folder / "model.ts", "device": "cpu"}
         if bundle == "mri_aldm":
             options |= {"sampler": "ddim", "steps": 2}
         files = ("inference.json", "export.json")

@@ -49,7 +49,7 @@ def test_no_file_tells_of_the_disk(bundle: str, run, data: Path, tmp_path: Path,
     folders = {"dataset_dir": data, "ckpt_dir": tmp_path / "models"}
     run("train.json", output_dir=tmp_path / "training", **folders)
     weights = tmp_path / "models" / "model.pt"
-    completed = {"dataset_dir": data, "ckpt_path": weights, "output_dir": tmp_path / "completed", "split": "test"}
+    completed = {"dataset_dir": data, "weights": weights, "output_dir": tmp_path / "completed", "split": "test"}
     run("inference.json", **completed)
     if bundle == "mri_vq_seq2seq":
         run("inference.json", "encode.json", **completed)

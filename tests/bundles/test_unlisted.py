@@ -38,7 +38,7 @@ def everything(folder: Path) -> set[str]:
 @pytest.mark.parametrize("bundle", ["mri_seq2seq", "mri_vq_seq2seq"])
 def test_a_folder_is_completed_without_a_list(workflow, weights_of, scans: Path, tmp_path: Path, bundle: str, caplog):
     before = everything(scans)
-    options = {"dataset_dir": scans, "ckpt_path": weights_of(bundle), "output_dir": tmp_path / "out"}
+    options = {"dataset_dir": scans, "weights": weights_of(bundle), "output_dir": tmp_path / "out"}
     with caplog.at_level("INFO"):
         workflow(bundle, "inference.json", **options).run()
     [said] = [line for line in caplog.messages if "Without a list" in line]
@@ -53,7 +53,7 @@ def test_a_folder_is_completed_without_a_list(workflow, weights_of, scans: Path,
 
 def test_made_images_are_never_taken_for_acquired_ones(workflow, tiny_weights: Path, scans: Path, tmp_path: Path):
     """Completed into the very folder, and once more."""
-    options = {"dataset_dir": scans, "ckpt_path": tiny_weights, "pattern": "{subject}/*{sequence}.nii.gz"}
+    options = {"dataset_dir": scans, "weights": tiny_weights, "pattern": "{subject}/*{sequence}.nii.gz"}
     workflow("mri_seq2seq", "inference.json", output_dir=scans, **options).run()
     first = {path: path.read_bytes() for path in scans.rglob("*FLAIR.nii.gz")}
     assert len(first) == 2 and all(nib.load(path).header["descrip"].item() == b"synthesised" for path in first)
@@ -84,7 +84,7 @@ def test_what_is_not_clear_is_asked(
     for name in more:
         (scans / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(scans / "phantom_000" / "T1.nii.gz", scans / name)
-    settings = {"dataset_dir": scans, "ckpt_path": tiny_weights, "output_dir": tmp_path / "out", **options}
+    settings = {"dataset_dir": scans, "weights": tiny_weights, "output_dir": tmp_path / "out", **options}
     with pytest.raises(RuntimeError) as error:
         workflow("mri_seq2seq", "inference.json", **settings).run()
     said = message(error.value)
@@ -98,7 +98,7 @@ def test_a_training_still_needs_a_list(workflow, scans: Path, tmp_path: Path):
 
 
 def test_pattern_and_list_are_not_given_together(workflow, tiny_weights: Path, scans: Path, tmp_path: Path):
-    settings = {"dataset_dir": scans, "ckpt_path": tiny_weights, "output_dir": tmp_path / "out"}
+    settings = {"dataset_dir": scans, "weights": tiny_weights, "output_dir": tmp_path / "out"}
     both = {"pattern": "{subject}/{sequence}.nii.gz", "subject_list": tmp_path / "mine.json"}
     with pytest.raises(RuntimeError) as error:
         workflow("mri_seq2seq", "inference.json", **settings, **both).run()
@@ -109,7 +109,7 @@ def test_a_folder_of_dicom_is_told_to_be_converted(workflow, tiny_weights: Path,
     (tmp_path / "dicom").mkdir()
     (tmp_path / "dicom" / "IM0001").write_bytes(bytes(200))
     with pytest.raises(RuntimeError) as error:
-        workflow("mri_seq2seq", "inference.json", dataset_dir=tmp_path / "dicom", ckpt_path=tiny_weights).run()
+        workflow("mri_seq2seq", "inference.json", dataset_dir=tmp_path / "dicom", weights=tiny_weights).run()
     assert "dcm2niix" in message(error.value)
 
 
@@ -119,6 +119,6 @@ def test_settings_are_found_by_their_names(crl, crl_weights: Path, fse_dir: Path
         (tmp_path / "scans" / "A").mkdir(parents=True, exist_ok=True)
         source = fse_dir / "phantom_003" / f"phantom_003_{name}.nii.gz"
         shutil.copyfile(source, tmp_path / "scans" / "A" / f"{name}.nii.gz")
-    options = {"dataset_dir": tmp_path / "scans", "ckpt_path": crl_weights, "output_dir": tmp_path / "out", "steps": 2}
+    options = {"dataset_dir": tmp_path / "scans", "weights": crl_weights, "output_dir": tmp_path / "out", "steps": 2}
     crl("inference.json", "sweep.json", **options).run()
     assert (tmp_path / "out" / "A" / "A_sweep_TI.nii.gz").exists()

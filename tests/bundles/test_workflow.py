@@ -66,7 +66,7 @@ def test_inference_fills_in_the_withheld_sequence(
     entry["withheld"] = {"FLAIR": entry["images"].pop("FLAIR")}
     (tmp_path / "withheld.json").write_text(json.dumps(subjects))
     settings = {"dataset_dir": phantom_dir, "subject_list": tmp_path / "withheld.json", "split": "test"}
-    output = {"ckpt_path": trained / "model.pt", "output_dir": tmp_path / "out"}
+    output = {"weights": trained / "model.pt", "output_dir": tmp_path / "out"}
     workflow(bundle, "inference.json", **settings, **output).run()
     subject = entry["subject"]
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
@@ -92,7 +92,7 @@ def test_uncertainty_lies_beside_the_image(
     second["images"] = {"T2": second["images"]["T2"]}
     (tmp_path / "few.json").write_text(json.dumps({**subjects, "training": [first, second]}))
     settings = {"dataset_dir": phantom_dir, "subject_list": tmp_path / "few.json", "split": "training"}
-    output = {"ckpt_path": weights_of(bundle), "output_dir": tmp_path / "out", "targets": "FLAIR"}
+    output = {"weights": weights_of(bundle), "output_dir": tmp_path / "out", "targets": "FLAIR"}
     workflow(bundle, "inference.json", uncertainty="true", **settings, **output).run()
     written = {path.name for path in (tmp_path / "out").rglob("*.nii.gz")}
     names = [f"{first['subject']}_FLAIR", f"{second['subject']}_FLAIR", f"{first['subject']}_FLAIR_uncertainty"]
@@ -174,9 +174,9 @@ VARIANTS = {
 @pytest.mark.parametrize(("bundle", "name"), [(bundle, name) for bundle in VARIANTS for name in VARIANTS[bundle]])
 def test_variants_train_complete_and_evaluate(workflow, phantom_dir: Path, tmp_path: Path, bundle: str, name: str):
     variant = VARIANTS[bundle][name]
-    settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "max_epochs": 1, **variant}
+    settings = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path, "epochs": 1, **variant}
     workflow(bundle, "train.json", output_dir=tmp_path / "eval", **settings).run()
-    use = {**settings, "ckpt_path": tmp_path / "model.pt", "split": "test"}
+    use = {**settings, "weights": tmp_path / "model.pt", "split": "test"}
     workflow(bundle, "inference.json", output_dir=tmp_path / "out", targets="all", **use).run()
     images = {path.name: nib.load(path).get_fdata() for path in (tmp_path / "out").rglob("*.nii.gz")}
     names = variant.get("sequences", NAMES)

@@ -31,7 +31,7 @@ def check(*files: str | Path, **options: Any) -> None:
 @pytest.mark.parametrize(
     ("file", "option", "answer"),
     [
-        ("train.json", "max_epoch", "--max_epoch of .*train.json; did you mean --max_epochs"),
+        ("train.json", "max_epoch", "--max_epoch of .*train.json; did you mean --epochs"),
         ("train.json", "normalization", "did you mean --normalisation"),
         ("inference.json", "target", "did you mean --targets"),
         ("inference.json", "outputdir", "did you mean --output_dir"),
@@ -43,7 +43,7 @@ def check(*files: str | Path, **options: Any) -> None:
         ("train.json", "train#trainer#max_epoch", "did you mean --train#trainer#max_epochs"),
         ("train.json", "train#random_transforms#0#porb", "did you mean --train#random_transforms#0#prob"),
         ("train.json", "split", "belongs to evaluate.json, inference.json"),
-        ("inference.json", "max_epochs", "belongs to small.json, train.json"),
+        ("inference.json", "epochs", "belongs to small.json, train.json"),
         ("train.json", "experiment_name", "There is no option --experiment_name"),
     ],
 )
@@ -52,7 +52,7 @@ def test_a_misspelt_option_is_refused_with_the_nearest_name(file: str, option: s
         check(file, **{option: 3})
 
 
-@pytest.mark.parametrize("name", ["max_epochs", "learning_rate", "slab"])
+@pytest.mark.parametrize("name", ["epochs", "learning_rate", "slab"])
 def test_text_where_a_number_belongs_is_refused(name: str):
     with pytest.raises(ValueError, match=f"{name} is 'abc'; it must be a number, such as "):
         check("train.json", **{name: "abc"})
@@ -82,7 +82,7 @@ def test_an_overlay_changes_what_is_there_or_adds_what_is_used(tmp_path: Path):
         {"section": {"rate": 1e-3}, "learning_rate": "@section#rate"},
         {"section": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()"}, "optimizer": "%section"},
         {"mine": "%run"},
-        {"uncertainty": True, "max_epochs": 2},  # one overlay for training and inference
+        {"uncertainty": True, "epochs": 2},  # one overlay for training and inference
         {"+train#handlers": [], "imports": ["$import os"], "_note": "mine"},
     ):
         file.write_text(json.dumps(overlay))
@@ -124,10 +124,10 @@ def test_what_is_run_is_named():
 
 def test_options_of_several_configurations():
     """A program may give all of them to each; a command passes on what each has."""
-    check_known([CONFIGS / "inference.json"], {"max_epochs": 3}, command=False)
-    with pytest.raises(ValueError, match="did you mean --max_epochs"):
+    check_known([CONFIGS / "inference.json"], {"epochs": 3}, command=False)
+    with pytest.raises(ValueError, match="did you mean --epochs"):
         check_known([CONFIGS / "inference.json"], {"max_epoch": 3}, command=False)
-    assert known_options([CONFIGS / "inference.json"], {"max_epochs": 3, "slab": 4, "run_id": "x"}) == {
+    assert known_options([CONFIGS / "inference.json"], {"epochs": 3, "slab": 4, "run_id": "x"}) == {
         "slab": 4,
         "run_id": "x",
     }

@@ -102,11 +102,11 @@ def test_forms_hold_json_objects(server: Server, params: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"max_epochs": float("inf")}, "must all be numbers"),
-        ({"max_epochs": -1}, "max_epochs must be above 0"),
+        ({"epochs": float("inf")}, "must all be numbers"),
+        ({"epochs": -1}, "epochs must be above 0"),
         ({"batch_size": 0.5}, "whole numbers"),
         ({"learning_rate": float("nan")}, "finite"),
-        ({"max_epoch": 1}, "did you mean 'max_epochs'?"),
+        ({"epoch": 1}, "did you mean 'epochs'?"),
         ({"device": "$x"}, "it must be cpu"),
         ({"model": "none"}, "this server has mri_seq2seq"),
         ({"model": [1]}, "this server has mri_seq2seq"),

@@ -50,7 +50,7 @@ def test_an_image_lies_on_the_chosen_ones_grid(
     assert list(sidecar["sources"]) == [name for name in entry["images"] if name != target]
     assert (sidecar["target"], sidecar["grid"]) == (target, os.path.relpath(entry["images"][image], studies.folder))
     listed = {"dataset_dir": studies.list.parent, "split": "all", "targets": [target]}
-    workflow("mri_seq2seq", "inference.json", output_dir=tmp_path, ckpt_path=served.weights, **listed).run()
+    workflow("mri_seq2seq", "inference.json", output_dir=tmp_path, weights=served.weights, **listed).run()
     alone = nib.load(tmp_path / subject / f"{subject}_{target}.nii.gz")
     assert np.array_equal(made.get_fdata(), alone.get_fdata()) and made.get_fdata().std() > 0
     path.unlink()
@@ -91,8 +91,8 @@ def test_no_expression_reaches_a_configuration(served: ServedBundle, studies: St
         served.score(studies, EVIL)
     for bad in (EVIL, [1], {}):
         with pytest.raises(ValueError, match="must all be numbers"):
-            training_options({"max_epochs": bad})
-    assert training_options({"max_epochs": "3", "ckpt_dir": "/", "network": EVIL}) == {"max_epochs": 3}
+            training_options({"epochs": bad})
+    assert training_options({"epochs": "3", "ckpt_dir": "/", "network": EVIL}) == {"epochs": 3}
     assert "evaluated" not in capsys.readouterr().out
 
 
@@ -118,11 +118,11 @@ def test_trained_here_and_used_at_once(name: str, overlay: Callable, studies: St
         bundle.synthesise(studies, entry, "T1", None)
     with pytest.raises(FileNotFoundError, match="no weights"):
         bundle.train(studies)
-    bundle.train(studies, pretrained=False, max_epochs=1)
+    bundle.train(studies, pretrained=False, epochs=1)
     first = torch.load(bundle.weights, weights_only=True)
     path, before = bundle.synthesise(studies, entry, "T1", None)
     path.unlink()
-    bundle.train(studies, learning_rate=1e-9, max_epochs=1)
+    bundle.train(studies, learning_rate=1e-9, epochs=1)
     second = torch.load(bundle.weights, weights_only=True)
     path, after = bundle.synthesise(studies, entry, "T1", None)
     path.unlink()
@@ -157,7 +157,7 @@ def test_parameters_for_a_target(tmp_path: Path):
     )
     bundle = ServedBundle(BUNDLES / "mri_crl", ["small", str(tmp_path / "tiny.json")], tmp_path / "work")
     studies = Studies(tmp_path / "studies", tmp_path / "work")
-    bundle.train(studies, pretrained=False, max_epochs=1)
+    bundle.train(studies, pretrained=False, epochs=1)
     entry = studies.entries["phantom_001"]
     path, sidecar = bundle.synthesise(studies, entry, "FSE1", [8000, "100", 2000])
     assert sidecar["target"] == "TR8000_TE100_TI2000" and len(sidecar["sources"]) == 9

@@ -40,7 +40,7 @@ def test_an_image_on_a_rotated_and_a_sheared_grid(
     like = nib.load(images[sequence])
     assert made.shape == like.shape and np.array_equal(made.affine, like.affine) and made.get_data_dtype() == np.float32
     listed = {"dataset_dir": server.studies, "split": "all", "targets": [target], "output_dir": tmp_path}
-    workflow(name, "inference.json", ckpt_path=weights_of(name), device="cpu", **listed).run()
+    workflow(name, "inference.json", weights=weights_of(name), device="cpu", **listed).run()
     alone = nib.load(tmp_path / subject / f"{subject}_{target}.nii.gz").get_fdata()
     np.testing.assert_allclose(made.get_fdata(), alone, rtol=1e-5, atol=1e-5 * alone.max())
     assert alone.std() > 0
@@ -71,7 +71,7 @@ def test_errors_say_what_to_do(server: Server, tmp_path: Path):
     assert "There is no image 'nobody_T1' in the studies" in server.refused("/infer/mri_seq2seq?image=nobody_T1")
     assert "this server has mri_seq2seq, mri_vq_seq2seq" in server.refused("/infer/mri_none?image=phantom_003_T1")
     assert "this server has" in server.refused("/scoring/declared?run_sync=true")
-    assert "must all be numbers" in server.refused("/train/mri_seq2seq?run_sync=true", {"max_epochs": "$1"})
+    assert "must all be numbers" in server.refused("/train/mri_seq2seq?run_sync=true", {"epochs": "$1"})
     assert "must be one of training" in server.refused(
         "/scoring/declared?run_sync=true", {"model": NAMES[0], "split": "$1"}
     )

@@ -180,7 +180,7 @@ class MeasureLatents:
         if goes_on and self.dataset.cache_dir.name != self.dataset.digest(network):
             raise ValueError(
                 "The training that goes on here was begun with other weights of an earlier stage. Name those "
-                "(--autoencoder_path, --translation_path), or begin anew in another --ckpt_dir."
+                "(--autoencoder_weights, --translation_weights), or begin anew in another --ckpt_dir."
             )
         rank, world = 0, 1
         if distributed := is_distributed():

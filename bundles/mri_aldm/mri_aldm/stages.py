@@ -1,6 +1,6 @@
 """The three trainings, what each takes from those before it, and one command for all.
 
-    python -m mri_aldm.stages --dataset_dir DIR [--overlays small] [any option of the trainings]
+    python -m mri_aldm.stages --dataset_dir DIR [--overlay small] [any option of the trainings]
 
 It is run in the bundle's folder. A training that is finished is passed over, one that was killed goes on.
 """
@@ -52,7 +52,7 @@ class Begun(Resumed):
 
 
 def begin_translation(
-    network: ALDM, autoencoder_path: str, joint: bool | str = False, checkpointing: bool | str = False
+    network: ALDM, autoencoder_weights: str, joint: bool | str = False, checkpointing: bool | str = False
 ) -> ALDM:
     """The network with stage 1's autoencoder, frozen; for a joint training as it is.
 
@@ -61,13 +61,13 @@ def begin_translation(
     """
     if not switch(joint, "joint"):
         network.requires_grad_(False)
-        _take(network, ["autoencoder"], "autoencoder", autoencoder_path)
+        _take(network, ["autoencoder"], "autoencoder", autoencoder_weights)
         network.translator.requires_grad_(True)
     return with_checkpointing(network, checkpointing)
 
 
 def begin_diffusion(
-    network: ALDM, autoencoder_path: str, translation_path: str, checkpointing: bool | str = False
+    network: ALDM, autoencoder_weights: str, translation_weights: str, checkpointing: bool | str = False
 ) -> ALDM:
     """The network with autoencoder and MS-SPADE (which lie in one file; without MS-SPADE, stage 1's), both frozen.
 
@@ -81,9 +81,9 @@ def begin_diffusion(
         )
     network.requires_grad_(False)
     if network.translator is None:
-        _take(network, ["autoencoder"], "autoencoder", autoencoder_path)
+        _take(network, ["autoencoder"], "autoencoder", autoencoder_weights)
     else:
-        _take(network, ["autoencoder", "translator"], "translation", translation_path)
+        _take(network, ["autoencoder", "translator"], "translation", translation_weights)
     network.denoiser.requires_grad_(True)
     return with_checkpointing(network, checkpointing)
 
@@ -136,7 +136,7 @@ stage_trainer.passes_on = "usual_trainer"
 
 
 def train_all(
-    dataset_dir: str, ckpt_dir: str = "models", output_dir: str = "eval", overlays: str = "", **options: object
+    dataset_dir: str, ckpt_dir: str = "models", output_dir: str = "eval", overlay: str = "", **options: object
 ) -> None:
     """Trains autoencoder, MS-SPADE and diffusion, one after another.
 
@@ -144,7 +144,7 @@ def train_all(
         dataset_dir: folder with the subject list.
         ckpt_dir: `autoencoder/`, `translation/` and `model.pt` of the diffusion go here.
         output_dir: curves, in a folder per training.
-        overlays: names of configurations to lay over each of them, separated by commas, such as "small".
+        overlay: names of configurations to lay over each of them, separated by commas, such as "small".
         options: as in `python -m monai.bundle run`, for each of the trainings that has them.
 
     Raises:
@@ -152,7 +152,7 @@ def train_all(
         SystemExit: one of them failed; those before it need not be repeated.
     """
     method, joint = str(options.get("method", "aldm")), switch(options.get("joint", False), "joint")
-    files = {stage: [f"configs/{n}.json" for n in [config, *words(overlays)]] for stage, config in TRAININGS.items()}
+    files = {stage: [f"configs/{n}.json" for n in [config, *words(overlay)]] for stage, config in TRAININGS.items()}
     known = [known_options(each, options) for each in files.values()]
     check_known(files["diffusion"], {name: options[name] for name in options.keys() - set().union(*known)})
     for stage in TRAININGS:

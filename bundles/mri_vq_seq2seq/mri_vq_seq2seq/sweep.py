@@ -2,7 +2,7 @@
 
     python -m mri_vq_seq2seq.sweep --dataset_dir DIR --output_dir DIR --dimensions 1,2,3 --codes 64,256,1024
 
-Further options are those of training, such as `--max_epochs 100`.
+Further options are those of training, such as `--epochs 100`.
 """
 
 from __future__ import annotations

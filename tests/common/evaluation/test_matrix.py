@@ -68,7 +68,7 @@ def evaluated(phantom_dir: Path, workflow, tiny_weights: Path, tmp_path_factory)
             "evaluate.json",
             dataset_dir=folder,
             output_dir=folder / "scores",
-            ckpt_path=tiny_weights,
+            weights=tiny_weights,
             seed=5,
             conventions="declared",
             regions="lesion",
@@ -148,7 +148,7 @@ def test_the_rivals_get_what_the_network_gets(phantom_dir: Path, workflow, tiny_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ScoreMatrix, "update", keep)
-        settings = {"dataset_dir": phantom_dir, "output_dir": tmp_path, "ckpt_path": tiny_weights}
+        settings = {"dataset_dir": phantom_dir, "output_dir": tmp_path, "weights": tiny_weights}
         disturbed = {"truth": "reference", "disturbance": "noise", "level": 3}
         workflow("mri_seq2seq", "train.json", "evaluate.json", **settings, **disturbed).run()
     assert (seen["source"] - seen["label"])[seen["label"] > 0].std() > 0.05
@@ -169,7 +169,7 @@ def test_all_conventions_several_sources_and_kept_volumes(
         "evaluate.json",
         dataset_dir=phantom_dir,
         output_dir=tmp_path,
-        ckpt_path=tiny_weights,
+        weights=tiny_weights,
         conventions=list(CONVENTIONS),
         split="training",
         multi_source=True,
@@ -203,7 +203,7 @@ def test_an_unknown_convention_is_refused_at_once(workflow, phantom_dir: Path, t
             "evaluate.json",
             dataset_dir=phantom_dir,
             output_dir=tmp_path,
-            ckpt_path=tiny_weights,
+            weights=tiny_weights,
             conventions=["psnr"],
         ).run()
     assert "declared" in str(root_cause(error.value))

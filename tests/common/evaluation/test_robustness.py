@@ -104,7 +104,7 @@ def test_the_bundle_s_run(workflow, phantom_dir: Path, tiny_weights: Path, tmp_p
         "train.json",
         "evaluate.json",
         "robustness.json",
-        ckpt_path=tiny_weights,
+        weights=tiny_weights,
         num_workers=1,
         **settings,
     )

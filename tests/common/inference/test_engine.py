@@ -58,7 +58,7 @@ def test_bad_subjects_are_named_and_good_ones_written(workflow, tiny_weights: Pa
     for subject, (how, _) in damage.items():
         spoil(folder / f"{subject}_T2.nii.gz", how)
     out = folder / "out"
-    inference = workflow("mri_seq2seq", "inference.json", dataset_dir=folder, output_dir=out, ckpt_path=tiny_weights)
+    inference = workflow("mri_seq2seq", "inference.json", dataset_dir=folder, output_dir=out, weights=tiny_weights)
     with pytest.raises(SystemExit, match=f"^{len(damage)} of 4 subjects failed:") as error:
         inference.run()
     lines = str(error.value).splitlines()
@@ -72,7 +72,7 @@ def test_bad_subjects_are_named_and_good_ones_written(workflow, tiny_weights: Pa
 
 
 def test_a_network_that_fails_is_reported_too(workflow, tiny_weights: Path, folder: Path):
-    settings = {"dataset_dir": folder, "output_dir": folder / "out", "ckpt_path": tiny_weights, "slab": 100}
+    settings = {"dataset_dir": folder, "output_dir": folder / "out", "weights": tiny_weights, "slab": 100}
     inference = workflow("mri_seq2seq", "inference.json", **settings)
     complete = inference.network_def.complete
     calls = []
@@ -93,13 +93,13 @@ def test_a_network_that_fails_is_reported_too(workflow, tiny_weights: Path, fold
 def test_good_subjects_end_without_an_exit(workflow, tiny_weights: Path, folder: Path):
     for _ in range(2):  # and what was written may be written again
         workflow(
-            "mri_seq2seq", "inference.json", dataset_dir=folder, output_dir=folder / "out", ckpt_path=tiny_weights
+            "mri_seq2seq", "inference.json", dataset_dir=folder, output_dir=folder / "out", weights=tiny_weights
         ).run()
     assert len(list((folder / "out").rglob("*.nii.gz"))) == 4
 
 
 def inference(workflow, weights: Path, folder: Path, **options: Any) -> Any:
-    settings = {"dataset_dir": folder, "output_dir": folder / "out", "ckpt_path": weights, **options}
+    settings = {"dataset_dir": folder, "output_dir": folder / "out", "weights": weights, **options}
     return workflow("mri_seq2seq", "inference.json", **settings).parser.get_parsed_content("evaluator")
 
 

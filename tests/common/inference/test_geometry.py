@@ -78,7 +78,7 @@ def completed(tmp_path_factory, workflow, tiny_weights: Path) -> Path:
         }
         entries.append({"subject": axes, "images": files})
     (folder / "subjects.json").write_text(json.dumps({"sequences": list(SCALE), "test": entries}))
-    run(workflow, folder, folder / "out", ckpt_path=tiny_weights)
+    run(workflow, folder, folder / "out", weights=tiny_weights)
     return folder
 
 
@@ -131,8 +131,8 @@ def test_a_source_on_another_grid_lands_in_its_place(workflow, tiny_weights: Pat
     subjects = {"sequences": ["T1", "T2"], "test": [{"subject": "sub-7", "images": files}]}
     (tmp_path / "subjects.json").write_text(json.dumps(subjects))
     with pytest.raises(SystemExit, match=r"sub-7: .*T2 and T1 lie on different grids.*--grid"):
-        run(workflow, tmp_path, tmp_path / "out", ckpt_path=tiny_weights, targets="T1Gd")
-    run(workflow, tmp_path, tmp_path / "out", ckpt_path=tiny_weights, targets="T1Gd", grid="T1")
+        run(workflow, tmp_path, tmp_path / "out", weights=tiny_weights, targets="T1Gd")
+    run(workflow, tmp_path, tmp_path / "out", weights=tiny_weights, targets="T1Gd", grid="T1")
     made = nib.load(tmp_path / "out/sub-7/sub-7_T1Gd.nii.gz")
     assert np.array_equal(made.affine, nib.load(files["T1"]).affine)
     np.testing.assert_allclose(made.get_fdata() / 200, normalised(voxels), atol=1e-3)
@@ -144,7 +144,7 @@ def test_real_images_come_back_on_their_grid(workflow, tiny_weights: Path, tmp_p
     subjects = {"sequences": list(files), "test": [{"subject": name, "images": files}]}
     (tmp_path / "subjects.json").write_text(json.dumps(subjects))
     grid = "T1Gd" if "native" in name else ""
-    run(workflow, tmp_path, tmp_path / "out", ckpt_path=tiny_weights, targets="FLAIR", grid=grid)
+    run(workflow, tmp_path, tmp_path / "out", weights=tiny_weights, targets="FLAIR", grid=grid)
     acquired, made = nib.load(files[grid or "T1"]), nib.load(tmp_path / "out" / name / f"{name}_FLAIR.nii.gz")
     assert np.array_equal(made.affine, acquired.affine) and made.shape == acquired.shape
     for form in ("sform", "qform"):

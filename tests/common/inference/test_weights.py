@@ -23,7 +23,7 @@ def test_loaded_weights_are_the_file_s(tmp_path: Path):
 
 
 def test_a_missing_file_is_an_error_that_says_what_to_do(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"none.pt.*training.*--ckpt_path"):
+    with pytest.raises(FileNotFoundError, match=r"none.pt.*training.*--weights"):
         load_weights(nn.Linear(3, 2), str(tmp_path / "none.pt"))
 
 

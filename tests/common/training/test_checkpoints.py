@@ -112,7 +112,7 @@ def test_what_no_shape_shows_is_described_and_checked(tmp_path: Path):
 def test_finished_training(tmp_path: Path):
     Training(tmp_path).run(2)
     again = Training(tmp_path)
-    with pytest.raises(ValueError, match=r"last.pt has 2 epochs and max_epochs is 2.*--max_epochs.*--ckpt_dir"):
+    with pytest.raises(ValueError, match=r"last.pt has 2 epochs and --epochs is 2.*--epochs.*--ckpt_dir"):
         again.run(2)
     assert again.epochs == []
 
