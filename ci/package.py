@@ -84,6 +84,7 @@ def _package(bundle: Path, weights: str, overlay: str, card: str, source: str, l
                 shutil.copyfile(path, copy)
         shutil.rmtree(packed / bundle.name / "common")  # the stub that points to the repository's
         shutil.copytree(ROOT / "common", packed / bundle.name / "common", ignore=LEFT_OUT)
+        shutil.copyfile(ROOT / "mri-contrast", packed / "mri-contrast")
         if weights:
             (packed / "models").mkdir(exist_ok=True)
             (packed / "models" / "model.json").unlink(missing_ok=True)
@@ -171,7 +172,7 @@ def _zip(folder: Path, archive: Path) -> None:
     with replacing(archive) as partial, ZipFile(partial, "w", ZIP_DEFLATED) as file:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             entry = ZipInfo(path.relative_to(folder.parent).as_posix(), EPOCH)
-            entry.external_attr = 0o644 << 16
+            entry.external_attr = (0o755 if path.name == "mri-contrast" else 0o644) << 16
             entry.compress_type = ZIP_DEFLATED
             file.writestr(entry, path.read_bytes())
 

@@ -16,7 +16,7 @@ COMMON = Path(__file__).resolve().parents[1] / "common"
 BASE = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 # What a user of a package runs: these configurations, and the commands on data. All else is extra.
 CONFIGS = ("inference.json", "train*.json")
-COMMANDS = "common.data.__main__"
+COMMANDS = ("common.__main__", "common.workflows", "common.data.layouts", "common.data.check")
 # Needed without an import here, by the word that makes MONAI ask for it.
 ASKED_FOR = {"DiffusionModelUNet": "einops", "TensorBoardStatsHandler": "tensorboard", "download_large_files": "pyyaml"}
 MONAI_BUNDLE = "fire"  # and `python -m monai.bundle` itself
@@ -36,7 +36,7 @@ def needed_packages(bundle: Path) -> tuple[set[str], set[str]]:
     """
     modules = _modules(bundle)
     reached: set[str] = set()
-    waiting = {f"{bundle.name}.{COMMANDS}", *_named(bundle, modules)}
+    waiting = ({f"{bundle.name}.{each}" for each in COMMANDS} & modules.keys()) | _named(bundle, modules)
     while waiting:
         name = waiting.pop()
         reached.add(name)

@@ -12,8 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from common.options import run_command
-
-from .runs import run_bundle
+from common.workflows import run_workflow
 
 
 def seams(
@@ -34,12 +33,12 @@ def seams(
         target: what is made, for every subject, from its other sequences.
         split: of the subject list.
     """
-    files = {"weights": Path(weights).resolve(), "dataset_dir": Path(dataset_dir).resolve(), "split": split}
+    files = {"weights": weights, "dataset_dir": dataset_dir, "split": split}
     options = {"targets": [target]}
     with tempfile.TemporaryDirectory() as folder:
         for name, size in (("windows", np.broadcast_to(window, 3).tolist()), ("whole", list(whole))):
             output = {"roi_size": size, "output_dir": f"{folder}/{name}"}
-            run_bundle("mri_seq2seq", "inference", ["inference"], **output, **options, **files)
+            run_workflow("mri_seq2seq", "inference", ["inference"], **output, **options, **files)
         changes = []
         for path in sorted(Path(folder, "whole").rglob("*.nii.gz")):
             at_once, by_windows = (

@@ -1,4 +1,4 @@
-"""Demonstration weights by one command: `./ci/weights NAME [--input DIR]`.
+"""Demonstration weights by one command: `./ci/weights NAME [--dataset_dir DIR]`.
 
 A phantom is simulated, the small network (configs/small.json) trained on it, its test subjects scored against their
 noise-free truth, a model card written, and bundle, weights and card packed into dist/. All else lies in demo/<name>/.
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ci.package import package
-from ci.runs import ROOT, bundle_folder, run_bundle, run_module, simulate, train_bundle
+from ci.runs import ROOT, simulate
+from common import workflows
 from common.data.subjects import read_subjects
 from common.evaluation.scores import ScoreTable
 from common.files import write_text
@@ -72,7 +73,7 @@ TRUTH = {"reference": "the images without bias and noise", "images": "the acquir
 def weights(
     name: str,
     *,
-    input: str = "",
+    dataset_dir: str = "",
     overlay: str = "small",
     epochs: int = 0,
     subjects: int = 40,
@@ -85,7 +86,7 @@ def weights(
 
     Args:
         name: folder of bundles/.
-        input: folder of real scans with a subject list (`python -m common.data list DIR`); its test subjects are scored
+        dataset_dir: folder of real scans with a subject list (`mri-contrast list DIR`), whose test subjects are scored,
             too.
         overlay: configuration of the bundle, by name, that makes the network small.
         epochs: of each training; 0 for those of the overlay.
@@ -99,17 +100,17 @@ def weights(
         ValueError: there is no such bundle, or work_dir is of other options.
         SystemExit: a run failed.
     """
-    bundle = bundle_folder(name)
+    bundle = workflows.bundle_folder(name)
     work = from_caller(work_dir or ROOT / "demo" / name)
     data = {"seed": seed, **SPLIT, **DATA.get(name, {}), **({"spacing": spacing} if spacing else {})}
     _same_recipe(work, {"subjects": subjects, **data, "overlay": overlay, "epochs": epochs})
     simulate(work / "phantom", subjects, **data)
     _train(name, work, overlay, epochs)
     _score(name, work / "models", work / "phantom", work / "scores", "reference")
-    real = from_caller(input) if input else None
+    real = from_caller(dataset_dir) if dataset_dir else None
     if real:
         _score(name, work / "models", real, work / "scores_real", "images")
-    given = {"input": "DIR" if input else "", "overlay": overlay, "epochs": epochs, "subjects": subjects}
+    given = {"dataset_dir": "DIR" if dataset_dir else "", "overlay": overlay, "epochs": epochs, "subjects": subjects}
     given |= {"spacing": spacing, "seed": seed}
     changed = [f" --{key} {value}" for key, value in given.items() if value != weights.__kwdefaults__[key]]
     card = work / "model_card.md"
@@ -132,31 +133,29 @@ def _same_recipe(work: Path, recipe: dict[str, Any]) -> None:
 
 
 def _train(name: str, work: Path, overlay: str, epochs: int) -> None:
-    options = {"dataset_dir": work / "phantom", "ckpt_dir": work / "models", "output_dir": work / "training"}
-    if epochs:
-        options |= {"epochs": epochs, "val_interval": max(1, epochs // 5)}
+    options = {"epochs": epochs, "val_interval": max(1, epochs // 5)} if epochs else {}
+    options |= {"overlay": overlay, "ckpt_dir": str(work / "models")}
     print(f"Training a small {name} ...", flush=True)
-    if name == "mri_aldm":
-        run_module(name, "mri_aldm.stages", overlay=overlay, **options)
-    else:
-        train_bundle(name, ["train", overlay], **options)
+    workflows.train(name, str(work / "phantom"), str(work / "training"), **options)
 
 
 def _score(name: str, models: Path, data: Path, output_dir: Path, truth: str) -> None:
-    options = {"dataset_dir": data, "ckpt_dir": models, "output_dir": output_dir, "truth": truth}
-    run_bundle(name, "evaluating", ["train", "evaluate"], **options)
+    options = {"weights": str(models / "model.pt"), "ckpt_dir": str(models), "truth": truth}
+    workflows.evaluate(name, str(data), str(output_dir), **options)
 
 
 def _phantom_command(subjects: int, data: dict[str, object]) -> str:
     words = (f"--{key}" if value is True else f"--{key} {value}" for key, value in data.items())
-    return f"python -m common.data phantom DIR {subjects} {' '.join(words)}"
+    return f"mri-contrast phantom DIR {subjects} {' '.join(words)}"
 
 
 def _card(bundle: Path, work: Path, overlay: str, command: str, data: str) -> str:
     """The model card, in Markdown."""
     model = work / "models" / "model.pt"
     lists = read_subjects(work / "phantom")
-    real = "Not measured: `--input DIR` of `./ci/weights` scores the test subjects of a folder with a subject list."
+    real = (
+        "Not measured: `--dataset_dir DIR` of `./ci/weights` scores the test subjects of a folder with a subject list."
+    )
     return CARD.format(
         name=bundle.name,
         version=json.loads((bundle / "configs" / "metadata.json").read_text())["version"],

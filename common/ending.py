@@ -121,8 +121,8 @@ def ended_in_one_line(show: bool = False) -> Iterator[None]:
     except KeyboardInterrupt as error:
         say(stopped(error))
         sys.exit(STATUS[signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT])
-    except MENDABLE as error:
-        if show:
+    except Exception as error:
+        if show or not isinstance(root_cause(error), MENDABLE):
             raise
         say(f"error: {reason(error)}")
         sys.exit(2)

@@ -6,7 +6,6 @@ line of a run that fails: the reason.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY, MACRO_KEY,
 from monai.utils import ensure_tuple
 
 from .ending import end_in_one_line
-from .options import switch
+from .options import nearest, switch
 
 # Of the run itself.
 RUN = {"workflow_name", "args_file", "traceback", *inspect.signature(ConfigWorkflow).parameters} - {"override"}
@@ -141,9 +140,7 @@ def _hint(
     if there := [file for file, each in others.items() if ID_SEP_KEY.join(ids) in each]:
         return f"; it belongs to {', '.join(there)}."
     own = _names(parent, known) | (_arguments(parents, whole) or set()) | (RUN if dashes and not parents else set())
-    near = [
-        name for names in (own, _names(parent, others.values())) for name in difflib.get_close_matches(last, names, 1)
-    ]
+    near = [name for names in (own, _names(parent, others.values())) if (name := nearest(last, names))]
     if not near:
         return f"; there are: {', '.join(sorted(own))}." if parents and own else ""
     return f"; did you mean {dashes}{'#'.join([*parents, near[0]])}?"

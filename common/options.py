@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .ending import ended_in_one_line
@@ -41,6 +41,30 @@ def without(names: Sequence[str], left_out: str | Sequence[str]) -> list[str]:
     return [name for name in names if name not in words(left_out)]
 
 
+# What else an option is called elsewhere, and which of this project's words are meant.
+OTHER_WORDS = {
+    **dict.fromkeys(("max_epochs", "n_epochs", "num_epochs"), ("epochs",)),
+    **dict.fromkeys(("ckpt_path", "checkpoint", "ckpt", "model_path"), ("weights",)),
+    **dict.fromkeys(("input", "input_dir", "data", "data_dir", "root", "list_path"), ("dataset_dir",)),
+    **dict.fromkeys(("output", "out", "outdir"), ("output_dir", "output_file", "subject_list")),
+    **dict.fromkeys(("overlays", "config", "config_file"), ("overlay",)),
+    **dict.fromkeys(("gpu", "cuda"), ("device",)),
+    "out_dir": ("output_dir",),
+    "export_path": ("output_file",),
+    "list": ("subject_list",),
+    "target": ("targets",),
+    "normalization": ("normalisation",),
+    "lr": ("learning_rate",),
+}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Which of the known names is meant by a word that is none of them; "" where nothing is like it."""
+    known = list(known)
+    meant = [name for name in OTHER_WORDS.get(word, ()) if name in known]
+    return next(iter([*meant, *difflib.get_close_matches(word, known, 1)]), "")
+
+
 def run_command(command: Callable | Mapping[str, Callable], name: str | None = None) -> None:
     """`fire.Fire` of a function, or of several by name.
 
@@ -64,8 +88,8 @@ def run_command(command: Callable | Mapping[str, Callable], name: str | None = N
         flags = [word[2:].split("=")[0].replace("-", "_") for word in arguments if word[:2] == "--" != word]
         allowed = {*known, *(f"no{option}" for option in known), "help"}
         if unknown := [flag for flag in flags if flag not in allowed]:
-            nearest = difflib.get_close_matches(unknown[0], known, 1)
-            hint = f"; did you mean --{nearest[0]}?" if nearest else f"; there are: {', '.join(known)}."
+            meant = nearest(unknown[0], known)
+            hint = f"; did you mean --{meant}?" if meant else f"; there are: {', '.join(known)}."
             print(f"error: There is no option --{unknown[0]}{hint}", file=sys.stderr)
             sys.exit(2)
     with ended_in_one_line(show):

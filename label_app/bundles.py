@@ -155,7 +155,7 @@ class ServedBundle:
         if lacking := [split for split in ("training", "validation") if not studies.subjects[split]]:
             raise ValueError(
                 f"{studies.list} has no {' and no '.join(lacking)} subject. From three people on each split has one "
-                "by itself; or write subjects.json: python -m common.data list DIR --help."
+                "by itself; or write subjects.json: mri-contrast list DIR --help."
             )
         if pretrained:
             self.check_weights()
@@ -163,9 +163,9 @@ class ServedBundle:
         shutil.rmtree(folder, ignore_errors=True)  # of a training that was stopped
         for stage, config in ({"": "train"} if pretrained else self._stages()).items():
             paths = {
-                f"{earlier}_path": str(folder / earlier / "model.pt")
+                f"{earlier}_weights": str(folder / earlier / "model.pt")
                 for earlier in ("autoencoder", "translation")
-                if f"{earlier}_path" in self.training
+                if f"{earlier}_weights" in self.training
             }
             if pretrained:
                 own = str(self.weights)

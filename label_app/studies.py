@@ -38,7 +38,7 @@ class Studies:
         self.folder, self.list = folder, folder / LIST_NAME
         if not self.list.exists():
             try:
-                self.list = make_list(folder, output=work_dir / LIST_NAME, extend=True)
+                self.list = make_list(folder, subject_list=work_dir / LIST_NAME, extend=True)
             except ValueError:
                 if file := first_dicom(folder):
                     raise ValueError(f"{folder} holds DICOM, such as {file.relative_to(folder)}. {ADVICE}") from None

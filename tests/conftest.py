@@ -64,7 +64,7 @@ def tiny() -> dict[str, dict[str, Any]]:
     others = {
         "divisible": [2, 2, 1],
         "num_workers": 0,
-        "max_epochs": 2,
+        "epochs": 2,
         "val_interval": 1,
         "perceptual_weights": "none",
     }
@@ -115,6 +115,20 @@ def weights_of(tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[
 def tiny_weights(weights_of: Callable[[str], Path]) -> Path:
     """Those of mri_seq2seq, where it does not matter which bundle's."""
     return weights_of("mri_seq2seq")
+
+
+@pytest.fixture(scope="session")
+def described_weights(tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], Any]) -> Path:
+    """Of mri_seq2seq, with the description that a training writes: to be used without further options."""
+    from common.description import write
+
+    network = tiny_network("mri_seq2seq")
+    network.reference_scale.copy_(torch.tensor([[100.0, 0.0]] * 4))
+    path = tmp_path_factory.mktemp("described") / "model.pt"
+    torch.save(network.state_dict(), path)
+    sizes = {"roi_size": [16, 16, 3], "divisible": [2, 2, 1]}
+    write(path, network, sequences=["T1", "T1Gd", "T2", "FLAIR"], normalisation="p99_foreground", **sizes)
+    return path
 
 
 @pytest.fixture(scope="session")

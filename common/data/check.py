@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from ..files import what_it_is, write_text
 from .doubts import hot_voxels, misplaced, uncovered
-from .subjects import FILE_FIELDS, SPLITS, list_file, read_subjects
+from .subjects import FILE_FIELDS, SPLITS, list_of, read_subjects
 
 # How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
 # header, far below a voxel. Measured at the corners, where a small rotation shows most.
@@ -56,18 +57,43 @@ class Finding:
     reason: str
 
 
-def check_subjects(
-    list_path: str | os.PathLike,
+def check(
+    dataset_dir: str,
     *,
-    output: str | os.PathLike | None = None,
+    subject_list: str = "",
+    output_file: str = "",
+    grid: str | None = None,
+    trust_headers: bool | None = None,
+) -> None:
+    """Reads every file of a subject list and reports what is wrong; the exit status is 1 if there is an error.
+
+    Args:
+        dataset_dir: the folder that holds subjects.json, or a list.
+        subject_list: another list than subjects.json; absolute, or relative to dataset_dir.
+        output_file: a JSON file for the findings.
+        grid: the sequence, such as T1, onto whose grid the loading will resample the others.
+        trust_headers: what is doubtful about where headers place voxels is a warning; by default as the list says.
+    """
+    options = {"output_file": output_file, "grid": grid, "trust_headers": trust_headers}
+    findings = check_subjects(str(dataset_dir), subject_list=subject_list, **options)
+    if any(finding.severity == ERROR for finding in findings):
+        sys.exit(1)
+
+
+def check_subjects(
+    dataset_dir: str | os.PathLike,
+    *,
+    subject_list: str | os.PathLike = "",
+    output_file: str | os.PathLike = "",
     grid: str | None = None,
     trust_headers: bool | None = None,
 ) -> list[Finding]:
     """Reads every file of a subject list once, prints a table of findings and returns them.
 
     Args:
-        list_path: the JSON file, or the folder that holds `subjects.json`.
-        output: a JSON file for the findings.
+        dataset_dir: the folder that holds `subjects.json`, or a list.
+        subject_list: another list than `subjects.json`; absolute, or relative to dataset_dir.
+        output_file: a JSON file for the findings.
         grid: the sequence, such as T1, onto whose grid the loading will resample the others. Grids that differ within a
             subject are then a warning, not an error.
         trust_headers: what is doubtful about where a header places its voxels is a warning, not an error; None is as
@@ -77,7 +103,7 @@ def check_subjects(
         FileNotFoundError: there is no such list.
         ValueError: the list is malformed, or has no sequence `grid`.
     """
-    file = list_file(list_path)
+    file = list_of(dataset_dir, subject_list)
     subjects = read_subjects(file, unique=False)
     if grid and grid not in subjects["sequences"]:
         raise ValueError(f"No sequence {grid!r} to resample to: {file} has {', '.join(subjects['sequences'])}")
@@ -91,9 +117,9 @@ def check_subjects(
     errors = sum(finding.severity == ERROR for finding in findings)
     summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
     print(_table(findings) + "{errors} errors, {warnings} warnings in {subjects} subjects".format(**summary))
-    if output:
+    if output_file:
         report = {"list": file.name, **summary, "findings": [asdict(finding) for finding in findings]}
-        write_text(output, json.dumps(report, indent=1) + "\n")
+        write_text(output_file, json.dumps(report, indent=1) + "\n")
     return findings
 
 

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,13 @@ SYNTHESISED = b"synthesised"  # what the header of a file that a network made ha
 
 
 def make_list(
-    root: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
     *,
     layout: str = "auto",
     pattern: str = DEFAULT_PATTERN,
     names: Mapping[str, str] | None = None,
     sequences: str | Sequence[str] | None = None,
-    output: str | os.PathLike | None = None,
+    subject_list: str | os.PathLike = "",
     validation: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
@@ -49,14 +50,15 @@ def make_list(
     """Makes the subject list of a folder, prints how many subjects and sequences each split has; returns its path.
 
     Args:
-        root: the folder with the NIfTI files.
-        layout: brats (2021 and later names), ixi, bids, pattern, or auto: the first of these that fits. listed takes
-            subjects, files and splits from the folder's own subjects.json, to drop sequences into another list.
-        pattern: for any other folder, the files' paths below root with the placeholders {subject}, {sequence} and, if
+        dataset_dir: the folder with the NIfTI files.
+        layout: brats (2021 and later names), ixi, bids, pattern, folder (one subject's images), or auto: the first of
+            these that fits. listed takes subjects, files and splits from the folder's own subjects.json, to drop
+            sequences into another list.
+        pattern: for any other folder, the files' paths below it with the placeholders {subject}, {sequence} and, if
             there are several visits per person, {session}; * stands for any text within a name, .nii.gz for .nii too.
         names: what your pattern's {sequence} texts are called here, such as '{"t1ce": "T1Gd"}'; usual ones are known.
         sequences: the sequences to list, such as T1,T2; by default all that were found.
-        output: the list to write, by default subjects.json in root.
+        subject_list: the list to write, by default subjects.json; absolute, or relative to dataset_dir.
         validation: share of the people (not files) for validation.
         test: share of the people for the test; 1, with --validation 0, for people that nothing is trained on.
         seed: seed of the random split and of drop.
@@ -71,11 +73,11 @@ def make_list(
             checks and loading then warn of doubtful headers and refuse none.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: no such root or splits file; the list exists and neither
+        FileNotFoundError, FileExistsError, ValueError: no such folder or splits file; the list exists and neither
             `overwrite` nor `extend` is set; an option is wrong, or nothing in the folder fits the layout.
     """
-    folder = Path(os.path.abspath(Path(str(root)).expanduser()))
-    file = _list_to_write(folder, output, overwrite or extend)
+    folder = Path(os.path.abspath(Path(str(dataset_dir)).expanduser()))
+    file = _list_to_write(folder, subject_list, overwrite or extend)
     if layout == "listed":
         subjects = read_subjects(folder)
     else:
@@ -89,13 +91,14 @@ def make_list(
     return written
 
 
-def _list_to_write(folder: Path, output: str | os.PathLike | None, replace: bool) -> Path:
-    file = Path(str(output)).expanduser() if output else folder / LIST_NAME
+def _list_to_write(folder: Path, subject_list: str | os.PathLike, replace: bool) -> Path:
+    file = folder / Path(str(subject_list or LIST_NAME)).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder {folder}: pass the folder that holds the NIfTI files")
     if file.exists() and not replace:
         raise FileExistsError(
-            f"{file} exists: pass --overwrite to replace it, --extend to add to it, or --output FILE for another list"
+            f"{file} exists: pass --overwrite to replace it, --extend to add to it, or --subject_list FILE to make "
+            "another list"
         )
     return file
 
@@ -161,8 +164,8 @@ def find_subjects(
         raise FileNotFoundError(f"No folder {folder}: pass the folder that holds the NIfTI files")
     if split != "all":
         raise ValueError(
-            f"Subjects that are found in {folder} are in no split '{split}'. Make a list of them with `python -m "
-            f"common.data list {folder}`, or take all with --split all"
+            f"Subjects that are found in {folder} are in no split '{split}'. Make a list of them with `mri-contrast "
+            f"list {folder}`, or take all with --split all"
         )
     texts = {name: name for name in names}
     files = [path for path in _files(folder, (".nii", ".nii.gz")) if not is_synthesised(folder / path)]
@@ -254,7 +257,10 @@ def _choose(files: Sequence[str], layout: str, pattern: str, names: Mapping[str,
             f"The layout {layout} has its own file names: leave out pattern and names, or pass layout=pattern"
         )
     if layout == "auto" and not own:
-        layout = next((name for name, match in fixed.items() if any(map(match, files))), "pattern")
+        found = [name for name, match in fixed.items() if any(map(match, files))]
+        # What lies beside subjects' folders, such as a template, is no subject.
+        subjects = found != ["folder"] or any(map(from_pattern(pattern), files))
+        layout = next((name for name in found if name != "folder" or not subjects), "pattern")
     return (layout, fixed[layout]) if layout in fixed else (f"pattern {pattern}", from_pattern(pattern, names))
 
 
@@ -273,7 +279,7 @@ class Found(NamedTuple):
 def _find(root: Path, layout: tuple[str, Layout], wanted: Sequence[str] = ()) -> Found:
     label, match = layout
     files = list(_files(root, (".nii", ".nii.gz")))
-    matches = {path: match(path) for path in files}
+    matches = {path: _named_by(root, match(path)) for path in files}
     made = [path for path, found in matches.items() if found and is_synthesised(root / path)]
     if made:
         warnings.warn(f"{len(made)} files were made by a network and are left out: {some(made)}", stacklevel=4)
@@ -299,6 +305,11 @@ def _find(root: Path, layout: tuple[str, Layout], wanted: Sequence[str] = ()) ->
         )
     people = {subject: group["person"] for subject, group in groups.items()}
     return Found(label, entries, people, files, further, [path for path, found in matches.items() if not found])
+
+
+def _named_by(root: Path, found: Match | None) -> Match | None:
+    """The match; of a layout that names no subject, the folder does."""
+    return found if not found or found.subject else replace(found, person=root.name, subject=root.name)
 
 
 def is_synthesised(file: str | os.PathLike) -> bool:

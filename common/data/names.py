@@ -86,14 +86,13 @@ def bids(path: str) -> Match | None:
     return Match(found[1], "_".join(filter(None, found.group(1, 2))), field, name)
 
 
-LAYOUTS: dict[str, Layout] = {"brats": brats, "ixi": ixi, "bids": bids}
-
-
 def from_pattern(pattern: str, names: Mapping[str, str] | None = None) -> Layout:
-    """The layout that a pattern such as "{subject}/{subject}_{sequence}.nii.gz" describes (see `make_list`)."""
-    missing = [name for name in ("{subject}", "{sequence}") if name not in pattern]
-    if missing:
-        raise ValueError(f"The pattern {pattern!r} lacks {missing[0]}: write something like {DEFAULT_PATTERN!r}")
+    """The layout that a pattern such as "{subject}/{subject}_{sequence}.nii.gz" describes (see `make_list`).
+
+    Without {subject} all files that fit are one subject's, whose name is left empty: it is the root's.
+    """
+    if "{sequence}" not in pattern:
+        raise ValueError(f"The pattern {pattern!r} lacks {{sequence}}: write something like {DEFAULT_PATTERN!r}")
     own = {str(text).lower(): ("masks" if name in MASKS else "images", name) for text, name in (names or {}).items()}
     known = {**KNOWN, **own}
     # Only known texts can be {sequence}: so "A_lesion_mask" is subject A, and "BraTS_1_t1" is subject BraTS_1.
@@ -106,7 +105,7 @@ def from_pattern(pattern: str, names: Mapping[str, str] | None = None) -> Layout
         found = next(filter(None, (re.fullmatch(expression, path) for expression in expressions)), None)
         if not found:
             return None
-        parts = found.groupdict()
+        parts = {"subject": "", **found.groupdict()}
         subject = "_".join(filter(None, (parts["subject"], parts.get("session"))))
         person = parts["subject"] if parts.get("session") else person_of(subject)
         return Match(person, subject, *known[parts["sequence"].lower()])
@@ -129,3 +128,6 @@ def _expression(pattern: str, texts: Sequence[str]) -> str:
         placeholder = re.escape(f"{{{name}}}")
         expression = expression.replace(placeholder, f"(?P<{name}>{group})", 1).replace(placeholder, f"(?P={name})")
     return expression
+
+
+LAYOUTS: dict[str, Layout] = {"brats": brats, "ixi": ixi, "bids": bids, "folder": from_pattern("{sequence}.nii.gz")}

@@ -3,7 +3,7 @@
 Each subject is the template under a random invertible deformation, with its own ventricles, cortex, lesions, vessels
 and relaxation times. Any sequence of it can be computed, with the noise-free truth beside the degraded image:
 
-    python -m common.data phantom --output_dir data/phantom --subjects 20 --sequences T1,T1Gd,T2,FLAIR
+    mri-contrast phantom data/phantom 20 --sequences T1,T1Gd,T2,FLAIR
 
 All randomness lives on a fixed 4 mm grid, so a subject is the same person at every spacing.
 The maps are those of ICBM 152 nonlinear 2009a (Fonov et al., NeuroImage 2011), which nilearn ships.

@@ -33,7 +33,7 @@ PAIRS = (("T1", "T1Gd"), ("T1Gd", "T2"), ("T2", "FLAIR"))
 LIST_NAME = "subjects.json"
 NO_DATASET_DIR = (
     f"No dataset_dir: pass --dataset_dir FOLDER, the folder that holds {LIST_NAME}; make one with "
-    "`python -m common.data list FOLDER`, or simulate one with `python -m common.data phantom --output_dir FOLDER`"
+    "`mri-contrast list FOLDER`, or simulate one with `mri-contrast phantom FOLDER`"
 )
 
 
@@ -229,7 +229,7 @@ def list_file(path: str | os.PathLike) -> Path:
     file = Path(os.path.abspath(Path(path).expanduser()))
     file = file / LIST_NAME if file.is_dir() else file
     if not file.is_file():
-        raise FileNotFoundError(f"No subject list {file}: make one with `python -m common.data list FOLDER`")
+        raise FileNotFoundError(f"No subject list {file}: make one with `mri-contrast list FOLDER`")
     return file
 
 

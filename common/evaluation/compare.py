@@ -117,7 +117,7 @@ def figure(lines: Sequence[Line], metric: str) -> go.Figure:
 
 
 def compare(
-    *run_dirs: str, convention: str = "declared", names: str | Sequence[str] = (), output: str = "comparison"
+    *run_dirs: str, convention: str = "declared", names: str | Sequence[str] = (), output_dir: str = "comparison"
 ) -> None:
     """Compares evaluated runs: writes leaderboard.csv, tests.csv and leaderboard.html, and prints the first two.
 
@@ -128,7 +128,7 @@ def compare(
         run_dirs: output folders of `run evaluating`, two or more.
         convention: whose scores are taken.
         names: what to call the runs, A,B; by default, by their folders' names.
-        output: the folder to write in.
+        output_dir: the folder to write in.
     """
     if not isinstance(names, list | tuple):
         names = str(names).split(",")  # fire makes A,B a tuple, but "run A,run B" a string and 1 a number
@@ -136,8 +136,8 @@ def compare(
     lines = leaderboard(runs)
     boards = {line.name: line for line in lines if (line.target, line.method) == ("all", "network")}
     tests = paired_tests({m: {run.name: boards[run.name].values[m] for run in runs} for m in supports(runs)})
-    folder = Path(str(output))
-    prepare_folder(folder, "output")
+    folder = Path(str(output_dir))
+    prepare_folder(folder, "output_dir")
     metrics = list(lines[0].values)
     header = ["target", "name", "method", *(f"{m}_{what}" for m in metrics for what in ("mean", "std", "subjects"))]
     rows = [

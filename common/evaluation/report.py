@@ -334,12 +334,12 @@ def _sections(tables: Sequence[ScoreTable], subjects: Sequence[dict[str, Any]], 
     return [(heading, html) for heading, html in sections if html]
 
 
-def report(results_dir: str, output: str = "") -> None:
+def report(results_dir: str, output_file: str = "") -> None:
     """Writes one HTML file about an evaluated run, to be opened from disk: failures first, scores, images, provenance.
 
     Args:
         results_dir: the output folder of `run evaluating`; with its `--keep 2` the report shows images.
-        output: the file to write, by default report.html in that folder.
+        output_file: to write, by default report.html in that folder.
 
     Raises:
         FileNotFoundError: the folder has no scores.
@@ -352,6 +352,6 @@ def report(results_dir: str, output: str = "") -> None:
     subjects = _subjects(folder, tables[0], by_subject(cases(tables[0])))
     info = tables[0].info
     title = f"{info.get('bundle', 'A run')} {info.get('bundle_version', '')}".strip() + ", evaluated"
-    path = Path(str(output)) if output else folder / "report.html"
+    path = Path(str(output_file)) if output_file else folder / "report.html"
     write_text(path, page(title, _sections(tables, subjects, folder), script=_asset("report.js")))
     print(f"{path}, {path.stat().st_size / 1e6:.1f} MB. Open it in a browser.")

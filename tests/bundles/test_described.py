@@ -80,7 +80,7 @@ def options(bundle: str, tiny: dict[str, dict[str, Any]], data: Path) -> dict[st
 def trained(bundle: str, options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("described")
     stages = {"autoencoder": "train_autoencoder", "translation": "train_translation"} if bundle == "mri_aldm" else {}
-    paths = {f"{stage}_path": folder / stage / "model.pt" for stage in stages}
+    paths = {f"{stage}_weights": folder / stage / "model.pt" for stage in stages}
     for stage, config in {**stages, "": "train"}.items():
         run(bundle, config, ckpt_dir=folder / stage, output_dir=folder / "eval", **options, **paths)
     return folder
@@ -142,7 +142,7 @@ def test_a_training_goes_on_without_its_options(
     schedule = (*schedule, "crop_size", "visits_per_epoch", "repeats", "slab")
     fewer = {name: value for name, value in options.items() if name in schedule}
     stages = ("autoencoder", "translation") if bundle == "mri_aldm" else ()
-    earlier = {f"{stage}_path": trained / stage / "model.pt" for stage in stages}
+    earlier = {f"{stage}_weights": trained / stage / "model.pt" for stage in stages}
     for name, given in (("with", options), ("without", {**fewer, "dataset_dir": data})):
         shutil.copytree(trained, tmp_path / name, ignore=shutil.ignore_patterns("eval", "autoencoder", "translation"))
         folders = {"ckpt_dir": tmp_path / name, "output_dir": tmp_path / "eval", **earlier}

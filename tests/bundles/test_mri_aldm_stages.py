@@ -162,7 +162,11 @@ def test_a_later_training_is_begun_with_the_options_of_those_before_it(workflow,
     assert parser.get_parsed_content("roi_size") == [16, 16, 16]
     assert network.options["unet_channels"] == (128, 256, 512), "which the first training was told, but does not have"
     with pytest.raises(RuntimeError) as error:
-        other = {"autoencoder_weights": autoencoder / "model.pt", "network_def#codes": 16, "network_def#channels": [4, 4]}
+        other = {
+            "autoencoder_weights": autoencoder / "model.pt",
+            "network_def#codes": 16,
+            "network_def#channels": [4, 4],
+        }
         workflow("mri_aldm", "train_translation.json", ckpt_dir=tmp_path / "t", **folders, **other).run()
     assert "trained with network_def#codes 8, now 16" in message(error.value)
 

@@ -56,7 +56,7 @@ def test_no_file_tells_of_the_disk(bundle: str, run, data: Path, tmp_path: Path,
     for name in ("scores", "again"):
         run("train.json", "evaluate.json", output_dir=tmp_path / name, keep=1, **folders)
     report(str(tmp_path / "scores"))
-    compare(str(tmp_path / "scores"), str(tmp_path / "again"), output=str(tmp_path / "compared"))
+    compare(str(tmp_path / "scores"), str(tmp_path / "again"), output_dir=str(tmp_path / "compared"))
     texts = [path for path in tmp_path.rglob("*") if path.suffix in TEXTS]
     wanted = {"model.json", "scores_declared.json", "scores_declared.csv", "report.html", "leaderboard.html"}
     assert wanted <= {path.name for path in texts}

@@ -29,7 +29,7 @@ def test_what_is_imported_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "toy/toy/network.py": "import torch\nfrom .common.blocks import conv\n",
         "toy/toy/plots.py": "import plotly.express\nfrom toy import network\n",
         "common/blocks.py": "import os.path\nfrom scipy.ndimage import label\n\n\ndef conv():\n    import einops\n",
-        "common/data/__main__.py": "from ..blocks import conv\nfrom . import check\n",
+        "common/__main__.py": "from .blocks import conv\nfrom .data import check\n",
         "common/data/check.py": "import nibabel as nib\n# DiffusionModelUNet\n",
     }
     for name, text in files.items():

@@ -11,9 +11,9 @@ from zipfile import ZipFile
 import pytest
 
 from ci import package
-from ci.runs import bundle_folder
 from ci.weights import weights
 from common.inference.weights import sha256
+from common.workflows import bundle_folder
 
 
 def test_weights_card_and_package_by_one_call(
@@ -29,7 +29,7 @@ def test_weights_card_and_package_by_one_call(
         "spacing": 8.0,
         "overlay": name,
     }
-    archive = weights("mri_seq2seq", epochs=1, subjects=4, seed=3, input=str(phantom_dir), **options)
+    archive = weights("mri_seq2seq", epochs=1, subjects=4, seed=3, dataset_dir=str(phantom_dir), **options)
     ZipFile(archive).extractall(tmp_path)
     packed = tmp_path / "mri_seq2seq"
     card = (packed / "docs" / "model_card.md").read_text()
@@ -37,7 +37,7 @@ def test_weights_card_and_package_by_one_call(
     described = json.loads((packed / "models" / "model.json").read_text())
     assert described["sha256"] == sha256(model) and f"`{sha256(model)}`" in card
     assert described["network"]["channels"] == [4, 8]
-    given = f"--input DIR --overlay {name} --epochs 1 --subjects 4 --spacing 8.0 --seed 3"
+    given = f"--dataset_dir DIR --overlay {name} --epochs 1 --subjects 4 --spacing 8.0 --seed 3"
     assert f"| `./ci/weights mri_seq2seq {given}` |" in card
     assert "phantom DIR 4 --seed 3 --validation 0.1 --test 0.3 --spacing 8.0`" in card
     assert "| 2 trained on, 1 to choose the epoch, 1 for the scores below |" in card and "| 1 epochs |" in card
@@ -51,5 +51,5 @@ def test_weights_card_and_package_by_one_call(
 
 
 def test_no_such_bundle():
-    with pytest.raises(ValueError, match="There is no bundle mri_none; there are: mri_aldm, mri_crl, mri_seq2seq"):
+    with pytest.raises(ValueError, match="There is no bundle 'mri_none'; there are: mri_aldm, mri_crl, mri_seq2seq"):
         weights("mri_none")

@@ -1,8 +1,9 @@
 """The three trainings, what each takes from those before it, and one command for all.
 
-    python -m mri_aldm.stages --dataset_dir DIR [--overlay small] [any option of the trainings]
+    mri-contrast train mri_aldm DATA RUN [--overlay small] [any option of the trainings]
 
-It is run in the bundle's folder. A training that is finished is passed over, one that was killed goes on.
+or, in the bundle's folder, `python -m mri_aldm.stages --dataset_dir DATA ...`. A training that is finished is passed
+over, one that was killed goes on.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from .common.options import run_command, switch, words
 from .common.training.checkpoints import Resumed, is_finished
 from .common.training.trainer import TranslationTrainer
 from .common.training.usual import usual_trainer
+from .common.workflows import config_file
 from .latents import MeasureLatents
 from .memory import MemoryEstimate, with_checkpointing
 from .network import ALDM
 
+ROOT = Path(__file__).resolve().parents[1]
 TRAININGS = {"autoencoder": "train_autoencoder", "translation": "train_translation", "diffusion": "train"}
 AUTOENCODER = ("channels", "res_blocks", "latent_channels", "codes", "regularisation", "norm_groups")  # its options
 SPADE = ("sequences", "spade_channels", "spade_hidden", "spade_blocks", "spade_norm", "source_code")  # the translator's
@@ -96,7 +99,7 @@ def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
     check_trained_alike(path, read(path), options, {})
     for part in parts:
         module = getattr(network, part)
-        load_weights(module, path, prefix=f"{part}.", command=command, option=f"{stage}_path").train()
+        load_weights(module, path, prefix=f"{part}.", command=command, option=f"{stage}_weights").train()
     network.reference_scale.copy_(read_state(path)["reference_scale"])
 
 
@@ -152,7 +155,8 @@ def train_all(
         SystemExit: one of them failed; those before it need not be repeated.
     """
     method, joint = str(options.get("method", "aldm")), switch(options.get("joint", False), "joint")
-    files = {stage: [f"configs/{n}.json" for n in [config, *words(overlay)]] for stage, config in TRAININGS.items()}
+    named = {stage: [config, *words(overlay)] for stage, config in TRAININGS.items()}
+    files = {stage: [str(config_file(ROOT, name)) for name in names] for stage, names in named.items()}
     known = [known_options(each, options) for each in files.values()]
     check_known(files["diffusion"], {name: options[name] for name in options.keys() - set().union(*known)})
     for stage in TRAININGS:
@@ -163,14 +167,16 @@ def train_all(
             print(f"Finished before: {stage}, in {folder}. Another --ckpt_dir trains it anew.", flush=True)
             continue
         print(f"Training: {stage}", flush=True)
-        every = {"dataset_dir": dataset_dir, "ckpt_dir": folder, "output_dir": Path(output_dir) / stage}
-        earlier = {f"{name}_path": Path(ckpt_dir) / name / "model.pt" for name in ("autoencoder", "translation")}
+        paths = {"dataset_dir": dataset_dir, "ckpt_dir": folder, "output_dir": Path(output_dir) / stage}
+        every = {"bundle_root": ROOT, **{name: Path(path).absolute() for name, path in paths.items()}}
+        models = {name: Path(ckpt_dir).absolute() / name / "model.pt" for name in ("autoencoder", "translation")}
+        earlier = {f"{name}_weights": path for name, path in models.items()}
         every |= known_options(files[stage], {**options, **earlier})
         if stage != "diffusion":
             every.pop("method", None)
         line = [word for name, value in every.items() for word in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files[stage]), *line]
-        end_with(subprocess.run(command).returncode, f"the training '{stage}'")
+        end_with(subprocess.run(command, cwd=ROOT).returncode, f"the training '{stage}'")
 
 
 # What an ablation of Table 3 does without.

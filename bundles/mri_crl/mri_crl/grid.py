@@ -81,7 +81,7 @@ class ScoreGrid(SaveTargets):
         files = {name: Path(file.replace(".nii.gz", "_reference.nii.gz")) for name, file in data["images"].items()}
         number = data["subject"].removeprefix("phantom_")
         if not all(file.exists() for file in files.values()) or not number.isdigit():
-            raise ValueError(f"{data['subject']} is no subject of `python -m common.data phantom`.")
+            raise ValueError(f"{data['subject']} is no subject of `mri-contrast phantom`.")
         spacing = [float(size) for size in nib.load(next(iter(files.values()))).header.get_zooms()[:3]]
         anatomy = make_anatomy(np.random.default_rng([self.seed, int(number)]), spacing=spacing)
         gains = []

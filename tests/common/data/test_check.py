@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data.__main__ import main
+from common.__main__ import main
 from common.data.check import GRID_TOLERANCE_MM, check_subjects, same_grid
 from common.data.layouts import make_list
 from common.data.loading import LoadSubject
@@ -260,7 +260,7 @@ def test_same_grid_tolerates_rounding_and_names_both_sides():
 
 def test_command_line_table_output_and_exit_status(pair, monkeypatch, capsys):
     save(pair / "T2.nii.gz", VOXELS[:3] - 1.5)
-    monkeypatch.setattr(sys, "argv", ["data", "check", str(pair), "--output", str(pair / "out" / "findings.json")])
+    monkeypatch.setattr(sys, "argv", ["data", "check", str(pair), "--output_file", str(pair / "out" / "findings.json")])
     with pytest.raises(SystemExit) as exit_:
         main()
     lines = capsys.readouterr().out.splitlines()
@@ -282,7 +282,9 @@ def test_command_line_table_output_and_exit_status(pair, monkeypatch, capsys):
 @pytest.mark.skipif(not os.environ.get("MRI_DATA"), reason="set MRI_DATA to the folder with real MRI")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_real_data(tmp_path):
-    path = make_list(Path(os.environ["MRI_DATA"]), pattern="{subject}/{sequence}.nii.gz", output=tmp_path / "list.json")
+    path = make_list(
+        Path(os.environ["MRI_DATA"]), pattern="{subject}/{sequence}.nii.gz", subject_list=tmp_path / "list.json"
+    )
     findings, with_grid = check_subjects(path), check_subjects(path, grid="T1")
 
     def of(found, subject, severity):

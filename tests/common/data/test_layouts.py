@@ -1,13 +1,12 @@
 import json
 import os
-import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data.__main__ import main
+from common.__main__ import main
 from common.data.layouts import make_list
 from common.data.names import bids, brats, from_pattern, ixi
 from common.data.subjects import PAIRS, SPLITS, read_subjects
@@ -331,7 +330,7 @@ def test_drop_is_applied_to_the_asked_splits_only(make, capsys):
 
 def test_sequences_are_dropped_from_a_list_that_is_there(phantom_dir, tmp_path):
     """Splits, masks and references stay, which no file name tells."""
-    path = make_list(phantom_dir, layout="listed", drop="pairs", output=tmp_path / "pairs.json")
+    path = make_list(phantom_dir, layout="listed", drop="pairs", subject_list=tmp_path / "pairs.json")
     before, after = read_subjects(phantom_dir), read_subjects(path)
     assert [tuple(entry["images"]) in PAIRS for entry in after["training"]] == [True, True]
     for old, new in zip(before["training"], after["training"], strict=True):
@@ -356,8 +355,8 @@ def test_command_line_makes_a_list_and_tells_errors_in_one_line(make, monkeypatc
         "T1Gd,DIR",
         "--names",
         '{"dir": "DIR"}',
-        "--output",
-        str(root / "new" / "list.json"),
+        "--subject_list",
+        "new/list.json",
     ]
     monkeypatch.setattr(sys, "argv", command)
     main()
@@ -367,9 +366,3 @@ def test_command_line_makes_a_list_and_tells_errors_in_one_line(make, monkeypatc
         main()
     error = capsys.readouterr().err
     assert exit_.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and "--overwrite" in error
-
-
-def test_command_line_help():
-    done = subprocess.run([sys.executable, "-m", "common.data", "--help"], capture_output=True, text=True, check=True)
-    text = done.stdout + done.stderr
-    assert all(word in text for word in ("list", "check", "phantom", "Makes the subject list of a folder"))

@@ -143,7 +143,7 @@ def test_no_dataset_dir_says_what_to_pass(dataset_dir):
     with pytest.raises(ValueError) as error:
         subject_items(dataset_dir, "training", ["T1"])
     assert str(error.value) == NO_DATASET_DIR
-    assert "--dataset_dir FOLDER" in NO_DATASET_DIR and "python -m common.data list" in NO_DATASET_DIR
+    assert "--dataset_dir FOLDER" in NO_DATASET_DIR and "mri-contrast list" in NO_DATASET_DIR
 
 
 def test_a_subject_with_none_of_the_sequences_is_left_out_aloud(tmp_path):

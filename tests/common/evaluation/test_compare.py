@@ -24,7 +24,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_the_files(results: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folders = [results("one", [20, 22, 27]), results("two", [24, 25, 26])]
-    compare(*folders, names=("A", 2), output=tmp_path / "new" / "out")
+    compare(*folders, names=("A", 2), output_dir=tmp_path / "new" / "out")
     out = tmp_path / "new" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["leaderboard.csv", "leaderboard.html", "tests.csv"]
 
@@ -55,7 +55,7 @@ def test_the_page(results: Callable[..., Path], tmp_path: Path):
         results("one", [20, 22, 27], subjects=[NAME, "b", "c"]),
         results("two", [24, 25, 26], subjects=[NAME, "b", "c"]),
     ]
-    compare(*folders, names=[NAME, "B & C"], output=tmp_path)
+    compare(*folders, names=[NAME, "B & C"], output_dir=tmp_path)
     html = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     own = html.replace(get_plotlyjs(), "")
     assert len(own) < len(html)
@@ -89,5 +89,5 @@ def test_names_in_the_chart_are_text(results: Callable[..., Path]):
 def test_refused_runs_leave_no_files(results: Callable[..., Path], tmp_path: Path):
     folders = [results("one", [20, 22]), results("two", [20, 22], truth="reference")]
     with pytest.raises(ValueError, match="truth is 'images' in one and 'reference' in two"):
-        compare(*folders, output=tmp_path / "out")
+        compare(*folders, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -32,8 +32,8 @@ def test_a_part_s_weights_are_taken_from_the_whole_s(tmp_path: Path):
     torch.save(whole.state_dict(), tmp_path / "model.pt")
     part = load_weights(nn.Linear(3, 2), str(tmp_path / "model.pt"), prefix="second.")
     assert torch.equal(part.weight, whole["second"].weight)
-    with pytest.raises(FileNotFoundError, match=r"monai.bundle run first\), or pass --first_path"):
-        load_weights(part, str(tmp_path / "none.pt"), command="run first", option="first_path")
+    with pytest.raises(FileNotFoundError, match=r"monai.bundle run first\), or pass --first_weights"):
+        load_weights(part, str(tmp_path / "none.pt"), command="run first", option="first_weights")
 
 
 def test_another_size_is_refused_with_both_shapes(tmp_path: Path):

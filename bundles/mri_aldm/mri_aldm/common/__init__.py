@@ -1,6 +1,7 @@
-# In the repository this package is the top-level common/; a packaged bundle holds a copy of it here.
+# In the repository this package is the top-level common/, installed it is mri_contrast; a packaged bundle has a copy.
 from pathlib import Path
 
-__path__ = [str(Path(__file__).parents[4] / "common")]
-if not Path(__path__[0]).is_dir():
-    raise ImportError(f"No {__path__[0]}: this bundle was copied out of its repository. Run ./ci/package NAME there.")
+above = Path(__file__).parents[4]
+__path__ = [str(root) for root in (above / "common", above) if (root / "translation.py").is_file()][:1]
+if not __path__:
+    raise ImportError(f"No {above}/common: this bundle was copied out of its repository. Run ./ci/package NAME there.")

@@ -1,0 +1,242 @@
+"""The bundles' own workflows, run in this process: what the command `mri-contrast` and its Python functions do.
+
+Nothing heavy is imported before there is work, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import words
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+HERE = Path(__file__).resolve().parent
+DEFAULT = "mri_seq2seq"
+
+
+def bundle_folders() -> dict[str, Path]:
+    """By name: of a checkout or an installation, or the one bundle that holds this copy of the code."""
+    roots = [HERE.parent / "bundles", HERE / "bundles"]
+    metadata = [path for root in roots for path in sorted(root.glob("*/configs/metadata.json"))]
+    if (own := HERE.parents[1] / "configs" / "metadata.json").is_file():
+        metadata.append(own)
+    return {path.parents[1].name if path != own else HERE.parent.name: path.parents[1] for path in metadata}
+
+
+def bundle_folder(name: str = "") -> Path:
+    """Of a bundle by its name; without one, of `mri_seq2seq` or of the only one there is.
+
+    Raises:
+        ValueError: there is no such bundle.
+    """
+    known = bundle_folders()
+    name = name or (DEFAULT if DEFAULT in known else next(iter(known), ""))
+    if name not in known:
+        raise ValueError(f"There is no bundle {name!r}; there are: {', '.join(known) or 'none'}.")
+    return known[name]
+
+
+def run_workflow(bundle: str, run_id: str, configs: Sequence[str], **options: Any) -> None:
+    """`python -m monai.bundle run <run_id> --config_file <configs> --<option> ...` for a bundle, from any folder.
+
+    Args:
+        bundle: its name.
+        run_id: what to run: training, inference, evaluating.
+        configs: names in the bundle's configs, or files; the later change the earlier.
+        options: of the configurations. None and "" leave what stands there.
+
+    Raises:
+        ValueError: no such bundle, configuration or option; what else the run says.
+    """
+    folder = bundle_folder(bundle)
+    files = [str(config_file(folder, name)) for name in configs]
+    options = {name: value for name, value in options.items() if value is not None and value != ""}
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.bundle import create_workflow
+
+        from .ending import root_cause
+        from .launch import check_known
+
+        for name in ("scripts", "workflows"):  # which list the options, and what they did not find
+            logging.getLogger(f"monai.bundle.{name}").setLevel(logging.ERROR)
+        check_known(files, {**options, "run_id": run_id})
+        options.pop("traceback", None)
+        # What is logged, and where, is the caller's: no logging.conf.
+        own = {"run_id": run_id, "bundle_root": str(folder), "logging_file": False}
+        workflow = create_workflow(config_file=files, **own, **options)
+        try:
+            workflow.run()
+        except RuntimeError as error:
+            raise root_cause(error)  # noqa: B904 -- of which MONAI's errors tell what it was doing
+        workflow.finalize()
+
+
+def config_file(folder: Path, name: str) -> Path:
+    """A configuration of the bundle in a folder, or any other file.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    own = folder / "configs" / f"{name}.json"
+    if own.is_file() or Path(name).is_file():
+        return own if own.is_file() else Path(name).absolute()
+    known = sorted(path.stem for path in own.parent.glob("*.json") if path.stem != "metadata")
+    raise ValueError(f"{folder.name} has no configuration {name!r}, and it is no file; there are: {', '.join(known)}.")
+
+
+def complete_folder(
+    dataset_dir: str,
+    output_dir: str,
+    *,
+    bundle: str = "",
+    weights: str = "",
+    targets: str | Sequence[str] | None = None,
+    grid: str = "",
+    pattern: str = "",
+    subject_list: str = "",
+    **options: Any,
+) -> None:
+    """Makes the sequences that subjects lack, each on its subject's own grid.
+
+    Each becomes OUTPUT_DIR/<subject>/<subject>_<sequence>.nii.gz, with a sidecar that says what it was made from and by
+    which weights. The images of a subject must be registered and without skull. Nothing is written beside the scans.
+
+    Args:
+        dataset_dir: a folder with one subject's images (T1.nii.gz, T2.nii.gz ...), or with a folder per subject, or
+            BraTS, IXI or BIDS.
+        output_dir: folder for what is made.
+        bundle: the method, such as mri_seq2seq.
+        weights: file of the network's weights; by default the bundle's own, models/model.pt.
+        targets: sequences to make, such as FLAIR or T1,T2; by default those that a subject lacks.
+        grid: the sequence, such as T1, onto whose grid the others are resampled, where they lie on different ones.
+        pattern: the files' paths below dataset_dir, such as "{subject}/{subject}_{sequence}.nii.gz", where their names
+            are not known.
+        subject_list: a list made by `mri-contrast list`, in place of a search.
+        options: further ones of the bundle's inference.json, such as --uncertainty true or --device cpu.
+
+    Raises:
+        FileNotFoundError, ValueError: no such scans or weights; the message says which.
+    """
+    options |= {"weights": weights, "targets": targets, "grid": grid, "pattern": pattern, "subject_list": subject_list}
+    paths = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
+    run_workflow(bundle, "inference", ["inference"], **paths, **options)
+
+
+def complete(
+    images: Mapping[str, str | os.PathLike | SpatialImage], *, bundle: str = "", **options: Any
+) -> dict[str, SpatialImage]:
+    """The sequences that one subject lacks, as images in memory.
+
+        from mri_contrast import complete
+        flair = complete({"T1": "T1.nii.gz", "T2": "T2.nii.gz"}, targets="FLAIR")["FLAIR"]
+
+    Args:
+        images: by sequence, a file or an image of nibabel; registered to each other, without skull.
+        bundle: the method, such as mri_seq2seq.
+        options: weights, targets, grid and so on, see `complete_folder`.
+
+    Returns:
+        By sequence, what was made: float32, on the grid of the acquired images.
+
+    Raises:
+        FileNotFoundError, ValueError: as `complete_folder`.
+    """
+    import nibabel as nib
+    import numpy as np
+
+    from .data.subjects import write_subjects
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for name, image in images.items():
+            files[name] = os.path.abspath(image) if isinstance(image, (str, os.PathLike)) else f"{folder}/{name}.nii.gz"
+            if not isinstance(image, (str, os.PathLike)):
+                nib.save(image, files[name])
+        entry = {"subject": "subject", "images": files}
+        listed = {"sequences": list(files), "training": [], "validation": [], "test": [entry]}
+        subject_list = write_subjects(Path(folder) / "subjects.json", listed)
+        out = Path(folder) / "out"
+        complete_folder(folder, str(out), bundle=bundle, subject_list=str(subject_list), **options)
+        made = {path.name[len("subject_") : -len(".nii.gz")]: nib.load(path) for path in out.glob("*/*.nii.gz")}
+        return {name: type(each)(np.asarray(each.dataobj), each.affine, each.header) for name, each in made.items()}
+
+
+def train(
+    bundle: str,
+    dataset_dir: str,
+    output_dir: str = "",
+    *,
+    overlay: str | Sequence[str] = "",
+    epochs: int | None = None,
+    ckpt_dir: str = "",
+    **options: Any,
+) -> None:
+    """Trains a bundle's network on the subjects of a list; the same command goes on where it was stopped.
+
+    Args:
+        bundle: the method, such as mri_seq2seq.
+        dataset_dir: the folder that holds the subject list, see `mri-contrast list`.
+        output_dir: folder for curves and pictures; by default one that is called as the bundle is.
+        overlay: configurations that change the training's, by name or file: small trains a small network on a CPU.
+        epochs: how often the training subjects are seen.
+        ckpt_dir: folder for model.pt, the best weights, and last.pt, to go on from; by default output_dir/models.
+        options: further ones of the bundle's train.json, such as --batch_size 2.
+
+    Raises:
+        ValueError: what is wrong with the options or the data.
+    """
+    folder = bundle_folder(bundle)
+    output_dir = str(output_dir or folder.name)
+    options |= {"dataset_dir": str(dataset_dir), "output_dir": output_dir}
+    options |= {"ckpt_dir": str(ckpt_dir or f"{output_dir}/models"), **({} if epochs is None else {"epochs": epochs})}
+    if (folder / folder.name / "stages.py").is_file():  # a training of several parts
+        sys.path.insert(0, str(folder))
+        import_module(f"{folder.name}.stages").train_all(overlay=overlay, **options)
+        return
+    from .training.checkpoints import is_finished
+
+    configs = [str(config_file(folder, name)) for name in ["train", *words(overlay)]]
+    if is_finished(options["ckpt_dir"], configs, **options):
+        print(f"Finished before, in {options['ckpt_dir']}: more --epochs go on, another output_dir begins anew.")
+    else:
+        run_workflow(bundle, "training", configs, **options)
+
+
+def evaluate(
+    bundle: str,
+    dataset_dir: str,
+    output_dir: str,
+    *,
+    weights: str = "",
+    overlay: str | Sequence[str] = "",
+    **options: Any,
+) -> None:
+    """Scores a network on a list's test subjects, each sequence made from each other, beside two trivial rivals.
+
+    Args:
+        bundle: the method, such as mri_seq2seq.
+        dataset_dir: the folder that holds the subject list.
+        output_dir: folder for the scores, which `report`, `compare` and `contribution` read.
+        weights: file of the network's weights; by default the bundle's own, models/model.pt.
+        overlay: configurations that change the evaluation's, by name or file.
+        options: further ones of the bundle's train.json and evaluate.json, such as --split validation, --truth
+            reference, --multi_source true or --keep 2.
+
+    Raises:
+        FileNotFoundError, ValueError: no such data or weights.
+    """
+    configs, paths = ["train", *words(overlay), "evaluate"], {"dataset_dir": dataset_dir, "output_dir": output_dir}
+    run_workflow(bundle, "evaluating", configs, **paths, weights=weights, **options)

@@ -1,0 +1,78 @@
+"""The command's verbs on every bundle, and the Python function: the bundles' own workflows from any folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from common import complete
+from common.data.subjects import read_subjects
+from common.workflows import bundle_folder, bundle_folders, complete_folder, evaluate, train
+
+from .conftest import TINY_CRL
+
+
+@pytest.fixture
+def patient(phantom_dir: Path) -> dict[str, str]:
+    return read_subjects(phantom_dir)["test"][0]["images"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_all_bundles_are_known_and_seq2seq_is_meant():
+    assert sorted(bundle_folders()) == ["mri_aldm", "mri_crl", "mri_seq2seq", "mri_vq_seq2seq"]
+    assert bundle_folder() == bundle_folders()["mri_seq2seq"]
+
+
+@pytest.mark.parametrize("bundle", ["mri_seq2seq", "mri_vq_seq2seq", "mri_crl"])
+def test_train_evaluate_and_complete_from_any_folder(
+    bundle: str, tmp_path: Path, phantom_dir: Path, fse_dir: Path, tiny: dict[str, dict[str, Any]], capsys: Any
+):
+    settings = dict(TINY_CRL if bundle == "mri_crl" else tiny[bundle])
+    data = fse_dir if bundle == "mri_crl" else phantom_dir
+    (tmp_path / "tiny.json").write_text(json.dumps({key.replace("#", "::"): value for key, value in settings.items()}))
+    for _ in range(2):
+        train(bundle, str(data), "run", overlay="tiny.json", epochs=1)
+    assert "Finished before, in run/models" in capsys.readouterr().out
+    assert (tmp_path / "run" / "models" / "model.pt").is_file()
+    evaluate(bundle, str(data), "run/scores", overlay="tiny.json", weights="run/models/model.pt")
+    assert (tmp_path / "run" / "scores" / "scores_declared.json").is_file()
+    subject = read_subjects(data)["test"][0]
+    target = list(subject["images"])[-1]
+    complete_folder(str(data), "made", bundle=bundle, weights="run/models/model.pt", targets=target)
+    made = nib.load(tmp_path / "made" / subject["subject"] / f"{subject['subject']}_{target}.nii.gz")
+    assert np.array_equal(made.affine, nib.load(subject["images"][target]).affine)
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.json", "run", "made"}
+
+
+def test_one_subject_s_folder_gives_what_the_python_function_gives(
+    tmp_path: Path, patient: dict[str, str], described_weights: Path
+):
+    given = {name: patient[name] for name in ("T1", "T2")}
+    (tmp_path / "patient").mkdir()
+    for name, file in given.items():
+        (tmp_path / "patient" / f"{name}.nii.gz").symlink_to(file)
+    complete_folder("patient", "made", weights=str(described_weights))
+    level = logging.getLogger().level
+    made = complete({**given, "T2": nib.load(given["T2"])}, weights=str(described_weights))
+    assert sorted(made) == ["FLAIR", "T1Gd"] and logging.getLogger().level == level
+    for name, image in made.items():
+        written = nib.load(tmp_path / "made" / "patient" / f"patient_{name}.nii.gz")
+        assert np.array_equal(image.get_fdata(), written.get_fdata())
+        assert np.array_equal(image.affine, nib.load(given["T1"]).affine)
+
+
+def test_the_python_function_says_what_is_wrong(patient: dict[str, str], tmp_path: Path, described_weights: Path):
+    with pytest.raises(FileNotFoundError, match=r"none\.pt"):
+        complete({"T1": patient["T1"]}, weights=str(tmp_path / "none.pt"))
+    with pytest.raises(ValueError, match="did you mean --targets"):
+        complete({"T1": patient["T1"]}, weights=str(described_weights), target="T2")

@@ -1,0 +1,41 @@
+"""Installed from a wheel: all that git has, nothing called `common` at the top, and the command runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a wheel would put into site-packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run(line, check=True, capture_output=True)
+    ZipFile(next(folder.glob("*.whl"))).extractall(folder / "site")
+    return folder / "site"
+
+
+def test_the_wheel_holds_all_and_nothing_called_common(site: Path):
+    listed = subprocess.run(["git", "ls-files", "common", "bundles"], cwd=ROOT, capture_output=True, text=True).stdout
+    names = [f"mri_contrast/{name.removeprefix('common/')}" for name in listed.splitlines()]
+    assert len(names) > 100 and [name for name in names if not (site / name).is_file()] == []
+    assert sorted(path.name for path in site.iterdir() if path.suffix != ".dist-info") == ["mri_contrast"]
+
+
+def test_the_command_completes_a_patient(site: Path, tmp_path: Path, phantom_dir: Path, described_weights: Path):
+    alone = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "mri_contrast", "complete", phantom_dir, "made", "--weights", described_weights]
+    done = subprocess.run([*line, "--targets", "FLAIR"], cwd=tmp_path, env=alone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "made").glob("*/*_FLAIR.nii.gz"))) == 4
+    code = "from mri_contrast import complete; import mri_contrast.workflows as w; print(sorted(w.bundle_folders()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=alone, capture_output=True, text=True)
+    assert done.stdout == "['mri_aldm', 'mri_crl', 'mri_seq2seq', 'mri_vq_seq2seq']\n"
