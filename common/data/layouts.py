@@ -51,9 +51,8 @@ def make_list(
 
     Args:
         dataset_dir: the folder with the NIfTI files.
-        layout: brats (2021 and later names), ixi, bids, pattern, folder (one subject's images), or auto: the first of
-            these that fits. listed takes subjects, files and splits from the folder's own subjects.json, to drop
-            sequences into another list.
+        layout: brats (2021 and later names), ixi, bids, pattern, folder (of one subject), or auto: what fits first.
+            listed takes all from the folder's own subjects.json, to drop sequences into another list.
         pattern: for any other folder, the files' paths below it with the placeholders {subject}, {sequence} and, if
             there are several visits per person, {session}; * stands for any text within a name, .nii.gz for .nii too.
         names: what your pattern's {sequence} texts are called here, such as '{"t1ce": "T1Gd"}'; usual ones are known.
