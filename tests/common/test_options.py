@@ -81,3 +81,22 @@ def test_what_the_user_can_mend_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["data", "DIR", "--traceback"])
     with pytest.raises(ValueError, match="no folder"):
         run_command(work)
+
+
+@pytest.mark.parametrize(
+    ("line", "lacking"),
+    [
+        ([], "FOLDER, OUT not given"),
+        (["DIR"], "OUT not given"),
+        (["DIR", "--times", "3"], "OUT not given"),
+        (["--out=x", "--times=3"], "FOLDER not given"),
+    ],
+)
+def test_what_is_not_given_is_named_in_one_line(monkeypatch, capsys, line: list[str], lacking: str):
+    def work(folder: str, out: str, times: int = 1) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(sys, "argv", ["data", *line])
+    with pytest.raises(SystemExit) as end:
+        run_command(work)
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {lacking}; --help shows what is needed.\n"
