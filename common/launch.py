@@ -7,6 +7,7 @@ line of a run that fails: the reason.
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,12 @@ from monai.utils import ensure_tuple
 
 from .ending import end_in_one_line
 from .options import nearest, switch
+from .progress import above_bars
+from .threads import choose_threads
 
 # Of the run itself.
-RUN = {"workflow_name", "args_file", "traceback", *inspect.signature(ConfigWorkflow).parameters} - {"override"}
+RUN = {"workflow_name", "args_file", "traceback", "threads", *inspect.signature(ConfigWorkflow).parameters}
+RUN -= {"override"}
 EVALUATED = ("$", "@", "%")  # beginnings of what is no text
 SECTIONS = {"imports", "initialize", "run", "finalize"}  # that MONAI looks for in any configuration
 
@@ -47,7 +51,11 @@ def begin() -> None:
     if command:
         show = switch(options.get("traceback", False), "traceback")
         end_in_one_line(_how_to_go_on(merged(files, options), options.get("run_id", "run")), show)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(above_bars)
     check_known(files, options, command)
+    if command:
+        choose_threads(options.get("threads"))
 
 
 def merged(files: Iterable[str | Path], options: Mapping[str, Any]) -> ConfigParser:
@@ -60,9 +68,11 @@ def merged(files: Iterable[str | Path], options: Mapping[str, Any]) -> ConfigPar
 
 def _how_to_go_on(configuration: ConfigParser, run_id: str) -> str:
     run = configuration.get(run_id)
-    trains = "train#trainer" in str(configuration.get("run") if run == f"{MACRO_KEY}run" else run)
-    resumes = str(configuration.get("resume", False)).lower() == "true"
-    return " The same command goes on after the last epoch that was finished." if trains and resumes else ""
+    run = str(configuration.get("run") if run == f"{MACRO_KEY}run" else run)
+    if "train#trainer" in run:
+        resumes = str(configuration.get("resume", False)).lower() == "true"
+        return " The same command goes on after the last epoch that was finished." if resumes else ""
+    return " What is written stays, and is whole. The same command begins anew."
 
 
 def check_known(files: Sequence[str | Path], options: Mapping[str, Any], command: bool = True) -> None:

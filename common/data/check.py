@@ -26,9 +26,9 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
-from tqdm import tqdm
 
 from ..files import what_it_is, write_text
+from ..progress import bar
 from .doubts import hot_voxels, misplaced, uncovered
 from .subjects import FILE_FIELDS, SPLITS, list_of, read_subjects
 
@@ -110,9 +110,8 @@ def check_subjects(
     trust_headers = subjects.get("trust_headers", False) if trust_headers is None else trust_headers
     entries = [(split, entry) for split in SPLITS for entry in subjects[split]]
     findings = _find_leaks(entries, file.parent)
-    # disable=None: no bar where the output goes to a file.
     seen: dict[str, tuple[str, str, str, str]] = {}
-    for split, entry in tqdm(entries, desc="checking", unit="subject", disable=None):
+    for split, entry in bar(entries, desc="checking", unit="subjects"):
         findings += _check_subject(entry, split, grid, file.parent, seen, trust_headers)
     errors = sum(finding.severity == ERROR for finding in findings)
     summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
