@@ -22,7 +22,7 @@ class Lines:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.begun = self.said = time.monotonic()
-        self.waiting = ""
+        self.waiting = self.shown = ""
 
     def write(self, text: str) -> None:
         """A bar's text; a line's end alone closes it."""
@@ -31,7 +31,7 @@ class Lines:
             now = time.monotonic()
             if now - self.said >= max(SECONDS, SHARE * (now - self.begun)):
                 self._say(now)
-        elif "\n" in text and self.said > self.begun and self.waiting:
+        elif "\n" in text and self.shown not in ("", self.waiting):
             self._say(time.monotonic())
 
     def flush(self) -> None:
@@ -39,7 +39,7 @@ class Lines:
 
     def _say(self, now: float) -> None:
         print(self.waiting, file=self.stream, flush=True)
-        self.said, self.waiting = now, ""
+        self.said, self.shown = now, self.waiting
 
 
 def bar(iterable: Iterable | None = None, *, unit: str, **options: Any) -> tqdm:
