@@ -7,7 +7,6 @@ line of a run that fails: the reason.
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from monai.utils import ensure_tuple
 
 from .ending import end_in_one_line
 from .options import nearest, switch
-from .progress import above_bars
+from .progress import log_above_bars
 from .threads import choose_threads
 
 # Of the run itself.
@@ -50,9 +49,8 @@ def begin() -> None:
     command = getattr(sys.modules["__main__"].__spec__, "name", "") == "monai.bundle.__main__"
     if command:
         show = switch(options.get("traceback", False), "traceback")
-        end_in_one_line(_how_to_go_on(merged(files, options), options.get("run_id", "run")), show)
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(above_bars)
+        end_in_one_line(how_to_go_on(merged(files, options), options.get("run_id", "run")), show)
+        log_above_bars()
     check_known(files, options, command)
     if command:
         choose_threads(options.get("threads"))
@@ -66,7 +64,8 @@ def merged(files: Iterable[str | Path], options: Mapping[str, Any]) -> ConfigPar
     return parser
 
 
-def _how_to_go_on(configuration: ConfigParser, run_id: str) -> str:
+def how_to_go_on(configuration: ConfigParser, run_id: str) -> str:
+    """What the same command does after a run that was stopped: a training goes on, all else begins anew."""
     run = configuration.get(run_id)
     run = str(configuration.get("run") if run == f"{MACRO_KEY}run" else run)
     if "train#trainer" in run:

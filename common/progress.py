@@ -53,15 +53,19 @@ def bar(iterable: Iterable | None = None, *, unit: str, **options: Any) -> tqdm:
         >>> for subject in bar(subjects, desc="checking", unit="subjects"):
         ...     check(subject)
     """
-    own = {"disable": os.environ.get("RANK", "0") != "0", "dynamic_ncols": True, "unit": f" {unit}", **options}
+    own = {"disable": os.environ.get("RANK", "0") != "0", "dynamic_ncols": True, "unit": f" {unit}"}
     if not sys.stderr.isatty():
         own |= {"file": Lines(sys.stderr), "bar_format": PLAIN, "mininterval": 1, "position": 0}
-    return tqdm(iterable, **own)
+    return tqdm(iterable, **own | options)
 
 
-def above_bars(record: logging.LogRecord) -> bool:
-    """A logging filter: on a terminal, what is logged takes the bars' place, and their next step draws them below."""
-    if sys.stderr.isatty():
-        for shown in list(getattr(tqdm, "_instances", ())):
-            shown.clear()
+def log_above_bars() -> None:
+    """On a terminal, what is logged from now on takes the bars' place, and their next step draws them below."""
+    for handler in logging.getLogger().handlers if sys.stderr.isatty() else ():
+        handler.addFilter(_cleared)
+
+
+def _cleared(record: logging.LogRecord) -> bool:
+    for shown in list(getattr(tqdm, "_instances", ())):
+        shown.clear()
     return True

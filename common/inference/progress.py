@@ -28,11 +28,16 @@ class SubjectProgress:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.GET_BATCH_STARTED, lambda: self.bar.set_description_str("loading"))
         engine.add_event_handler(Events.ITERATION_STARTED, lambda: self.bar.set_description_str(self.doing))
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.bar.update())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
         engine.add_event_handler(Events.COMPLETED, lambda: self.bar.close())
 
     def start(self, engine: Engine) -> None:
         self.bar = bar(total=engine.state.epoch_length, desc=self.doing, unit="subjects", leave=self.leave)
+
+    def update(self, engine: Engine) -> None:
+        self.bar.update()
+        if self.bar.n == self.bar.total:  # what is printed at the end stands below it
+            self.bar.close()
 
 
 def count_windows(size: Sequence[int], roi_size: Sequence[int], overlap: float) -> int:
