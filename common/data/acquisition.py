@@ -133,7 +133,7 @@ def known_parameters(image: str | Path | None, listed: Mapping[str, float] | Non
 
 
 def refused(image: str | Path, listed: Mapping[str, float] | None, folder: Path) -> str:
-    """What a network that is told TR, TE and TI says of an image's; "" if it takes them. Files as seen from `folder`."""
+    """What a network that is told TR, TE and TI says of an image, files as seen from `folder`; "" if it takes it."""
     try:
         known_parameters(image, listed, "the list")
     except ValueError as error:

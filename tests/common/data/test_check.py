@@ -355,6 +355,7 @@ def test_a_gzip_file_with_a_wrong_checksum_is_never_loaded(pair):
 )
 def test_times_are_checked_as_inference_does(pair, sidecar, reason):
     """A warning: only what needs them refuses them."""
+    save(pair / "T2.nii.gz", VOXELS * 2)
     file = pair / "T2.json"
     file.write_text(sidecar)
     [finding] = check_subjects(pair)
