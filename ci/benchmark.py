@@ -10,7 +10,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -81,21 +81,23 @@ def benchmark(
     for name in [bundle] if bundle else METHODS:
         print(name)
         kind, objective = METHODS[name]
-        network = kind(**_small_options(name) if small else {}).to(device)
-        print_rows([_training_row(network, objective.to(device), device)], device, repeats)
+        network = kind(**small_options(name) if small else {}).to(device)
+        print_rows([training_row(network, objective.to(device), device)], device, repeats)
         with torch.inference_mode():
             print_rows(_slice_rows(network.eval(), device), device, repeats)
             print_rows(list(_subject_rows(network, device, subject, matrix)), device, 1)
 
 
-def _small_options(bundle: str) -> dict[str, object]:
+def small_options(bundle: str) -> dict[str, object]:
     overlay = json.loads((BUNDLES / bundle / "configs" / "small.json").read_text())
     return {key.split("::")[1]: value for key, value in overlay.items() if key.startswith("network_def::")}
 
 
-def _training_row(network: TranslationNetwork, objective: torch.nn.Module, device: str) -> Row:
+def training_row(
+    network: TranslationNetwork, objective: torch.nn.Module, device: str, in_plane: Sequence[int] = (192, 192)
+) -> Row:
     """All that one slice or stack of a subject with two sequences costs, forwards and backwards."""
-    image = torch.rand(1, 4, 192, 192, network.slices, device=device)
+    image = torch.rand(1, 4, *in_plane, network.slices, device=device)
     image[:, 2:] = -1
 
     def step() -> None:

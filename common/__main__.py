@@ -12,7 +12,9 @@ import warnings
 from importlib import import_module
 from typing import NamedTuple
 
+from .ending import ended_in_one_line
 from .options import nearest, run_command
+from .threads import choose_threads, taken
 from .usage import usage
 from .workflows import HERE
 
@@ -113,10 +115,17 @@ def main() -> None:
         file = HERE.joinpath(*verb.module.split(".")).with_suffix(".py")
         print(usage(file, verb.function, f"{NAME} {name}", [f"{NAME} {example}" for example in verb.examples]))
     else:
+        from .progress import log_above_bars
+
         verb = VERBS[name]
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         for chatty in ("ignite", "monai", "matplotlib"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        log_above_bars()
+        if verb.module == "workflows":
+            with ended_in_one_line():
+                sys.argv[1:] = taken(sys.argv[1:])
+                choose_threads(say=logging.info)
         run_command({name: getattr(import_module(f".{verb.module}", __package__), verb.function)}, name=NAME)
 
 

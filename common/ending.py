@@ -52,7 +52,8 @@ def _line(text: str, mendable: bool = True) -> str:
 
 
 def stopped(error: KeyboardInterrupt, then: str = "") -> str:
-    """What Ctrl-C or SIGTERM are answered with."""
+    """What Ctrl-C or SIGTERM are answered with: `then` follows, or else the error's notes."""
+    then = then or "".join(getattr(error, "__notes__", []))
     return f"stopped by {'SIGTERM' if isinstance(error, Terminated) else 'Ctrl-C'}.{then}"
 
 

@@ -21,9 +21,12 @@ from monai.utils import ensure_tuple
 
 from .ending import end_in_one_line
 from .options import nearest, switch
+from .progress import log_above_bars
+from .threads import choose_threads
 
 # Of the run itself.
-RUN = {"workflow_name", "args_file", "traceback", *inspect.signature(ConfigWorkflow).parameters} - {"override"}
+RUN = {"workflow_name", "args_file", "traceback", "threads", *inspect.signature(ConfigWorkflow).parameters}
+RUN -= {"override"}
 EVALUATED = ("$", "@", "%")  # beginnings of what is no text
 SECTIONS = {"imports", "initialize", "run", "finalize"}  # that MONAI looks for in any configuration
 
@@ -46,8 +49,11 @@ def begin() -> None:
     command = getattr(sys.modules["__main__"].__spec__, "name", "") == "monai.bundle.__main__"
     if command:
         show = switch(options.get("traceback", False), "traceback")
-        end_in_one_line(_how_to_go_on(merged(files, options), options.get("run_id", "run")), show)
+        end_in_one_line(how_to_go_on(merged(files, options), options.get("run_id", "run")), show)
+        log_above_bars()
     check_known(files, options, command)
+    if command:
+        choose_threads(options.get("threads"))
 
 
 def merged(files: Iterable[str | Path], options: Mapping[str, Any]) -> ConfigParser:
@@ -58,11 +64,14 @@ def merged(files: Iterable[str | Path], options: Mapping[str, Any]) -> ConfigPar
     return parser
 
 
-def _how_to_go_on(configuration: ConfigParser, run_id: str) -> str:
+def how_to_go_on(configuration: ConfigParser, run_id: str) -> str:
+    """What the same command does after a run that was stopped: a training goes on, all else begins anew."""
     run = configuration.get(run_id)
-    trains = "train#trainer" in str(configuration.get("run") if run == f"{MACRO_KEY}run" else run)
-    resumes = str(configuration.get("resume", False)).lower() == "true"
-    return " The same command goes on after the last epoch that was finished." if trains and resumes else ""
+    run = str(configuration.get("run") if run == f"{MACRO_KEY}run" else run)
+    if "train#trainer" in run:
+        resumes = str(configuration.get("resume", False)).lower() == "true"
+        return " The same command goes on after the last epoch that was finished." if resumes else ""
+    return " What is written stays, and is whole. The same command begins anew."
 
 
 def check_known(files: Sequence[str | Path], options: Mapping[str, Any], command: bool = True) -> None:

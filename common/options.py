@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .ending import ended_in_one_line
+from .threads import taken
 
 
 def switch(value: bool | str, name: str) -> bool:
@@ -69,7 +70,8 @@ def run_command(command: Callable | Mapping[str, Callable], name: str | None = N
     """`fire.Fire` of a function, or of several by name.
 
     Unknown options are met before the work, --help starts none wherever it stands, and false is False. What the user
-    can mend is one line on stderr; --traceback shows the way there.
+    can mend is one line on stderr; --traceback shows the way there. --threads N is for every command
+    (`common.threads.taken`).
 
     Raises:
         SystemExit: it failed, or there is no such option, whose nearest is named; the status is 2.
@@ -82,6 +84,8 @@ def run_command(command: Callable | Mapping[str, Callable], name: str | None = N
         arguments = [*arguments[:named], "--help"]
     function = command.get(arguments[0]) if isinstance(command, Mapping) and arguments else command
     show = "--traceback" in arguments
+    with ended_in_one_line(show):
+        arguments = taken(arguments)
     known = dict(inspect.signature(function).parameters) if callable(function) else {}
     if known and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
         arguments = [word for word in arguments if word != "--traceback"]

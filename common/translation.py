@@ -160,6 +160,10 @@ class TranslationNetwork(nn.Module):
         made = [self.decode(select(representation, r), target[t : t + 1]) for t, r in enumerate(rows) if len(r)]
         return Translation(torch.cat(made), representation)
 
+    def repeated(self) -> tuple[nn.Module, int] | None:
+        """What is called many times for an image, and how often, for a bar to show; None where nothing is."""
+        return None
+
     def complete(
         self,
         image: Tensor,

@@ -68,7 +68,7 @@ def run_workflow(bundle: str, run_id: str, configs: Sequence[str], **options: An
         from monai.bundle import create_workflow
 
         from .ending import root_cause
-        from .launch import check_known
+        from .launch import check_known, how_to_go_on, merged
 
         for name in ("scripts", "workflows"):  # which list the options, and what they did not find
             logging.getLogger(f"monai.bundle.{name}").setLevel(logging.ERROR)
@@ -79,6 +79,9 @@ def run_workflow(bundle: str, run_id: str, configs: Sequence[str], **options: An
         workflow = create_workflow(config_file=files, **own, **options)
         try:
             workflow.run()
+        except KeyboardInterrupt as error:
+            error.add_note(how_to_go_on(merged(files, options), run_id))
+            raise
         except RuntimeError as error:
             raise root_cause(error)  # noqa: B904 -- of which MONAI's errors tell what it was doing
         workflow.finalize()

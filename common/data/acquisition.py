@@ -117,12 +117,28 @@ def image_parameters(
         setting: (TR, TE, TI) in ms where nothing else is known.
         where: names subject and sequence in messages.
     """
-    if (found := _of_mapping(listed or {}, where)) is not None:
+    return known_parameters(image, listed, where) or check_parameters(*setting, where=where)
+
+
+def known_parameters(image: str | Path | None, listed: Mapping[str, float] | None, where: str) -> Parameters | None:
+    """`image_parameters`, None where only its sequence's setting would be left.
+
+    Raises:
+        ValueError: see `check_parameters`, and a sidecar that cannot be read.
+    """
+    if (found := _of_mapping(listed or {}, where)) is not None or image is None:
         return found
-    if image is not None:
-        sidecar = Path(image).with_name(Path(image).name.split(".nii")[0] + ".json")
-        found = read_sidecar(sidecar) if sidecar.is_file() else None
-    return found or check_parameters(*setting, where=where)
+    sidecar = Path(image).with_name(Path(image).name.split(".nii")[0] + ".json")
+    return read_sidecar(sidecar) if sidecar.is_file() else None
+
+
+def refused(image: str | Path, listed: Mapping[str, float] | None, folder: Path) -> str:
+    """What a network that is told TR, TE and TI says of an image, files as seen from `folder`; "" if it takes it."""
+    try:
+        known_parameters(image, listed, "the list")
+    except ValueError as error:
+        return f"{str(error).replace(f'{folder}/', '')} A network that is told TR, TE and TI (mri_crl) refuses it"
+    return ""
 
 
 def _of_mapping(values: Mapping[str, float | None], where: str, seconds: bool = False) -> Parameters | None:

@@ -2,9 +2,9 @@
 
 Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, BACKGROUND, BELOW_ZERO, NO_AFFINE,
 SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE.
-Warnings: NEGATIVE, HOT_VOXELS, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; and
-SFORM_QFORM_DISAGREE if the two carry different codes, as they may then mean two spaces (scanner and template) on
-purpose.
+Warnings: NEGATIVE, HOT_VOXELS, SKULL, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; PARAMETERS,
+which only networks that are told TR, TE and TI refuse; and SFORM_QFORM_DISAGREE if the two carry different codes, as
+they may then mean two spaces (scanner and template) on purpose.
 What is an error of a file here is refused by loading, too (`image_problems`).
 """
 
@@ -26,10 +26,11 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
-from tqdm import tqdm
 
 from ..files import what_it_is, write_text
-from .doubts import hot_voxels, misplaced, uncovered
+from ..progress import bar
+from .acquisition import refused
+from .doubts import hot_voxels, misplaced, remaining_skull, uncovered
 from .subjects import FILE_FIELDS, SPLITS, list_of, read_subjects
 
 # How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
@@ -110,9 +111,8 @@ def check_subjects(
     trust_headers = subjects.get("trust_headers", False) if trust_headers is None else trust_headers
     entries = [(split, entry) for split in SPLITS for entry in subjects[split]]
     findings = _find_leaks(entries, file.parent)
-    # disable=None: no bar where the output goes to a file.
     seen: dict[str, tuple[str, str, str, str]] = {}
-    for split, entry in tqdm(entries, desc="checking", unit="subject", disable=None):
+    for split, entry in bar(entries, desc="checking", unit="subjects"):
         findings += _check_subject(entry, split, grid, file.parent, seen, trust_headers)
     errors = sum(finding.severity == ERROR for finding in findings)
     summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
@@ -258,12 +258,20 @@ def _check_subject(
     if split == "training" and len(images) == 1:
         found.append(("", ("ONE_SEQUENCE_ONLY", WARNING, f"only {next(iter(images))}: no pair to learn from")))
     found += _compare_grids(grids, {name: path for name, path in images.items() if path in grids}, grid)
-    doubts = {"HOT_VOXELS": {name: text for name, volume in volumes.items() if (text := hot_voxels(volume))}}
+    affines = {name: grids[images[name]][1] for name in volumes}
+    doubts = {
+        "HOT_VOXELS": {name: hot_voxels(volume) for name, volume in volumes.items()},
+        "SKULL": {name: remaining_skull(volume, affines[name]) for name, volume in volumes.items()},
+        "PARAMETERS": {
+            name: refused(path, entry.get("parameters", {}).get(name), folder) for name, path in images.items()
+        },
+    }
     if volumes:
         own = grids[images[next(iter(volumes))]]
         alike = {name: each for name, each in volumes.items() if not same_grid(*grids[images[name]], *own)}
         doubts |= {"PARTIAL_COVERAGE": uncovered(alike), "MISPLACED": misplaced(alike, own[1])}
-    found += [(images[name], (code, WARNING, text)) for code, each in doubts.items() for name, text in each.items()]
+    said = [(name, code, text) for code, each in doubts.items() for name, text in each.items() if text]
+    found += [(images[name], (code, WARNING, text)) for name, code, text in said]
     return [
         Finding(code, severity, entry["subject"], _short(path, folder), reason)
         for path, (code, severity, reason) in found

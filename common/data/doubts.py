@@ -6,12 +6,18 @@ from collections.abc import Mapping
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 MOST_UNCOVERED = 0.05  # of what the other sequences show; brain masks that differ by a voxel stay below
 HOTTEST = 10  # times the 99th percentile; vessels reach 4
 # How much more a mirrored image must tell of another than as it is. Of registered images it tells less than half.
 MIRRORED = 1.5
 FEWEST = 1000  # voxels in common, below which shared information is chance
+# mm below the surface of a whole head, where its skull is; of a brain, where its cortex is.
+SKULL = (8.0, 16.0)
+MOST_DARK = 0.1  # of that shell: brains have up to 3 %, whole heads 20 to 40 %
+PART = 0.05  # of the largest connected one
+COARSE = 3.0  # mm, enough to see a skull
 
 
 def hot_voxels(image: np.ndarray) -> str:
@@ -38,6 +44,30 @@ def uncovered(images: Mapping[str, np.ndarray]) -> dict[str, str]:
         for name, share in shares.items()
         if share > MOST_UNCOVERED
     }
+
+
+def remaining_skull(image: np.ndarray, affine: np.ndarray) -> str:
+    """Whether an image [X, Y, Z] seems to show a whole head: below its surface lies a shell that is as dark as bone."""
+    sizes = nib.affines.voxel_sizes(affine)
+    steps = np.maximum(np.round(COARSE / sizes), 1).astype(int)
+    coarse, sizes = image[tuple(slice(None, None, step) for step in steps)], sizes * steps
+    bright = coarse[coarse > 0]
+    if bright.size < FEWEST:
+        return ""
+    shown = coarse > 0.1 * np.percentile(bright, 99)
+    parts, _ = ndimage.label(shown)
+    counts = np.bincount(parts[shown])
+    head = (counts > PART * counts.max())[parts] & shown  # scalp and brain may be apart; specks are neither
+    head = ndimage.binary_closing(np.pad(head, 5), iterations=4)  # sulci, and what leads from the nose inwards
+    for axis in range(3):
+        head = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(head, axis, 0)], axis)
+    depth = ndimage.distance_transform_edt(head, sampling=sizes)[5:-5, 5:-5, 5:-5]
+    shell = (depth > SKULL[0]) & (depth <= SKULL[1])
+    dark = np.count_nonzero(shell & ~shown) / max(np.count_nonzero(shell), 1)
+    if np.count_nonzero(shell) < FEWEST or dark <= MOST_DARK:
+        return ""
+    where = f"{SKULL[0]:g} to {SKULL[1]:g} mm below its surface"
+    return f"seems to have its skull ({dark:.0%} is dark {where}); remove it first (HD-BET, SynthStrip)"
 
 
 def misplaced(images: Mapping[str, np.ndarray], affine: np.ndarray) -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import nibabel as nib
 
 from ..options import words
+from ..progress import bar
 from .acquisition import inherited_times
 from .names import DEFAULT_PATTERN, KNOWN, LAYOUTS, SEQUENCES, Layout, Match, from_pattern
 from .splits import random_splits, read_splits
@@ -279,7 +280,9 @@ def _find(root: Path, layout: tuple[str, Layout], wanted: Sequence[str] = ()) ->
     label, match = layout
     files = list(_files(root, (".nii", ".nii.gz")))
     matches = {path: _named_by(root, match(path)) for path in files}
-    made = [path for path, found in matches.items() if found and is_synthesised(root / path)]
+    listed = [path for path, found in matches.items() if found]
+    headers = bar(listed, desc="reading headers", unit="files", leave=False)
+    made = [path for path in headers if is_synthesised(root / path)]
     if made:
         warnings.warn(f"{len(made)} files were made by a network and are left out: {some(made)}", stacklevel=4)
     matches = {path: found for path, found in matches.items() if path not in made}

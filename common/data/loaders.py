@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import DataLoader, Dataset, DistributedSampler
+from monai.data import CacheDataset, DataLoader, Dataset, DistributedSampler
 
 from ..distributed import is_distributed
+from ..progress import bar
+
+
+class CachedSubjects(CacheDataset):
+    """A `CacheDataset` whose bar says what it waits for, and is lines in a log."""
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
+        indices = range(self.cache_num) if indices is None else indices
+        if not len(indices):
+            return []
+        with ThreadPool(self.num_workers) as pool:
+            prepared = pool.imap(self._load_cache_item, indices)
+            return list(bar(prepared, total=len(indices), desc="preparing subjects", unit="subjects"))
 
 
 class SeededItems(torch.utils.data.Dataset):

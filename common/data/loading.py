@@ -17,7 +17,7 @@ from monai.transforms import MapTransform, ResampleToMatch, Transform
 from ..translation import MISSING
 from .acquisition import image_parameters
 from .check import ERROR, image_problems, read_image, same_grid, unreadable
-from .doubts import uncovered
+from .doubts import remaining_skull, uncovered
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,9 @@ class LoadSubject(Transform):
         images[grid_name] = like
         for text in uncovered({name: image[0].numpy() for name, image in images.items()}).values():
             logger.warning(f"{subject}: {text}.")
+        for name, image in images.items():
+            if text := remaining_skull(image[0].numpy(), like.affine.numpy()):
+                logger.warning(f"{subject}: {name} {text}.")
         d = {"subject": subject, "images": files, "grid_file": files[grid_name], "image": self._stack(images, like)}
         d["available"] = torch.tensor([name in files for name in self.sequences])
         if self.settings:

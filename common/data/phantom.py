@@ -21,10 +21,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
-from tqdm import tqdm
 
 from ..files import replacing, write_text
 from ..options import words
+from ..progress import bar
 from .mr_signal import FSE9, TISSUES, Acquisition, corrupt, enhanced_t1, resolve, spin_echo
 
 # Field of view of the template: the first voxel's centre and the last one's offset from it, in mm.
@@ -381,7 +381,7 @@ def make_phantom(
     folder = Path(output_dir)
     entries = [
         _write_subject(folder, number, timings, seed, spacing, one_gain, bias=bias, noise=noise)
-        for number in tqdm(range(subjects), desc="phantom", unit="subject")
+        for number in bar(range(subjects), desc="simulating", unit="subjects")
     ]
     listing = {
         "sequences": list(timings),

@@ -12,6 +12,7 @@ from monai.transforms import Orientationd
 
 from ..data.loaders import subject_loader
 from ..data.preparation import Subjects
+from ..inference.progress import SubjectProgress
 from ..options import words
 from ..translation import TranslationNetwork
 from .disturbances import Disturbd
@@ -80,3 +81,4 @@ class MatrixEvaluator(SupervisedEvaluator):
             val_handlers=[self.matrix, *val_handlers],
             prepare_batch=prepare_batch,
         )
+        SubjectProgress("scoring").attach(self)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
-from tqdm import tqdm
 
 from ..files import prepare_folder
 from ..inference.inferers import Route
 from ..inference.weights import origin
 from ..options import words
+from ..progress import bar
 from .conventions import CONVENTIONS, brain_mask, score
 from .metrics import load_lpips
 from .rivals import IntensityMap, copy_source
@@ -104,7 +104,7 @@ class ScoreMatrix:
             self.map = IntensityMap(self.sequences)
             if not len(self.training):
                 warnings.warn("No training subjects in the list: scores without the intensity map", stacklevel=2)
-            for item in tqdm(self.training, desc="fitting the intensity map"):
+            for item in bar(self.training, desc="fitting the intensity map", unit="subjects"):
                 self.map.fit(item["image"], item["available"].tolist())
 
     def update(self, engine: Engine) -> None:
@@ -118,7 +118,8 @@ class ScoreMatrix:
         self.masks.add("the subject list's" if self.brain in batch else "the target's non-background")
         brains = [batch[self.brain][0] > 0 if self.brain in batch else brain_mask(image) for image in label]
         ceilings = self._ceilings(pred, label, brains, available) if self.ceiling else {}
-        for channel, route in enumerate(tqdm(self.routes, desc=f"scoring {batch['subject']}", leave=False)):
+        routes = bar(self.routes, desc=f"scoring {batch['subject']}", unit="pairs", leave=False)
+        for channel, route in enumerate(routes):
             sources = tuple(i for i in route.sources if available[i])
             if not available[route.target] or not sources:
                 continue

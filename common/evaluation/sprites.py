@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from ..inference.differentiation import differentiation_maps
+from ..progress import bar
 from .pictures import ERROR_SHARE, upright, white_level
 from .scores import evaluated_again
 
@@ -151,5 +151,5 @@ def draw_subject(path: Path) -> dict[str, Any]:
         pred = volumes["pred"][np.ix_(available, available)]
         brain, spacing, names = volumes["brain"], volumes["spacing"], volumes["sequences"][available].tolist()
     subject = Subject(source, label, [white_level(image.astype(np.float32)) for image in label], pred, brain, spacing)
-    planes = [_draw_plane(plane, subject) for plane in tqdm(PLANES, desc=f"drawing {path.stem}", unit="plane")]
+    planes = [_draw_plane(plane, subject) for plane in bar(PLANES, desc=f"drawing {path.stem}", unit="planes")]
     return {"subject": path.stem, "sequences": names, "planes": planes}

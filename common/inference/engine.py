@@ -14,6 +14,7 @@ from ..ending import root_cause
 from ..files import DiskFull
 from ..memory import advising
 from .inferers import FEWER
+from .progress import SubjectProgress
 from .saving import SaveVolumes
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class CompletionEvaluator(SupervisedEvaluator):
     def __init__(self, *, dataset: Dataset, network: nn.Module, num_workers: int = 0, **kwargs: Any) -> None:
         device = next(network.parameters()).device
         super().__init__(device, subject_loader(dataset, num_workers), network, **kwargs)
+        SubjectProgress("completing").attach(self)
         last = kwargs.get("postprocessing")
         self.savers = [each for each in getattr(last, "transforms", [last]) if isinstance(each, SaveVolumes)]
         self.failures: dict[str, str] = {}

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
+from monai.inferers import Inferer
 from torch import Tensor
-from tqdm import tqdm
 
 from ..distributed import unwrapped
 from ..memory import advising
 from ..options import switch, words
+from ..progress import bar
 from ..translation import TranslationNetwork, is_available
+from .progress import WholeInferer, WindowInferer
 
 FEWER = ("fewer --targets at a time",)
 
@@ -47,7 +48,8 @@ class SlabInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         depth = inputs.shape[self.slice_axis]
         made = []
-        for start in tqdm(range(0, depth, self.slices), desc="slabs", leave=False, disable=not self.progress):
+        shown = {} if self.progress else {"disable": True}
+        for start in bar(range(0, depth, self.slices), desc="slabs", unit="slabs", leave=False, **shown):
             stop = min(start + self.slices, depth)
             first, last = max(start - self.margin, 0), min(stop + self.margin, depth)
             slab = inputs.narrow(self.slice_axis, first, last - first)
@@ -72,7 +74,8 @@ class SubjectInferer(Inferer):
 
     Args:
         inferer: any of MONAI's; None is that which fits: `SlabInferer` for 2D and 2.5D networks,
-            `monai.inferers.SlidingWindowInferer` for 3D ones, or without a `roi_size` the whole volume at once.
+            `monai.inferers.SlidingWindowInferer` for 3D ones, or without a `roi_size` the whole volume at once; each
+            with a bar.
         roi_size: of a 3D window.
         slab: slices of a slab.
     """
@@ -85,12 +88,12 @@ class SubjectInferer(Inferer):
         if self.inferer is not None:
             return AdvisingInferer(self.inferer, FEWER)
         if self.roi_size is None:
-            return AdvisingInferer(SimpleInferer(), getattr(network, "less_memory", FEWER))
+            return AdvisingInferer(WholeInferer(network.repeated()), getattr(network, "less_memory", FEWER))
         if network.spatial_dims == 2:
-            slabs = SlabInferer(self.slab, network.slices // 2, network.slice_axis)
+            slabs = SlabInferer(self.slab, network.slices // 2, network.slice_axis, progress=True)
             return AdvisingInferer(slabs, [f"a smaller --slab than {self.slab}"] if self.slab > 1 else FEWER)
         cpu = torch.device("cpu")
-        sliding = SlidingWindowInferer(self.roi_size, overlap=0.5, mode="gaussian", device=cpu, progress=True)
+        sliding = WindowInferer(self.roi_size, overlap=0.5, mode="gaussian", device=cpu)
         return AdvisingInferer(sliding, [f"a smaller --roi_size than {list(self.roi_size)}"])
 
 

@@ -159,6 +159,7 @@ class SaveVolumes(Transform):
             nib.save(image, partial)
             # Before the image takes its place: there is none that says nothing of itself.
             write_text(path.with_name(f"{data['subject']}_{name}.json"), json.dumps(sidecar, indent=1))
+        logger.info(f"written: {path}")
         return path
 
 

@@ -191,6 +191,7 @@ class Checkpoints:
         with replacing(self.best) as partial:
             torch.save(network.state_dict(), partial)
             write(self.best, network, sha256=sha256(partial), **self.described)
+        logger.info(f"written: {self.best}")
 
     def _everything(self, engine: Engine) -> dict[str, Any]:
         scaler = getattr(engine, "grad_scaler", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..distributed import is_distributed, is_main_process, unwrapped
+from ..progress import bar
 from ..scales import Scales, moments
 from ..translation import TranslationNetwork, is_available
 
@@ -115,12 +116,33 @@ def _averaging(decay: float) -> Callable[..., None]:
     return update
 
 
-class TrainingProgress(ProgressBar):
-    """A progress bar per epoch that shows the loss."""
+class TrainingProgress:
+    """One bar for a whole training, with the time that is left of all its epochs, validation included, and the loss."""
 
-    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+    def attach(self, engine: Engine) -> None:
+        engine.logger.setLevel(logging.WARNING)  # which would say of every epoch that it is complete
         if is_main_process():
-            super().attach(engine, output_transform=lambda output: {"loss": output[0]["loss"]})
+            engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+            engine.add_event_handler(Events.COMPLETED, self.close)
+        self.bar = None
+
+    def start(self, engine: Engine) -> None:
+        """Where a training goes on, the bar does, too."""
+        state = engine.state
+        if self.bar is None:
+            total = state.max_epochs * state.epoch_length
+            self.bar = bar(total=total, initial=state.iteration, unit="steps", desc="training", smoothing=0)
+        self.bar.set_description_str(f"epoch {state.epoch} of {state.max_epochs}")
+
+    def update(self, engine: Engine) -> None:
+        self.bar.set_postfix(loss=f"{engine.state.output[0]['loss']:.4g}", refresh=False)
+        self.bar.update(engine.state.iteration - self.bar.n)
+
+    def close(self, engine: Engine) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
 
 class SampleImages:

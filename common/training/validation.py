@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ignite.metrics import Metric
-from monai.data import CacheDataset
 from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler, StatsHandler, TensorBoardStatsHandler, from_engine
 from monai.inferers import Inferer
 from torch import nn
 
-from ..data.loaders import subject_loader
+from ..data.loaders import CachedSubjects, subject_loader
 from ..data.preparation import Subjects
 from ..distributed import is_main_process
 from ..evaluation.validation import SynthesisMetric
 from ..files import prepare_folder
 from ..inference.inferers import CompletionInferer
+from ..inference.progress import SubjectProgress
 from .handlers import SampleImages
 
 
@@ -53,7 +53,7 @@ class Validator(SupervisedEvaluator):
         **kwargs: Any,
     ) -> None:
         items = subjects.items("validation", sequences)
-        dataset = CacheDataset(items, subjects.validation(), cache_rate=cache_rate, num_workers=num_workers)
+        dataset = CachedSubjects(items, subjects.validation(), cache_rate=cache_rate, num_workers=num_workers)
         every = CompletionInferer(subjects.sequences, "all", roi_size=subjects.roi_size, slab=slab)
         scored = from_engine(["pred", "label"])
         handlers = list(val_handlers)
@@ -71,3 +71,4 @@ class Validator(SupervisedEvaluator):
             val_handlers=handlers,
             **kwargs,
         )
+        SubjectProgress("validating", leave=False).attach(self)

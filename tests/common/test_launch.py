@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from monai.bundle import create_workflow
 
-from common.launch import check_known, known_options
+from common.launch import check_known, how_to_go_on, known_options, merged
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "mri_seq2seq" / "configs"
 BUNDLES = sorted(CONFIGS.parents[1].glob("mri_*"))
@@ -50,6 +50,21 @@ def check(*files: str | Path, **options: Any) -> None:
 def test_a_misspelt_option_is_refused_with_the_nearest_name(file: str, option: str, answer: str):
     with pytest.raises(ValueError, match=answer):
         check(file, **{option: 3})
+
+
+@pytest.mark.parametrize(
+    ("files", "run_id", "options", "answer"),
+    [
+        (["train.json"], "training", {}, " The same command goes on after the last epoch that was finished."),
+        (["train.json"], "run", {}, " The same command goes on after the last epoch that was finished."),
+        (["train.json"], "run", {"resume": False}, ""),
+        (["train.json", "evaluate.json"], "evaluating", {}, " What is written stays, and is whole. The same comm"),
+        (["inference.json"], "inference", {}, " What is written stays, and is whole. The same command begins anew."),
+    ],
+)
+def test_what_the_same_command_does_after_a_run_that_was_stopped(files, run_id: str, options: dict, answer: str):
+    said = how_to_go_on(merged([CONFIGS / file for file in files], options), run_id)
+    assert said.startswith(answer) and bool(said) is bool(answer)
 
 
 @pytest.mark.parametrize("name", ["epochs", "learning_rate", "slab"])

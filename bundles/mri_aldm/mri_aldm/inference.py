@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from .common.distributed import unwrapped
-from .common.inference.inferers import available_sequences, plain, with_meta
-from .common.memory import advising
+from .common.inference.inferers import AdvisingInferer, available_sequences, plain, with_meta
+from .common.inference.progress import WholeInferer
 
 
 class OneSourceInferer(Inferer):
@@ -30,8 +31,8 @@ class OneSourceInferer(Inferer):
         available = available_sequences(inputs)
         image = plain(inputs)
         network, made = unwrapped(network), torch.zeros_like(image)
-        with advising(network.less_memory):
-            for k, j in enumerate(available):
-                source = available[k - self.shift]
-                made[:, j] = network.translate(image, [source], [j])[:, 0]
+        whole = AdvisingInferer(WholeInferer(network.repeated()), network.less_memory)
+        for k, j in enumerate(available):
+            pair = {"sources": [available[k - self.shift]], "targets": [j]}
+            made[:, j] = whole(image, partial(network.translate, **pair))[:, 0]
         return with_meta(made, inputs)

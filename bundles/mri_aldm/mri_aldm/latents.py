@@ -16,13 +16,13 @@ from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, EnsureTyped, Randomizable, RandSpatialCropd, Transform
 from monai.utils import convert_to_tensor
-from tqdm import tqdm
 
 from .common.data.preparation import Subjects
 from .common.distributed import is_distributed, unwrapped
 from .common.files import replacing
 from .common.memory import advising
 from .common.options import switch
+from .common.progress import bar
 from .network import ALDM
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class MeasureLatents:
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         scale = network.get_buffer(self.buffer)  # an average of the weights takes it over after the next step
         total = torch.zeros(3, scale.shape[1], dtype=torch.float64)
-        for k in tqdm(range(rank, len(self.dataset), world), desc="latents", disable=rank > 0):
+        for k in bar(range(rank, len(self.dataset), world), desc="encoding latents", unit="subjects"):
             item = self.dataset[k]
             z = item["latent"][item["available"]].movedim(1, 0).flatten(1).double()
             total += torch.stack([z.sum(1), z.square().sum(1), torch.full((len(z),), z.shape[1])])

@@ -163,6 +163,10 @@ class ALDM(TranslationNetwork):
         """MS-SPADE's translation of latents [B, C, *s] to targets [1 or B, S]; without it, the source's own latent."""
         return latent if self.translator is None else self.translator(latent, target_code, source_code)
 
+    def repeated(self) -> tuple[nn.Module, int] | None:
+        """The UNet, once for each step of sampling."""
+        return None if self.denoiser is None else (next(iter(self.denoiser.values())), len(self.process.way))
+
     def normalised(self, latent: Tensor) -> Tensor:
         """Latents with mean 0 and standard deviation 1 in each channel, as the diffusion takes them."""
         mean, deviation = self.latent_scale[:, :, None, None, None].unbind()

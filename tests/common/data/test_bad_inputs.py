@@ -94,6 +94,16 @@ def z_scored() -> np.ndarray:
     return voxels
 
 
+def with_skull(path: Path) -> None:
+    """Both images of a whole head, 4 mm: scalp, bone and brain in ellipsoids."""
+    axes = np.meshgrid(*(4.0 * (np.arange(size) - size / 2) for size in (46, 54, 46)), indexing="ij")
+    inside = np.sqrt(sum((axis / radius) ** 2 for axis, radius in zip(axes, (82, 98, 82), strict=True)))
+    head = np.select([inside < 0.82, inside < 0.93, inside < 1], [600, 10, 900], 0).astype(np.float32)
+    noise = np.random.default_rng(2).uniform(0.8, 1.2, (2, *head.shape)).astype(np.float32)
+    for name, each in zip(("T1.nii.gz", path.name), noise, strict=True):
+        save(path.with_name(name), head * each, np.diag([4.0, 4.0, 4.0, 1.0]))
+
+
 CASES: dict[str, Callable[[Path], None]] = {
     "is not there": lambda path: None,
     "is empty": lambda path: path.write_bytes(b""),
@@ -114,6 +124,11 @@ CASES: dict[str, Callable[[Path], None]] = {
     "is z-scored": lambda path: save(path, z_scored()),
     "covers half": half,
     "has a voxel of 1e6": lambda path: save(path, np.where(np.arange(4032).reshape(16, 18, 14) == 2142, 1e6, good())),
+    "has its skull, as the T1 has": with_skull,
+    "has a sidecar with ms in place of s": lambda path: (
+        save(path, good()),
+        path.with_name("T2.json").write_text('{"RepetitionTime": 4000, "EchoTime": 100}'),
+    ),
     "is shifted": lambda path: save(path, np.roll(good(), 2, 1)),
     "has neither sform nor qform": lambda path: save(path, good(), sform=0),
     "has sform and qform in two places": turned,

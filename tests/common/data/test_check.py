@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from common.__main__ import main
+from common.data.acquisition import image_parameters
 from common.data.check import GRID_TOLERANCE_MM, check_subjects, same_grid
 from common.data.layouts import make_list
 from common.data.loading import LoadSubject
@@ -341,3 +343,25 @@ def test_a_gzip_file_with_a_wrong_checksum_is_never_loaded(pair):
     assert finding.code == "FILE_UNREADABLE" and "CRC" in finding.reason
     with pytest.raises(ValueError, match="CRC"):
         LoadSubject(["T2"])({"subject": "A", "images": {"T2": str(pair / "T2.nii.gz")}})
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "reason"),
+    [
+        ('{"RepetitionTime": 4000, "EchoTime": 100}', "RepetitionTime is 4000 s.*it looks like milliseconds taken"),
+        ('{"RepetitionTime": 4}', "give both, or neither"),
+        ("{", "not a readable JSON file"),
+    ],
+)
+def test_times_are_checked_as_inference_does(pair, sidecar, reason):
+    """A warning: only what needs them refuses them."""
+    save(pair / "T2.nii.gz", VOXELS * 2)
+    file = pair / "T2.json"
+    file.write_text(sidecar)
+    [finding] = check_subjects(pair)
+    assert (finding.code, finding.severity, finding.file) == ("PARAMETERS", "warning", "T2.nii.gz")
+    assert re.match(f"T2.json: .*{reason}.* \\(mri_crl\\) refuses it$", finding.reason)
+    with pytest.raises(ValueError, match=reason):
+        image_parameters(pair / "T2.nii.gz", None, (500, 10, 0), "T2")
+    file.write_text('{"RepetitionTime": 4, "EchoTime": 0.1}')
+    assert check_subjects(pair) == []

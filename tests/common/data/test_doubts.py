@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from common.data.doubts import hot_voxels, misplaced, uncovered
+from common.data.doubts import hot_voxels, misplaced, remaining_skull, uncovered
 
 RAS = np.eye(4)
 
@@ -51,6 +51,32 @@ def test_hot_voxels(images: dict[str, np.ndarray]):
     assert hot_voxels(images["T1"]).startswith("1 voxels of up to 1e+06")
 
 
+def head(spacing: tuple[float, float, float], scalp: float, brain: float = 600, centre: float = 0) -> np.ndarray:
+    """A brain of 134 x 160 x 134 mm in 9 mm of bone and, with `scalp` above 0, 6 mm of that."""
+    axes = np.meshgrid(*(np.arange(-110, 110, size) - centre for size in spacing), indexing="ij")
+    inside = np.sqrt(sum((axis / radius) ** 2 for axis, radius in zip(axes, (82, 95, 82), strict=True)))
+    tissue = np.random.default_rng(0).uniform(0.7, 1.3, inside.shape)
+    tissue[(np.abs(axes[0]) < 12) & (np.abs(axes[1]) < 30) & (np.abs(axes[2]) < 15)] = 0.02  # ventricles
+    return tissue * np.select([inside < 0.82, inside < 0.93, inside < 1], [brain, 10, scalp], 0)
+
+
+@pytest.mark.parametrize("spacing", [(2, 2, 2), (1, 2, 5), (4, 4, 4)])
+@pytest.mark.parametrize("scalp", [300, 1500])
+def test_a_skull_is_seen_and_its_absence(spacing: tuple[float, float, float], scalp: float):
+    affine = np.diag([*spacing, 1])
+    assert "dark 8 to 16 mm below its surface" in remaining_skull(head(spacing, scalp), affine)
+    assert remaining_skull(head(spacing, 0), affine) == ""
+
+
+def test_a_skull_at_the_edge_of_the_field_of_view():
+    cut = head((2, 2, 2), 900)[:, :, 30:]
+    assert remaining_skull(cut, np.diag([2.0, 2, 2, 1]))
+
+
+def test_too_little_to_see_a_skull(images: dict[str, np.ndarray]):
+    assert remaining_skull(images["T1"][..., :2], RAS) == remaining_skull(np.zeros((20, 20, 20)), RAS) == ""
+
+
 @pytest.mark.skipif(not os.environ.get("MRI_DATA"), reason="set MRI_DATA to the folder with real MRI")
 @pytest.mark.parametrize("subject", ["ms_oms-cs-p07", "ms_tcga-du-7294-atlas"])
 def test_real_images(subject: str):
@@ -65,3 +91,14 @@ def test_real_images(subject: str):
     assert (
         all("registered?" in text for text in misplaced(moved, affine).values()) and len(misplaced(moved, affine)) == 3
     )
+
+
+@pytest.mark.skipif(not os.environ.get("MRI_DATA"), reason="set MRI_DATA to the folder with real MRI")
+def test_skulls_of_real_images():
+    wrong = []
+    for file in sorted(Path(os.environ["MRI_DATA"]).glob("ms_*/*.nii.gz")):
+        image = nib.load(file)
+        if "mask" not in file.name and image.ndim == 3:
+            whole = "ms_oms-long" in file.parent.name
+            wrong += [file] if bool(remaining_skull(np.asarray(image.dataobj), image.affine)) != whole else []
+    assert wrong == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import CacheDataset
 from monai.transforms import Compose, Lambdad, RandGaussianNoised, RandSpatialCropSamplesd
 
-from common.data.loaders import SeededItems, training_loader
+from common.data import loaders
+from common.data.loaders import CachedSubjects, SeededItems, training_loader
 from common.training.handlers import Reseed
 
 DATA = [{"image": torch.full((1, 6, 6, 1), float(k))} for k in range(5)]
@@ -44,3 +46,11 @@ def test_epochs_and_items_differ_and_an_epoch_begun_again_does_not():
     items = SeededItems(same)
     assert len(items) == 2 and not torch.equal(items[0]["image"], items[1]["image"])
     assert torch.equal(items[0]["image"], items[0]["image"])
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(1.0, [4]), (0.5, [2]), (0.0, [])])
+def test_what_is_kept_is_counted_while_it_is_prepared(rate: float, shown: list[int], monkeypatch: pytest.MonkeyPatch):
+    totals = []
+    monkeypatch.setattr(loaders, "bar", lambda items, total, **_: totals.append(total) or items)
+    prepared = CachedSubjects(list(range(4)), lambda k: 10 * k, cache_rate=rate, num_workers=2)
+    assert totals == shown and list(prepared) == [0, 10, 20, 30]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from pathlib import Path
@@ -13,7 +14,9 @@ from ignite.engine import Engine, Events
 from monai.transforms import Compose, RandGaussianNoise
 from torch import Tensor, nn
 
-from common.training.handlers import MovingAverage, ReferenceScale, Reseed, SampleImages
+from common.progress import bar
+from common.training import handlers
+from common.training.handlers import MovingAverage, ReferenceScale, Reseed, SampleImages, TrainingProgress
 from common.translation import TranslationNetwork
 
 
@@ -153,3 +156,25 @@ def test_sample_images_are_of_the_first_subject(tmp_path: Path, slice_axis: int,
     true, made = samples.shown[0].chunk(2)
     assert (true == 0.5).all() and (made == 1).all()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_one_bar_for_a_whole_training(monkeypatch: pytest.MonkeyPatch):
+    """Its total is all epochs; where the training goes on, so does the bar."""
+    shown = []
+
+    def seen(**options):
+        shown.append(bar(**options, file=io.StringIO(), mininterval=0))
+        return shown[-1]
+
+    monkeypatch.setattr(handlers, "bar", seen)
+    engine = Engine(lambda engine, batch: [{"loss": 1 / engine.state.iteration}])
+    TrainingProgress().attach(engine)
+    last = []
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: last.append((shown[-1].n, shown[-1].desc, shown[-1].postfix))
+    )
+    engine.run([0, 1, 2], max_epochs=2)
+    assert shown[0].total == 6 and shown[0].disable, "closed"
+    assert last[3] == (4, "epoch 2 of 2", "loss=0.25") and last[-1][0] == 6
+    engine.run([0, 1, 2], max_epochs=3)
+    assert len(shown) == 2 and (shown[1].initial, shown[1].total) == (6, 9) and last[-1][1] == "epoch 3 of 3"
