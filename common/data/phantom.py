@@ -384,6 +384,7 @@ def make_phantom(
         for number in tqdm(range(subjects), desc="phantom", unit="subject")
     ]
     listing = {
+        "name": "phantom (simulated)",
         "sequences": list(timings),
         "training": entries[:training],
         "validation": entries[training : training + validating],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from monai.transforms import (
 from .layouts import find_subjects
 from .loading import LoadSubject, MarkMissingd
 from .normalisation import ScaleSequencesd
-from .subjects import list_of, subject_items
+from .subjects import list_of, read_subjects, subject_items
 
 Transform = Callable[[Any], Any]
 
@@ -86,6 +86,12 @@ class Subjects:
             options["found"] = find_subjects(self.dataset_dir, self.pattern, split, names=self.sequences)
         wanted = self.sequences if sequences is None else sequences
         return subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
+
+    def called(self, items: Sequence[Mapping[str, Any]]) -> str:
+        """Some of the items in words, for what is trained on them: as the list or else its folder is called."""
+        file = list_of(self.dataset_dir, self.subject_list)
+        count = len({item["subject"] for item in items})
+        return f"{read_subjects(file).get('name') or file.parent.name}, {count} subject{'s' * (count != 1)}"
 
     def training(self, random: Sequence[Transform] = (), crops: int | None = None) -> Compose:
         """For training: what is random comes after all that is not, so that a `CacheDataset` keeps the latter.

@@ -49,8 +49,10 @@ def usual_trainer(
         accompanied: the other arguments of `usual_handlers`.
     """
     average = MovingAverage(network, ema_decay)
+    device, dataset = next(network.parameters()).device, train_data_loader.dataset
     accompanied["described"] = {
         **accompanied.get("described", {}),
+        "trained_on": accompanied["subjects"].called(dataset.data),
         "training": {
             **training_options(objective, lr_scheduler),
             "batch_size": train_data_loader.batch_size,
@@ -58,7 +60,6 @@ def usual_trainer(
         },
     }
     evaluator.network = average.network
-    device, dataset = next(network.parameters()).device, train_data_loader.dataset
     randomness = dataset if hasattr(dataset, "set_random_state") else dataset.transform
     if less_memory is None:
         sizes = {"batch_size": train_data_loader.batch_size, "roi_size": accompanied["subjects"].roi_size}
