@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,12 @@ class Subjects:
         wanted = self.sequences if sequences is None else sequences
         return subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
 
-    def called(self, items: Sequence[Mapping[str, Any]]) -> str:
-        """Some of the items in words, for what is trained on them: as the list or else its folder is called."""
+    def called(self) -> str:
+        """Those for training, in words: as the list or else its folder is called, and how many they are."""
         file = list_of(self.dataset_dir, self.subject_list)
-        count = len({item["subject"] for item in items})
-        return f"{read_subjects(file).get('name') or file.parent.name}, {count} subject{'s' * (count != 1)}"
+        listed = read_subjects(file)
+        count = sum(any(name in self.sequences for name in entry["images"]) for entry in listed["training"])
+        return f"{listed.get('name') or file.parent.name}, {count} subject{'s' * (count != 1)}"
 
     def training(self, random: Sequence[Transform] = (), crops: int | None = None) -> Compose:
         """For training: what is random comes after all that is not, so that a `CacheDataset` keeps the latter.

@@ -46,13 +46,14 @@ def usual_trainer(
         ema_decay: of that average, see `MovingAverage`.
         objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
         less_memory: see `TranslationTrainer`; None names the options that all trainings have.
-        accompanied: the other arguments of `usual_handlers`.
+        accompanied: the other arguments of `usual_handlers`; what is `described` has "trained_on" where the images are
+            not those that `subjects` tells of.
     """
     average = MovingAverage(network, ema_decay)
-    device, dataset = next(network.parameters()).device, train_data_loader.dataset
+    given = accompanied.get("described") or {}
     accompanied["described"] = {
-        **accompanied.get("described", {}),
-        "trained_on": accompanied["subjects"].called(dataset.data),
+        **given,
+        "trained_on": given.get("trained_on") or accompanied["subjects"].called(),
         "training": {
             **training_options(objective, lr_scheduler),
             "batch_size": train_data_loader.batch_size,
@@ -60,6 +61,7 @@ def usual_trainer(
         },
     }
     evaluator.network = average.network
+    device, dataset = next(network.parameters()).device, train_data_loader.dataset
     randomness = dataset if hasattr(dataset, "set_random_state") else dataset.transform
     if less_memory is None:
         sizes = {"batch_size": train_data_loader.batch_size, "roi_size": accompanied["subjects"].roi_size}
