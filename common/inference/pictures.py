@@ -15,6 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
+from scipy.ndimage import binary_erosion
 
 from ..files import replacing
 
@@ -106,14 +107,16 @@ def fullest(volumes: Sequence[np.ndarray], axis: int) -> int:
 
 
 def highest(spread: np.ndarray, axis: int, volumes: Sequence[np.ndarray]) -> int:
-    """The slice with the highest mean of `spread` in the foreground, of those that are half as full as the fullest.
+    """The slice with the highest mean square of `spread`, of those that are half as full as the fullest.
 
-    The outermost slices have a few voxels of an edge, which is where sources disagree in every subject.
+    Squares, so that a small place counts where much is at odds. The foreground's rim does not: there, and in the
+    outermost slices, which are little else, sources disagree in every subject.
     """
     filled = _filled(volumes, axis)
     others = tuple(k for k in range(3) if k != axis)
     inside = np.any([volume > 0 for volume in volumes], axis=0)
-    mean = np.where(inside, spread, 0).sum(axis=others) / inside.sum(axis=others).clip(min=1)
+    inside = binary_erosion(inside, np.ones([1 if k == axis else 3 for k in range(3)]))
+    mean = np.square(np.where(inside, spread, 0)).sum(axis=others) / inside.sum(axis=others).clip(min=1)
     return int(np.where(2 * filled >= filled.max(), mean, -1).argmax())
 
 

@@ -60,6 +60,10 @@ def test_disagreement_is_looked_for_where_there_is_much_to_see(volume: np.ndarra
     spread = np.zeros_like(volume)
     spread[:, :, 18], spread[:, :, 7], spread[0, 0, 9] = 1, 0.1, 100
     assert highest(spread, 2, [volume]) == 7, "neither an edge of four voxels nor what lies in air"
+    spread[8, 6:42, 9] = spread[:, 41, 9] = 10
+    assert highest(spread, 2, [volume]) == 7, "nor the rim"
+    spread[15:17, 20:22, 10] = 2
+    assert highest(spread, 2, [volume]) == 10, "but a lesion, though the mean of slice 7 is higher"
 
 
 def test_a_chosen_slice_alone(volume: np.ndarray):
