@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from common.__main__ import main
 from common.data.subjects import read_subjects, write_subjects
 from common.evaluation import completed
-from common.evaluation.__main__ import main
 from common.inference import products
 from common.inference.saving import save_like
 
@@ -58,7 +58,7 @@ def test_the_command_has_a_slice(phantom_dir, tmp_path, monkeypatch, capsys):
     (folder / f"{name}_FLAIR_uncertainty.json").write_text(json.dumps(stale))
     sizes = []
     for options in ((), ("--slice", "12"), ("--plane", "sagittal")):
-        monkeypatch.setattr("sys.argv", ["evaluation", "picture", str(tmp_path), str(phantom_dir), *options])
+        monkeypatch.setattr("sys.argv", ["mri-contrast", "picture", str(tmp_path), str(phantom_dir), *options])
         main()
         assert capsys.readouterr().out.strip() == str(folder / f"{name}.png")
         sizes.append(imread(folder / f"{name}.png").shape[0])
