@@ -15,7 +15,10 @@ from typing import Any
 from .files import what_it_is, write_text
 
 ADVICE = "Copy it again, or remove it and give the options of the training."
-KINDS = {"network": dict, "sequences": list, "normalisation": str, "sha256": str, "roi_size": list, "divisible": list}
+KINDS = {
+    **{"network": dict, "sequences": list, "normalisation": str, "sha256": str, "roi_size": list, "divisible": list},
+    "trained_on": str,
+}
 
 
 class Description:

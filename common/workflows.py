@@ -172,6 +172,7 @@ def complete(
         listed = {"sequences": list(files), "training": [], "validation": [], "test": [entry]}
         subject_list = write_subjects(Path(folder) / "subjects.json", listed)
         out = Path(folder) / "out"
+        options["saver#pictures"] = False
         complete_folder(folder, str(out), bundle=bundle, subject_list=str(subject_list), **options)
         made = {path.name[len("subject_") : -len(".nii.gz")]: nib.load(path) for path in out.glob("*/*.nii.gz")}
         return {name: type(each)(np.asarray(each.dataobj), each.affine, each.header) for name, each in made.items()}

@@ -120,7 +120,7 @@ def _listed(
         chosen = read_splits(Path(str(splits)), found.people)
     else:
         chosen = random_splits(found.people, *shares, {subject: split for subject, (split, _) in before.items()})
-    kept = {name: known[name] for name in ("acquisitions", "trust_headers") if name in known}
+    kept = {name: known[name] for name in ("name", "acquisitions", "trust_headers") if name in known}
     return {"sequences": order, **_split(found.entries, chosen, before), **kept}
 
 

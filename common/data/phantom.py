@@ -384,6 +384,7 @@ def make_phantom(
         for number in bar(range(subjects), desc="simulating", unit="subjects")
     ]
     listing = {
+        "name": "phantom (simulated)",
         "sequences": list(timings),
         "training": entries[:training],
         "validation": entries[training : training + validating],

@@ -24,7 +24,7 @@ from monai.transforms import (
 from .layouts import find_subjects
 from .loading import LoadSubject, MarkMissingd
 from .normalisation import ScaleSequencesd
-from .subjects import list_of, subject_items
+from .subjects import list_of, read_subjects, subject_items
 
 Transform = Callable[[Any], Any]
 
@@ -86,6 +86,13 @@ class Subjects:
             options["found"] = find_subjects(self.dataset_dir, self.pattern, split, names=self.sequences)
         wanted = self.sequences if sequences is None else sequences
         return subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
+
+    def called(self) -> str:
+        """Those for training, in words: as the list or else its folder is called, and how many they are."""
+        file = list_of(self.dataset_dir, self.subject_list)
+        listed = read_subjects(file)
+        count = sum(any(name in self.sequences for name in entry["images"]) for entry in listed["training"])
+        return f"{listed.get('name') or file.parent.name}, {count} subject{'s' * (count != 1)}"
 
     def training(self, random: Sequence[Transform] = (), crops: int | None = None) -> Compose:
         """For training: what is random comes after all that is not, so that a `CacheDataset` keeps the latter.

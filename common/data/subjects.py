@@ -11,6 +11,7 @@
 A sequence that was not acquired is simply absent. Only `subject` and `images` are required; TR, TE and TI are in ms.
 `"acquisitions": {"T1": [500, 10, 0]}` beside `sequences` says them once for all subjects; `parameters` has precedence.
 `"trust_headers": true` there lets pass what is doubtful about where the headers place the voxels.
+`"name"` there is what to call the data: weights that were trained on them, and all that these make, say it.
 Paths are relative to the JSON's folder, so that the folder can be moved, with POSIX slashes; absolute ones are allowed.
 """
 
@@ -207,6 +208,8 @@ def validate_subjects(subjects: dict, *, where: str, unique: bool = True) -> Non
             raise ValueError(f"{where}: unknown field '{key}'; the splits are called {', '.join(SPLITS)}")
     if not isinstance(trusted := subjects.get("trust_headers", False), bool):
         raise ValueError(f"{where}: 'trust_headers' must be true or false, not {trusted!r}")
+    if not isinstance(name := subjects.get("name", ""), str):
+        raise ValueError(f"{where}: 'name' must be a text, not {name!r}")
     _validate_acquisitions(subjects.get("acquisitions", {}), sequences, where)
     seen: dict[str, str] = {}
     for split in SPLITS:

@@ -16,12 +16,13 @@ import plotly.graph_objects as go
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from ..inference.pictures import ERROR_SHARE
 from .charts import Means, arrow, contribution_figure, describe, matrix_figure, pair_means, place, subjects_figure
 from .contribution import formula, rank_contributions
 from .files import write_text
 from .page import TEMPLATE, chart, page, table
-from .pictures import ERROR_SHARE
 from .scores import METHODS, ScoreTable, is_sequence
+from .significance import FEWEST
 from .sprites import draw_subject
 
 SHOWN = 10  # rows of the table of failures
@@ -91,18 +92,26 @@ def averages(means: Means) -> dict[str, float]:
     return {method: statistics.fmean(v[method] for v in pairs) for method in ORDER} if pairs else {}
 
 
-def verdict(means: Means) -> str:
-    """Whether the network beats the intensity map in PSNR, as HTML."""
+def verdict(scores: ScoreTable, means: Means) -> str:
+    """Whether the network is shown to beat the intensity map in PSNR, as HTML."""
     pairs, mean = shared(means), averages(means)
-    if not pairs:
+    gain = scores.gain(pairs)
+    if gain is None:
         return "No pair was scored for the network and its rivals alike."
+    if gain.subjects < FEWEST:
+        side = "ahead of" if gain.mean > 0 else "not ahead of"
+        said = f"On {gain.subjects} subject{'s' * (gain.subjects != 1)} the network is {side} the intensity map"
+    elif gain.low > 0:
+        said = "The network beats the intensity map"
+    elif gain.high < 0:
+        said = "The intensity map beats the network"
+    else:
+        said = "No difference shown between the network and the intensity map"
     lost = [arrow(*pair) for pair, values in pairs.items() if values["network"] <= values["map"]]
-    named = f", not for {', '.join(lost)}" if 0 < len(lost) <= 4 else ""
-    gain = mean["network"] - mean["map"]
+    ahead = f"{len(pairs) - len(lost)} of {len(pairs)} pairs" + f", not for {', '.join(lost)}" * (0 < len(lost) <= 4)
     return (
-        f"<strong>The network {'beats' if gain > 0 else 'does not beat'} the intensity map</strong>: "
-        f"{mean['network']:.2f} against {mean['map']:.2f} dB, {_number(gain, signed=True)} dB on average. "
-        f"It is ahead for {len(pairs) - len(lost)} of {len(pairs)} pairs{named}."
+        f"<strong>{said}</strong>: {mean['network']:.2f} against {mean['map']:.2f} dB, by subject "
+        f"{str(gain).replace('-', '−')}. The network is ahead for {ahead}."
     )
 
 
@@ -124,10 +133,10 @@ def _headline(tables: Sequence[ScoreTable], means: Means) -> str:
         facts.append(f"also scored under {', '.join(table.convention for table in tables[1:])}")
     cards = "".join(f"<div><dt>{method}</dt><dd>{value:.2f} dB</dd></div>" for method, value in averages(plain).items())
     return (
-        f'<p class="warning">Not for clinical use.</p><p>{verdict(plain)}</p><dl class="cards">{cards}</dl>'
+        f'<p class="warning">Not for clinical use.</p><p>{verdict(scores, plain)}</p><dl class="cards">{cards}</dl>'
         f'<p class="note">{escape("; ".join(facts))}.</p>'
         + "".join(f"<p>{escape(line)}</p>" for line in scores.unseen_verdicts())
-        + (f"<p>From all the other sequences together: {verdict(others)}</p>" if others else "")
+        + (f"<p>From all the other sequences together: {verdict(scores, others)}</p>" if others else "")
     )
 
 

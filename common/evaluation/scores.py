@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing, what_it_is
+from .significance import Interval, interval
 
 METHODS = ("network", "copy", "map")
 OTHERS = (csv.Error, zipfile.BadZipFile, zlib.error)  # than Python's own, that a damaged file may cause
@@ -150,6 +151,16 @@ class ScoreTable:
         pair = (method, source, target)
         return [n[metric] for (m, _, s, t), n in self._rows.items() if (m, s, t) == pair and metric in n]
 
+    def gain(self, pairs: Iterable[tuple[str, str]]) -> Interval | None:
+        """By how much PSNR the network is ahead of the intensity map: of each subject the mean over these pairs."""
+        gains: dict[str, list[float]] = {}
+        for (method, subject, *pair), numbers in self._rows.items():
+            rival = self._rows.get(("map", subject, *pair), {})
+            gain = numbers.get("psnr", math.nan) - rival.get("psnr", math.nan)
+            if method == "network" and tuple(pair) in {*pairs} and math.isfinite(gain):
+                gains.setdefault(subject, []).append(gain)
+        return interval([statistics.fmean(values) for values in gains.values()]) if gains else None
+
     def summary(self) -> list[dict[str, Any]]:
         """Mean and sample standard deviation over subjects, one dict per method, source and target.
 
@@ -282,8 +293,9 @@ class ScoreTable:
         line = f"Mean over {len(shared)} of {len(pairs)} {what}: {averages} dB"
         if {"network", "map"} <= means.keys():
             wins = sum(means["network"][pair] > means["map"][pair] for pair in shared)
-            line += f"; the network beats the map for {wins}"
-        texts = []
+            line += f"; network ahead of the map for {wins}"
+        gain = self.gain(shared)
+        texts = [f"network - map by subject: {gain}"] if gain else []
         for metric in [name for name in ("ssim", "nmse", "lpips") if name in self.metrics]:
             values = {m: _mean(_mean(self._values(metric, m, *pair)) for pair in shared) for m in means}
             texts.append(f"{metric.upper()} " + ", ".join(f"{m} {value:.3f}" for m, value in values.items()))

@@ -1,4 +1,4 @@
-"""Paired tests between runs: is the difference larger than what chance among the subjects gives?"""
+"""Paired tests and intervals: is a difference larger than what chance among the subjects gives?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,33 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import wilcoxon
+from scipy import stats
+
+FEWEST = 3  # subjects that an interval is given for: of two, it is 13 standard errors wide
+
+
+class Interval(NamedTuple):
+    """The mean of the subjects' differences in dB, and its 95 % interval; nan for fewer than `FEWEST` subjects."""
+
+    mean: float
+    low: float
+    high: float
+    subjects: int
+
+    def __str__(self) -> str:
+        counted = f"{self.subjects} subject{'s' * (self.subjects != 1)}"
+        if self.subjects < FEWEST:
+            return f"{self.mean:+.2f} dB ({counted}, too few for an interval)"
+        return f"{self.mean:+.2f} dB (95 % interval {self.low:+.2f} to {self.high:+.2f}, {counted})"
+
+
+def interval(differences: Sequence[float]) -> Interval:
+    """Student's t interval of the mean of one difference per subject, with n - 1 degrees of freedom."""
+    mean, count = float(np.mean(differences)), len(differences)
+    if count < FEWEST:
+        return Interval(mean, math.nan, math.nan, count)
+    half = float(stats.t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / math.sqrt(count))
+    return Interval(mean, mean - half, mean + half, count)
 
 
 class Comparison(NamedTuple):
@@ -47,7 +73,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def _test(metric: str, first: str, second: str, differences: np.ndarray) -> Comparison:
     """Zero differences carry no rank; where all are zero, p is 1."""
-    statistic, p = wilcoxon(differences) if differences.any() else (0.0, 1.0)
+    statistic, p = stats.wilcoxon(differences) if differences.any() else (0.0, 1.0)
     smallest = min(1.0, 2.0 ** (1 - len(differences)))
     mean = float(differences.mean())
     return Comparison(metric, first, second, len(differences), mean, float(statistic), float(p), math.nan, smallest)

@@ -15,24 +15,13 @@ import torch
 from PIL import Image
 
 from ..inference.differentiation import differentiation_maps
+from ..inference.pictures import ERROR_SHARE, PLANES, Plane, upright, white_level
 from ..progress import bar
-from .pictures import ERROR_SHARE, upright, white_level
 from .scores import evaluated_again
 
 SLICES = 30  # per plane, at most: enough to see every region, few enough for one file
 MARGIN = 4  # voxels around the brain
 QUALITY = 90  # of the WebP pictures: noisy brains are 2 of 255 grey levels off on average, at half the size of lossless
-
-
-class Plane(NamedTuple):
-    """Slices along one axis of a RAS volume, and the letters at a slice's left, right, top and bottom."""
-
-    name: str
-    axis: int
-    letters: str
-
-
-PLANES = (Plane("axial", 2, "RLAP"), Plane("coronal", 1, "RLSI"), Plane("sagittal", 0, "APSI"))
 
 
 class Layout(NamedTuple):

@@ -92,4 +92,5 @@ class SaveDifferentiation(SaveVolumes):
             }
             sources = [i for i in available if i != t]
             self._save(maps[t] * scale, data, f"{self.sequences[t]}_differentiation", t, sources, **more)
+        self._draw(data, "differentiation", targets=[self.sequences[t] for t in targets])
         return data

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nibabel as nib
@@ -20,11 +21,23 @@ from monai.transforms import Transform
 from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
 from ..files import prepare_folder, replacing, write_text
+from ..options import switch
 from ..scales import Scales
 from .inferers import resolve_targets, sources_of
 from .weights import origin
 
 logger = logging.getLogger(__name__)
+
+
+@functools.cache  # so that it is said once
+def drawing() -> ModuleType | None:
+    """`common.inference.products`, which draws; where matplotlib is not installed None, and a word."""
+    try:
+        from . import products
+    except ModuleNotFoundError as error:
+        logger.warning(f"No pictures are drawn beside the images: {error.name} is not installed (pip install it).")
+        return None
+    return products
 
 
 def save_like(array: np.ndarray, like: str | Path, path: str | Path, step: float = 0.0) -> None:
@@ -81,6 +94,7 @@ class SaveVolumes(Transform):
         weights: file whose sha256 the sidecar names.
         metadata_file: the bundle's metadata.json, for its name and version.
         scales: see `SaveCompleted`; what has other units does without.
+        pictures: draw what was made of a subject, beside it.
     """
 
     def __init__(
@@ -91,6 +105,7 @@ class SaveVolumes(Transform):
         weights: str,
         metadata_file: str,
         scales: Scales | None = None,
+        pictures: bool | str = True,
     ) -> None:
         resolve_targets(targets, sequences, ())  # unknown names are known before any work is done
         self.output_dir = Path(output_dir)
@@ -98,6 +113,7 @@ class SaveVolumes(Transform):
         self.targets = targets
         self.weights = weights
         self.metadata_file = metadata_file
+        self.pictures = switch(pictures, "pictures")
 
     @functools.cached_property
     def _origin(self) -> dict[str, Any]:
@@ -109,6 +125,7 @@ class SaveVolumes(Transform):
         Raises:
             NotWritten: `output_dir` cannot be written to, or has no room for as many float32 voxels.
         """
+        logger.info(f"{self.weights} was trained on: {self._origin['trained_on']}.")
         needed = 0
         for item in items:
             files = {name: item["images"][name] for name in self.sequences if name in item["images"]}
@@ -120,6 +137,12 @@ class SaveVolumes(Transform):
     def count(self, available: Sequence[int]) -> int:
         """How many volumes are written of a subject that has these sequences."""
         return len(resolve_targets(self.targets, self.sequences, available))
+
+    def _draw(self, data: Mapping[Hashable, Any], kind: str = "completed", **what: Any) -> None:
+        """`products.draw_<kind>` of a subject, if that is wanted and can be done."""
+        if self.pictures and (products := drawing()):
+            shown = {"grid_file": data["grid_file"], "images": data["images"], "origin": self._origin, **what}
+            getattr(products, f"draw_{kind}")(self.output_dir / data["subject"], data["subject"], **shown)
 
     def _save(
         self, volume: torch.Tensor, data: Mapping[Hashable, Any], name: str, target: int, sources: Sequence[int], **more
@@ -188,8 +211,9 @@ class SaveCompleted(SaveVolumes):
         scales: Scales,
         weights: str,
         metadata_file: str,
+        pictures: bool | str = True,
     ) -> None:
-        super().__init__(output_dir, sequences, targets, weights, metadata_file)
+        super().__init__(output_dir, sequences, targets, weights, metadata_file, pictures=pictures)
         self.scales = scales
         trained = scales.mean.isfinite().all(1).tolist()
         self.untrained = [j for j, known in enumerate(trained) if any(trained) and not known]
@@ -205,12 +229,15 @@ class SaveCompleted(SaveVolumes):
         if not targets:
             logger.warning(f"{data['subject']} lacks nothing that can be made; name what you want with --targets.")
         pred = torch.as_tensor(data["pred"])
-        count = len(self.sequences)
+        count, made, uncertain = len(self.sequences), {}, []
         for j in targets:
             sources = sources_of(j, available)
+            made[self.sequences[j]] = [self.sequences[i] for i in sources]
             self._save_image(data, pred[j], j, sources)
-            if len(pred) > count:
-                self._save_uncertainty(data, pred[count + j], j, sources)
+            if len(pred) > count and self._save_uncertainty(data, pred[count + j], j, sources):
+                uncertain.append(self.sequences[j])
+        if made:
+            self._draw(data, made=made, uncertain=uncertain)
         return data
 
     def _save_image(self, data: Mapping[Hashable, Any], image: torch.Tensor, j: int, sources: Sequence[int]) -> None:
@@ -233,14 +260,14 @@ class SaveCompleted(SaveVolumes):
 
     def _save_uncertainty(
         self, data: Mapping[Hashable, Any], spread: torch.Tensor, j: int, sources: Sequence[int]
-    ) -> None:
+    ) -> bool:
         target, scale = self.sequences[j], self.scales.given(data["scale"], sources)[j, 0].item()
         if spread.isnan().any():
             names = ", ".join(self.sequences[i] for i in sources)
             logger.warning(
                 f"{data['subject']}: {target} is made from {names} alone; without a spread no uncertainty is written."
             )
-            return
+            return False
         known = math.isfinite(scale)
         more = {
             "quantity": "unbiased standard deviation of the synthesised image over the ways to make it; 0 also where "
@@ -249,3 +276,4 @@ class SaveCompleted(SaveVolumes):
             "scale": scale if known else None,
         }
         self._save(spread * scale if known else spread, data, f"{target}_uncertainty", j, sources, **more)
+        return True

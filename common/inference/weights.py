@@ -177,13 +177,16 @@ def pretrained_file(weights: str | Path, url: str, option: str) -> Path:
 
 
 def origin(metadata_file: str | Path, weights: str | Path) -> dict[str, str]:
-    """What everything that is written says about the network: bundle, version, the weights' file and its sha256."""
+    """What everything that is written says about the network: bundle, version, the weights' file, its sha256 and what
+    they were trained on, as far as their description says it.
+    """
     metadata = json.loads(Path(metadata_file).read_text())
     return {
         "bundle": metadata["name"],
         "bundle_version": metadata["version"],
         "weights": Path(weights).name,
         "weights_sha256": sha256(weights),
+        "trained_on": read(weights).get("trained_on", "not stated"),
     }
 
 

@@ -46,11 +46,14 @@ def usual_trainer(
         ema_decay: of that average, see `MovingAverage`.
         objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
         less_memory: see `TranslationTrainer`; None names the options that all trainings have.
-        accompanied: the other arguments of `usual_handlers`.
+        accompanied: the other arguments of `usual_handlers`; what is `described` has "trained_on" where the images are
+            not those that `subjects` tells of.
     """
     average = MovingAverage(network, ema_decay)
+    given = accompanied.get("described") or {}
     accompanied["described"] = {
-        **accompanied.get("described", {}),
+        **given,
+        "trained_on": given.get("trained_on") or accompanied["subjects"].called(),
         "training": {
             **training_options(objective, lr_scheduler),
             "batch_size": train_data_loader.batch_size,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +43,21 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     else:
         for name, child in items:
             yield from leaves(child, f"{path}#{name}")
+
+
+def test_examples_and_defaults_lie_in_the_trained_range():
+    times = [(each.tr, each.te, each.ti) for name, each in FSE9.items() if name not in ("FSE4", "FSE6")]
+    low, high = (tuple(map(end, zip(*times, strict=True))) for end in (min, max))
+    sweep, grid = config("sweep.json"), config("grid.json")
+    points = [(FSE9[sweep["at"]].tr, FSE9[sweep["at"]].te, sweep[end]) for end in ("start", "stop")]
+    points += itertools.product(grid["tr"], grid["te"], grid["ti"])
+    text = (ROOT / "docs" / "README.md").read_text() + (ROOT.parents[1] / "docs" / "label.md").read_text()
+    points += [tuple(map(float, found)) for found in re.findall(r"\[(\d+), (\d+), (\d+)\]", text)]
+    swept = re.findall(r"--parameter TI --start (\d+) --stop (\d+) .*--at (FSE\d)", text)
+    points += [(FSE9[at].tr, FSE9[at].te, float(end)) for *ends, at in swept for end in ends]
+    assert len(swept) == 1 and len(points) > 70
+    beyond = [p for p in points if not all(a <= x <= b for a, x, b in zip(low, p, high, strict=True))]
+    assert beyond == []
 
 
 @pytest.mark.parametrize("files", RUNS, ids=" ".join)

@@ -16,6 +16,7 @@ from common.data.loading import LoadSubject
 from common.data.mr_signal import FSE9
 from common.data.normalisation import ScaleSequencesd
 from common.data.subjects import read_subjects, subject_items
+from mri_crl.sweep import _save_gif
 
 SETTINGS = [(each.tr, each.te, each.ti) for each in FSE9.values()]
 SUBJECT = "phantom_003"
@@ -106,9 +107,25 @@ def test_sweep_writes_a_series_and_a_picture(trained: Path, crl, fse_dir: Path, 
     assert times == [0.02, 0.04, 0.06, 0.08, 0.1]
     with Image.open(f"{stem}.gif") as picture:
         assert picture.n_frames == 5
+    bare = {**wanted, **settings, "saver#pictures": False, "output_dir": tmp_path / "bare"}
+    crl("inference.json", "sweep.json", **bare).run()
+    assert not list((tmp_path / "bare").rglob("*.gif"))
     one = [8000, 40, 0]
     crl("inference.json", output_dir=tmp_path / "one", targets=one, **settings).run()
     np.testing.assert_allclose(made(tmp_path / "one")[f"{SUBJECT}_TR8000_TE40_TI0.nii.gz"], volumes[..., 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS"])
+def test_a_frame_has_the_right_on_the_left_and_the_proportions_of_the_body(tmp_path: Path, codes: str):
+    volumes = np.zeros((20, 30, 5, 2), dtype=np.float32)
+    volumes[10:, 15:, :, :] = 1  # right and in front
+    image = nib.Nifti1Image(volumes, np.diag([2, 1, 3, 1]))
+    stored = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, ("RAS", codes)))
+    _save_gif(nib.as_closest_canonical(image.as_reoriented(stored)), ["TE 1 ms", "TE 2 ms"], -1, tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as picture:
+        frame = np.array(picture.convert("L"))[20:]
+        assert frame.shape == (240, 320), "30 mm up, 40 mm across"
+    assert frame[10:100, 40:140].min() > 250 and frame[10:100, 180:].max() == frame[140:, 40:].max() == 0
 
 
 def test_error_over_a_grid_of_parameters(trained: Path, crl, fse_dir: Path, tmp_path: Path):

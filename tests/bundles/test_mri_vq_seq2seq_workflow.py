@@ -85,8 +85,10 @@ def volume(seed: int = 0) -> np.ndarray:
 def test_encode_writes_latent_codes_and_their_size(workflow, weights_of, tmp_path: Path, caplog):
     entry = write_subject(tmp_path, "A", {"T1": volume(), "T2": volume(1)})
     with caplog.at_level("INFO"):
-        folder = encode(workflow, tmp_path, [entry], weights_of(BUNDLE)) / "A"
-    assert {path.name for path in folder.iterdir()} == {"A_latent.nii.gz", "A_codes.nii.gz", "A_latent.json"}
+        folder = encode(workflow, tmp_path, [entry], weights_of(BUNDLE), roi_size=[32, 32, 1]) / "A"
+    assert {path.name for path in folder.iterdir()} == {
+        f"A_{name}" for name in ("latent.nii.gz", "codes.nii.gz", "latent.json", "latent.png")
+    }
     latent, codes = nib.load(folder / "A_latent.nii.gz"), nib.load(folder / "A_codes.nii.gz")
     sidecar = json.loads((folder / "A_latent.json").read_text())
     assert latent.shape == (*codes.shape, 3) and latent.get_data_dtype() == np.float32
@@ -98,11 +100,11 @@ def test_encode_writes_latent_codes_and_their_size(workflow, weights_of, tmp_pat
     chosen = distances.gather(1, torch.tensor(codes.get_fdata()).long().flatten()[:, None])[:, 0]
     torch.testing.assert_close(chosen, distances.amin(1), atol=1e-5, rtol=0)  # the mean of two codes is near to both
     assert sidecar["coarser"] == [2, 2, 1] and list(sidecar["sources"]) == ["T1", "T2"]
-    positions = int(np.prod(codes.shape))
-    assert sidecar["images_bytes"] == 2 * 4 * 4 * positions
-    assert sidecar["latent_bytes"] == 4 * 3 * positions and sidecar["latent_share"] == 3 / 8
-    assert sidecar["codes_bytes"] == positions / 2, "4 bits for 16 codes"
-    assert "A: of the images' size latent 37.50%, codes 1.56%" in caplog.text
+    # The tissue's 21 x 19 x 7 voxels, not the padding: 11 x 10 x 7 positions.
+    assert codes.shape == (16, 16, 7) and sidecar["images_bytes"] == 2 * 4 * 21 * 19 * 7
+    assert sidecar["latent_bytes"] == 4 * 3 * 11 * 10 * 7 and sidecar["codes_bytes"] == 11 * 10 * 7 / 2, "4 bits each"
+    assert sidecar["latent_share"] == 9240 / 22344 and sidecar["codes_share"] == 385 / 22344
+    assert "A: of the images' size latent 41.35%, codes 1.72%" in caplog.text
 
 
 class BlockMeans(nn.AvgPool2d):

@@ -66,6 +66,9 @@ def test_no_file_tells_of_the_disk(bundle: str, run, data: Path, tmp_path: Path,
     [sidecar] = (path for path in (tmp_path / "completed").glob("*/*.json") if not path.stem.endswith("latent"))
     said = json.loads(sidecar.read_text())
     assert all((data / file).is_file() for file in (said["grid"], *said["sources"].values()))
+    described = json.loads((tmp_path / "models" / "model.json").read_text())
+    assert described["trained_on"] == said["trained_on"] == "phantom (simulated), 2 subjects"
+    assert (sidecar.parent / f"{said['subject']}.png").is_file(), "drawn by the inference"
     elsewhere = tmp_path / "moved"
     elsewhere.mkdir()
     for folder in ("data", "completed"):

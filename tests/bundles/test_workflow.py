@@ -70,7 +70,7 @@ def test_inference_fills_in_the_withheld_sequence(
     workflow(bundle, "inference.json", **settings, **output).run()
     subject = entry["subject"]
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
-    assert written == {f"{subject}/{subject}_FLAIR{end}" for end in (".nii.gz", ".json")}
+    assert written == {f"{subject}/{subject}{end}" for end in ("_FLAIR.nii.gz", "_FLAIR.json", ".png")}
     made = nib.load(tmp_path / "out" / subject / f"{subject}_FLAIR.nii.gz")
     acquired = nib.load(entry["withheld"]["FLAIR"])
     assert made.shape == acquired.shape and np.array_equal(made.affine, acquired.affine)

@@ -102,9 +102,10 @@ class SaveTargets(SaveVolumes):
         scales: Scales,
         weights: str,
         metadata_file: str,
+        pictures: bool | str = True,
     ) -> None:
         self.wanted = Targets(targets, sequences)
-        super().__init__(output_dir, self.wanted.names, None, weights, metadata_file)
+        super().__init__(output_dir, self.wanted.names, None, weights, metadata_file, pictures=pictures)
         self.scale_per = scale_per
         self.scales = scales
 
@@ -117,7 +118,7 @@ class SaveTargets(SaveVolumes):
         slots = self.wanted.slots(available)
         if not slots:
             logger.warning(f"{data['subject']} lacks nothing, so nothing is made; name what you want with --targets.")
-        settings = self.wanted.settings(data["parameters"].cpu()).tolist()
+        settings, made = self.wanted.settings(data["parameters"].cpu()).tolist(), {}
         for image, j in zip(torch.as_tensor(data["pred"]), slots, strict=bool(slots)):
             sources = sources_of(j, available)
             units, scale, offset = self.scale(data, j)
@@ -130,6 +131,9 @@ class SaveTargets(SaveVolumes):
             }
             volume = unscale(image[None], torch.tensor(scale), torch.tensor(offset))[0]
             self._save(volume, data, self.sequences[j], j, sources, **more)
+            made[self.sequences[j]] = [self.sequences[i] for i in sources]
+        if made:
+            self._draw(data, made=made)
         return data
 
     def scale(self, data: Mapping[Hashable, Any], j: int) -> tuple[str, float, float]:

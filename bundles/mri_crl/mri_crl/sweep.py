@@ -16,6 +16,7 @@ from .common.files import replacing
 from .inference import SaveTargets, bids
 
 MS_PER_FRAME = 150
+LONGEST = 320  # pixels of a frame's longer side
 
 
 def series(
@@ -47,7 +48,7 @@ def series(
 class SaveSeries(SaveTargets):
     """Writes "pred" as one 4D NIfTI `<subject>_sweep_<parameter>.nii.gz` [X, Y, Z, T], a sidecar, and a GIF.
 
-    The header's fourth spacing is the parameter's step in ms. The GIF shows the middle slice in RAS.
+    The header's fourth spacing is the parameter's step in ms. The GIF shows the middle slice.
 
     Args:
         parameter: "TR", "TE" or "TI".
@@ -69,21 +70,29 @@ class SaveSeries(SaveTargets):
         values = [point[list(PLAUSIBLE).index(self.parameter)] for point in points]
         more = {"units": units, "volumes": [bids(point) for point in points], "step": abs(values[1] - values[0])}
         path = self._save_as(volumes, data, f"sweep_{self.parameter}", available, **more)
-        seen = nib.as_closest_canonical(nib.load(path)).get_fdata(dtype=np.float32)
-        texts = [f"{self.parameter} {value:g} ms" for value in values]
-        _save_gif(seen, texts, self.slice_axis, path.with_name(path.name.replace(".nii.gz", ".gif")))
+        if self.pictures:
+            seen = nib.as_closest_canonical(nib.load(path))
+            texts = [f"synthesised, {self.parameter} {value:g} ms" for value in values]
+            _save_gif(seen, texts, self.slice_axis, path.with_name(path.name.replace(".nii.gz", ".gif")))
         return data
 
 
-def _save_gif(volumes: np.ndarray, texts: Sequence[str], slice_axis: int, path: Path) -> None:
-    axis = 3 + slice_axis
-    planes = np.rot90(volumes.take(volumes.shape[axis] // 2, axis))  # (rows, columns, T)
+def _save_gif(series: nib.Nifti1Image, texts: Sequence[str], slice_axis: int, path: Path) -> None:
+    """A frame per volume [X, Y, Z, T] of RAS: the middle slice in right proportion, right (or front) on the left."""
+    volumes, axis = series.get_fdata(dtype=np.float32), 3 + slice_axis
+    planes = np.flip(volumes.take(volumes.shape[axis] // 2, axis), (0, 1)).swapaxes(0, 1)  # (rows, columns, T)
     grey = (255 * planes / max(float(planes.max()), 1e-9)).astype(np.uint8)  # one scale: brightness may be compared
-    zoom = max(1, 256 // max(grey.shape[:2]))
+    spacing = series.header.get_zooms()
+    across, up = (spacing[k] * volumes.shape[k] for k in range(3) if k != axis)
+    size = tuple(max(1, round(LONGEST * length / max(across, up))) for length in (across, up))
     frames = []
     for t, text in enumerate(texts):
-        frame = Image.fromarray(np.ascontiguousarray(grey[..., t])).resize((grey.shape[1] * zoom, grey.shape[0] * zoom))
-        ImageDraw.Draw(frame).text((4, 4), text, fill=255)
+        frame = Image.new("L", (max(size[0], 8 + 7 * len(text)), size[1] + 20))
+        left = (frame.width - size[0]) // 2
+        frame.paste(Image.fromarray(np.ascontiguousarray(grey[..., t])).resize(size), (left, 20))
+        draw = ImageDraw.Draw(frame)
+        draw.text((4, 4), text, fill=255)
+        draw.text((left + 2, 20 + size[1] // 2), "A" if axis == 0 else "R", fill=255)
         frames.append(frame)
     with replacing(path) as partial:
         frames[0].save(partial, save_all=True, append_images=frames[1:], duration=MS_PER_FRAME, loop=0)

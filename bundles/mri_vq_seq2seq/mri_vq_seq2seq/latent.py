@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from monai.transforms import generate_spatial_bounding_box
 from torch import Tensor
 
 from .common.data.layouts import SYNTHESISED
@@ -38,7 +39,7 @@ class LatentInferer(SubjectInferer):
 
 
 class SaveLatent(SaveVolumes):
-    """Writes `<output_dir>/<subject>/<subject>_latent.nii.gz`, `_codes.nii.gz` and `_latent.json`.
+    """Writes `<output_dir>/<subject>/<subject>_latent.nii.gz`, `_codes.nii.gz`, `_latent.json` and a picture of them.
 
     The latent is float32 [x, y, z, D] on a grid of its own: that of the preprocessed image (RAS, cropped to the
     foreground, padded), coarser by the network's downsampling and with the same corners, so that it lies on the image
@@ -65,7 +66,7 @@ class SaveLatent(SaveVolumes):
             "grid": located(data, data["grid_file"]),
             **self._origin,
             "coarser": coarser,
-            **self._sizes(latent, image[0].numel() * int(data["available"].sum())),
+            **self._sizes(image[data["available"]], coarser, len(latent)),
             "note": "A network's representation of the sources, not an image. Not for clinical use.",
         }
         if self.quantiser is not None:
@@ -79,6 +80,7 @@ class SaveLatent(SaveVolumes):
             text.write_text(json.dumps(content, indent=1), encoding="utf-8")
         shares = {name.split("_")[0]: f"{content[name]:.2%}" for name in content if name.endswith("share")}
         logger.info(f"{data['subject']}: of the images' size " + ", ".join(" ".join(each) for each in shares.items()))
+        self._draw(data, "latent", codes=0 if self.quantiser is None else len(self.quantiser.codebook))
         return data
 
     @torch.no_grad()
@@ -86,14 +88,18 @@ class SaveLatent(SaveVolumes):
         device = self.quantiser.codebook.device
         return self.quantiser(latent[None].to(device)).indices[0].cpu().numpy().astype(np.int32)
 
-    def _sizes(self, latent: Tensor, voxels: int) -> dict[str, Any]:
-        """Bytes uncompressed: the voxels of all sources here and the latent as float32, the codes packed."""
-        whole = 4 * voxels
-        sizes = {"images_bytes": whole, "latent_bytes": 4 * latent.numel(), "latent_share": 4 * latent.numel() / whole}
+    def _sizes(self, images: Tensor, coarser: Sequence[int], dimensions: int) -> dict[str, Any]:
+        """Bytes uncompressed of the images' foreground box, not of what it was padded to: the voxels of all sources and
+        the latent as float32, the codes packed.
+        """
+        first, last = generate_spatial_bounding_box(images)
+        positions = math.prod(-(-b // size) - a // size for a, b, size in zip(first, last, coarser, strict=True))
+        whole = 4 * len(images) * math.prod(b - a for a, b in zip(first, last, strict=True))
+        sizes = {"latent": 4 * dimensions * positions}
         if self.quantiser is not None:
-            packed = math.ceil(latent[0].numel() * math.ceil(math.log2(len(self.quantiser.codebook))) / 8)
-            sizes |= {"codes_bytes": packed, "codes_share": packed / whole}
-        return sizes
+            sizes["codes"] = math.ceil(positions * math.ceil(math.log2(len(self.quantiser.codebook))) / 8)
+        numbers = {f"{name}_bytes": size for name, size in sizes.items()}
+        return {"images_bytes": whole, **numbers, **{f"{name}_share": size / whole for name, size in sizes.items()}}
 
 
 def coarser_affine(affine: np.ndarray, factors: Sequence[int]) -> np.ndarray:

@@ -16,7 +16,8 @@ from common.data.acquisition import image_parameters
 from common.data.check import GRID_TOLERANCE_MM, check_subjects, same_grid
 from common.data.layouts import make_list
 from common.data.loading import LoadSubject
-from common.data.subjects import read_subjects, subject_items
+from common.data.preparation import Subjects
+from common.data.subjects import read_subjects, subject_items, write_subjects
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(1, 100, (4, 5, 6)).astype(np.float32)
@@ -161,6 +162,18 @@ def test_what_check_calls_an_error_loading_refuses_unless_the_headers_are_truste
     np.testing.assert_array_equal(LoadSubject(["T1"])(item)["image"].affine, nib.load(item["images"]["T1"]).affine)
     make_list(tmp_path, pattern="{subject}/{sequence}.nii.gz", extend=True)
     assert read_subjects(tmp_path)["trust_headers"], "a list keeps what it was told"
+
+
+def test_a_list_has_a_name_that_it_keeps_or_is_called_as_its_folder(tmp_path):
+    for person in "AB":
+        (tmp_path / person).mkdir()
+        save(tmp_path / person / "T1.nii.gz")
+    write_list(tmp_path, [("A", {"images": {"T1": "A/T1.nii.gz"}})])
+    called = Subjects(["T1"], dataset_dir=tmp_path).called
+    assert called() == f"{tmp_path.name}, 1 subject"
+    write_subjects(tmp_path / "subjects.json", {**read_subjects(tmp_path), "name": "ours"})
+    make_list(tmp_path, pattern="{subject}/{sequence}.nii.gz", extend=True, validation=0, test=0)
+    assert called() == "ours, 2 subjects"
 
 
 def test_an_affine_without_inverse_is_never_trusted(tmp_path):

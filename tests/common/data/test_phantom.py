@@ -127,8 +127,8 @@ def test_gadolinium_brightens_rim_and_vessels_only(anatomy):
 
 def test_subject_list(dataset):
     folder, listing = dataset
-    assert list(listing) == ["sequences", "training", "validation", "test"]
-    assert listing["sequences"] == ["T1", "T1Gd", "IR"]
+    assert list(listing) == ["name", "sequences", "training", "validation", "test"]
+    assert listing["name"] == "phantom (simulated)" and listing["sequences"] == ["T1", "T1Gd", "IR"]
     assert [len(listing[part]) for part in ("training", "validation", "test")] == [2, 1, 1]
     for number, entry in enumerate(entries(listing)):
         name = f"phantom_{number:03d}"

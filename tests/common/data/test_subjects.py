@@ -65,6 +65,7 @@ def test_a_missing_split_is_an_empty_one(tmp_path):
         (lambda s: s.update(sequences=[]), "'sequences' must be a list of different names"),
         (lambda s: s.update(sequences=["T1", "T1"]), "'sequences' must be a list of different names"),
         (lambda s: s.update(train=[]), "unknown field 'train'; the splits are called training, validation, test"),
+        (lambda s: s.update(name=3), "'name' must be a text, not 3"),
         (lambda s: s.update(test={}), "'test' must be a list of subjects, not dict"),
         (lambda s: s["training"].append("A"), r"training\[1\]: 'subject' must be a name without slashes, not None"),
         (lambda s: s["training"][0].update(subject="../A"), "'subject' must be a name without slashes, not '../A'"),

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.evaluation.pictures import ERROR_SHARE
+from common.evaluation.charts import pair_means
 from common.evaluation.report import by_subject, cases, report, verdict
 from common.evaluation.scores import ScoreTable
-from common.evaluation.sprites import PLANES, draw_subject, sheet
+from common.evaluation.sprites import draw_subject, sheet
+from common.inference.pictures import ERROR_SHARE, PLANES
 
 NAMES = ["T1", "T2", "FL"]
 NASTY = "<script>alert(1)&quot;"
@@ -123,7 +124,8 @@ def test_the_headline_says_what_the_numbers_are(made_once: tuple[str, dict]):
     for words in (
         "mri_seq2seq",
         "Not for clinical use",
-        "The network beats the intensity map",
+        "On 2 subjects the network is ahead of the intensity map",
+        "2 subjects, too few for an interval",
         "not for T1 → T2",
         "Convention declared, PSNR in the brain",
         "2 subjects",
@@ -205,13 +207,30 @@ def test_rows_without_a_map_come_last():
         table.add("a", "network", source, "FL", {"psnr": value})
     table.add("a", "map", "T1", "FL", {"psnr": 19.0})
     assert [row.source for row in cases(table)] == ["T1", "T2"]
-    assert verdict({}).startswith("No pair")
+    assert verdict(table, {}).startswith("No pair")
 
 
-@pytest.mark.parametrize(("network", "says"), [(21, "beats"), (20, "does not beat"), (19, "does not beat")])
-def test_the_verdict_is_plain(network: float, says: str):
-    text = verdict({("T1", "T2"): {"network": network, "map": 20.0, "copy": 30.0}})
-    assert f"The network {says} the intensity map" in text and ("not for T1 → T2" in text) == (network <= 20)
+@pytest.mark.parametrize(
+    ("gains", "says"),
+    [
+        # Mean 1, standard deviation 1: 4.303 / sqrt(3) = 2.484 to either side.
+        ([0, 1, 2], "No difference shown between the network and the intensity map</strong>: 21.00 against 20.00 dB, "
+         "by subject +1.00 dB (95 % interval −1.48 to +3.48, 3 subjects)"),
+        ([3, 4, 5], "The network beats the intensity map</strong>"),
+        ([-3, -4, -5], "The intensity map beats the network</strong>"),
+        ([0, 0, 0], "No difference shown"),
+        ([5, 5], "On 2 subjects the network is ahead of the intensity map</strong>: 25.00 against 20.00 dB, by subject "
+         "+5.00 dB (2 subjects, too few for an interval)"),
+        ([-5], "On 1 subject the network is not ahead of the intensity map</strong>"),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_what_the_interval_shows(gains: list[float], says: str):
+    table = ScoreTable()
+    for k, gain in enumerate(gains):
+        for method, value in {"network": 20 + gain, "map": 20, "copy": 30}.items():
+            table.add(f"s{k}", method, "T1", "T2", {"psnr": value})
+    text = verdict(table, pair_means(table)["psnr"])
+    assert text.startswith(f"<strong>{says}") and ("not for T1 → T2" in text) == (sum(gains) <= 0)
 
 
 def test_names_cannot_become_markup(tmp_path: Path, kept: Path):

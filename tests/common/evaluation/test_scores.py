@@ -105,7 +105,8 @@ def test_printed_table(table: ScoreTable, capsys: pytest.CaptureFixture[str]):
     assert "Reconstruction (source = target): T1 40.00 / 0.900" in text
     verdict, *others = text[text.index("Mean over") :].strip().splitlines()
     assert "2 of 2 pairs" in verdict and "network 23.00, copy 14.50, map 23.00 dB" in verdict
-    assert verdict.endswith("; the network beats the map for 1.")
+    assert verdict.endswith("; network ahead of the map for 1.")
+    assert others.pop(0).strip().startswith("network - map by subject: ")
     assert [line.split()[0] for line in others] == [name.upper() for name in table.metrics if name != "psnr"]
     assert max(map(len, text.splitlines())) <= 120
 

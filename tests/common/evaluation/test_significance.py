@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from common.evaluation.significance import holm, paired_tests
+from common.evaluation.significance import holm, interval, paired_tests
 
 FIRST = {"a": 20.0, "b": 21.5, "c": 19.0, "d": 24.0, "e": 22.0, "f": 23.0}
 SECOND = {"f": 22.0, "e": 22.5, "d": 20.0, "c": 17.0, "b": 20.0, "a": 20.3}  # in another order
 DIFFERENCES = [-0.3, 1.5, 2.0, 4.0, -0.5, 1.0]
+
+
+def test_an_interval_by_hand():
+    found = interval([0.0, 1.0, 2.0, 5.0])  # standard deviation sqrt(14 / 3), t(3) 3.182
+    assert found[:3] == pytest.approx((2, 2 - 3.4372, 2 + 3.4372), abs=1e-3) and found.subjects == 4
+    assert str(found) == "+2.00 dB (95 % interval -1.44 to +5.44, 4 subjects)"
+    assert interval([1.5] * 3)[:3] == (1.5, 1.5, 1.5)
+    assert str(interval([1, 2])) == "+1.50 dB (2 subjects, too few for an interval)"
+
+
+def test_an_interval_covers_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(1, 2, (2000, 6))
+    found = [interval(draw) for draw in draws]
+    assert 0.935 < np.mean([each.low <= 1 <= each.high for each in found]) < 0.965
 
 
 def test_holm_by_hand():

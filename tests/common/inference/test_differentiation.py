@@ -119,7 +119,8 @@ def test_maps_lie_on_the_subject_s_grid_in_the_target_s_units(workflow, tiny_wei
     names = {"sub-0": ["T1", "T2", "FLAIR"], "sub-2": ["T1Gd", "T2"]}
     written = {path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*.*")}
     ends = (".nii.gz", ".json")
-    assert written == {f"{s}/{s}_{t}_differentiation{end}" for s, ts in names.items() for t in ts for end in ends}
+    maps = {f"{s}/{s}_{t}_differentiation{end}" for s, ts in names.items() for t in ts for end in ends}
+    assert written == maps | {f"{s}/{s}_differentiation.png" for s in names}
     for subject, targets in names.items():
         images = {name: scaled(folder, subject, name) for name in targets}
         for target in targets:

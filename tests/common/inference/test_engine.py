@@ -87,7 +87,7 @@ def test_a_network_that_fails_is_reported_too(workflow, tiny_weights: Path, fold
         inference.run()
     written = {path.name for path in (folder / "out").rglob("*.*")}
     good = ("phantom_000", "phantom_002", "phantom_003")
-    assert written == {f"{subject}_FLAIR{end}" for subject in good for end in (".nii.gz", ".json")}
+    assert written == {f"{subject}{end}" for subject in good for end in ("_FLAIR.nii.gz", "_FLAIR.json", ".png")}
 
 
 def test_good_subjects_end_without_an_exit(workflow, tiny_weights: Path, folder: Path):
@@ -120,7 +120,7 @@ def test_a_full_disk_ends_the_run_and_leaves_whole_pairs(workflow, tiny_weights:
     assert (first, last) == ("1 of 4 subjects failed:", "  2 more were not begun.") and len(calls) == 2
     assert second.startswith(f"  phantom_001: {path} is not written: No space left on device. Make room")
     assert sorted(path.name for path in (folder / "out").rglob("*.*")) == [
-        f"phantom_000_FLAIR{end}" for end in (".json", ".nii.gz")
+        f"phantom_000{end}" for end in (".png", "_FLAIR.json", "_FLAIR.nii.gz")
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.inference import saving
 from common.inference.saving import SaveCompleted, save_like
 from common.inference.weights import sha256
 from common.scales import Scales
@@ -48,11 +51,15 @@ def saver(tmp_path: Path):
     scale = torch.tensor([[400.0, 20.0], [200.0, 0.0], [800.0, 0.0]])
 
     def make(
-        targets: Any = None, output_dir: str = "out", scale: torch.Tensor = scale, spread: torch.Tensor | None = None
+        targets: Any = None,
+        output_dir: str = "out",
+        scale: torch.Tensor = scale,
+        spread: torch.Tensor | None = None,
+        pictures: bool | str = False,
     ) -> SaveCompleted:
         files = (str(tmp_path / "model.pt"), str(tmp_path / "metadata.json"))
         scales = Scales(scale, torch.zeros(3, 3) if spread is None else spread)
-        return SaveCompleted(str(tmp_path / output_dir), NAMES, targets, scales, *files)
+        return SaveCompleted(str(tmp_path / output_dir), NAMES, targets, scales, *files, pictures=pictures)
 
     return make
 
@@ -109,6 +116,7 @@ def test_the_missing_target_has_the_training_subjects_units(subject: dict[str, A
         "bundle_version": "1.2.3",
         "weights": "model.pt",
         "weights_sha256": sha256(tmp_path / "model.pt"),
+        "trained_on": "not stated",
         "units": "normalised * scale + offset of the training subjects",
         "scale": 400,
         "offset": 20,
@@ -210,3 +218,32 @@ def test_no_file_without_a_spread(subject: dict[str, Any], saver, tmp_path: Path
     saver("T1")({**subject, "available": torch.tensor([False, True, False])})
     assert files(tmp_path / "out") == ["sub-7/sub-7_T1.json", "sub-7/sub-7_T1.nii.gz"]
     assert "sub-7: T1 is made from T2 alone; without a spread" in caplog.text
+
+
+def test_a_picture_is_drawn_by_default_and_says_what_the_weights_saw(subject, saver, tmp_path: Path, monkeypatch):
+    notes: list[str] = []
+    monkeypatch.setattr("common.inference.products.draw", lambda *_, **more: notes.extend(more["notes"]))
+    (tmp_path / "model.json").write_text(json.dumps({"trained_on": "phantom (simulated), 12 subjects"}))
+    saver(pictures="true")(subject)
+    sidecar = json.loads((tmp_path / "out/sub-7/sub-7_T1.json").read_text())
+    assert sidecar["trained_on"] == "phantom (simulated), 12 subjects"
+    assert "trained on: phantom (simulated), 12 subjects" in notes[0]
+
+
+def test_the_picture_stands_beside_the_images(subject: dict[str, Any], saver, tmp_path: Path):
+    subject["pred"] = torch.cat([subject["pred"], subject["pred"] / 10])
+    saver(["T1", "T2"], pictures=True)(subject)
+    assert len(files(tmp_path / "out")) == 9 and "sub-7/sub-7.png" in files(tmp_path / "out")
+
+
+def test_without_matplotlib_a_word_and_the_images(subject: dict[str, Any], saver, tmp_path: Path, monkeypatch, caplog):
+    for name in ("products", "pictures"):
+        monkeypatch.delitem(sys.modules, f"common.inference.{name}", raising=False)
+        monkeypatch.delattr(f"common.inference.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(saving, "drawing", functools.cache(saving.drawing.__wrapped__))
+    save = saver(pictures=True)
+    save(subject)
+    save(subject)
+    assert files(tmp_path / "out") == ["sub-7/sub-7_T1.json", "sub-7/sub-7_T1.nii.gz"]
+    assert caplog.text.count("No pictures are drawn beside the images: matplotlib is not installed") == 1
