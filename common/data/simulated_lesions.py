@@ -110,7 +110,7 @@ def halo(reach: float, uneven: float) -> Callable[[Place], Tensor]:
 
     def share(place: Place) -> Tensor:
         limit = reach * (1 + uneven * place.coarse)
-        return (0.5 + (limit - place.ventricles) / (place.edge + 1.5)).clamp_(0, 1) * place.white
+        return (0.5 + (limit - place.ventricles) / (place.edge + 2)).clamp_(0, 1) * place.white
 
     return share
 
@@ -126,11 +126,11 @@ def confluent(level: float) -> Callable[[Place], Tensor]:
 
 
 def vessels(rng: RandomState, radius: float, share: float) -> Callable[[Place], Tensor]:
-    """Thin curves in the sulci, where two random fields are both zero; a share of them only."""
+    """Thin curves in the sulci and cisterns, where two random fields are both zero; a share of them only."""
     first, second = Waves(rng, 22, 5), Waves(rng, 22, 5)
 
     def amount(place: Place) -> Tensor:
-        there = (place.fluid > 0.15) & (place.coarse < 4 * share - 2)
+        there = (place.fluid > 0.15) & (place.ventricles > 2) & (place.coarse < 4 * share - 2)
         found = torch.zeros_like(place.fine)
         points = place.points[:, there]
         distance = torch.hypot(first(points), second(points)) * 22 / 4
@@ -223,7 +223,7 @@ def glioma(rng: RandomState, anatomy: Anatomy) -> list[Layer]:
     centres, radii = _chains(rng, centre, radius)
     spread = min(rng.uniform(1.2, 2.2), 1 + 16 / radius[0])
     uneven = rng.uniform(0.15, 0.35)
-    layers: list[Layer] = [("oedema", spheres(centres, radii, within="white", shell=spread, uneven=0.4, soft=3))]
+    layers: list[Layer] = [("oedema", spheres(centres, radii, within="white", shell=spread, uneven=0.4, soft=5))]
     layers.append(("tumour", spheres(centres, radii, within="all", uneven=uneven, soft=1.5)))
     if rng.uniform() < 0.7:
         outer, inner = rng.uniform(0.75, 0.95), rng.uniform(0.45, 0.75)
@@ -240,7 +240,7 @@ def metastases(rng: RandomState, anatomy: Anatomy) -> list[Layer]:
     places = _chosen(rng, anatomy, count, depth=(12, 40), side=0.9)
     radii = np.exp(rng.normal(np.log(5), 0.5, count)).clip(2, 14)
     layers: list[Layer] = [
-        ("oedema", spheres(places, radii + rng.uniform(2, 12, count), within="white", uneven=0.4, soft=3)),
+        ("oedema", spheres(places, radii + rng.uniform(2, 12, count), within="white", uneven=0.4, soft=5)),
         ("rim", spheres(places, radii, within="all", uneven=0.12)),
     ]
     if rng.uniform() < 0.6:

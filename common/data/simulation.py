@@ -137,14 +137,14 @@ class Scanner:
         registered, moved = rng.uniform() < 0.6, rng.uniform() < 0.15
         shift = rng.normal(0, 0.35, (2, sequences)).clip(-1, 1) * registered
         corrected = rng.uniform() < 0.6  # N4 leaves little
-        tight = rng.uniform() ** 0.5
+        tight = min(1.0, rng.uniform(0, 2))
         return cls(
             noise=np.exp(rng.uniform(np.log(0.005), np.log(0.06), sequences)),
             gamma=np.exp(rng.normal(0, 0.06, sequences)),
             thick=rng.uniform(size=sequences) < rng.choice([0, 0.3, 0.7]),
             thickness=rng.uniform(2, 6),
             shift=shift,
-            blur=rng.uniform(0, 0.12, sequences),
+            blur=rng.uniform(0, 0.2, sequences),
             ghost=moved * rng.uniform(0, 0.06, sequences) * (rng.uniform(size=sequences) < 0.5),
             bias=SmoothField(rng, sequences, 90.0, rng.uniform(0, 0.04 if corrected else 0.16, sequences)),
             tight=tight,
@@ -194,7 +194,7 @@ class Head:
         self.warp = Warp(rng, anatomy)
         self.layers: list[Layer] = draw_layers(rng, anatomy)
         self.scanner = Scanner.drawn(rng, len(sequences))
-        self.fine, self.coarse, self.water = Waves(rng, 6), Waves(rng, 20), Waves(rng, 12)
+        self.fine, self.coarse, self.water = Waves(rng, 6), Waves(rng, 20), Waves(rng, 14)
         patient = Patient.drawn(rng)
         settings = [draw_setting(name, rng, patient.t1[INDEX["csf"]]) for name in sequences]
         if {"T1", "T1Gd"} <= set(sequences) and rng.uniform() < 0.6:  # mostly the same protocol before and after
@@ -203,6 +203,11 @@ class Head:
         # What the equations leave out, such as magnetisation transfer and flow, is a factor of its own for each.
         drawn *= np.tile(np.exp(rng.normal(0, 0.03, (len(RELAXATION), len(sequences)))), 2)
         truth = signal_table(patient, [CANONICAL[name] for name in sequences], sequences)
+        # Sulci narrower than a label map's voxels hold some cortex and pia too.
+        fluid, cortex = INDEX["csf"], INDEX["cortex"]
+        narrow = rng.uniform(0, 0.5)
+        for table in (drawn, truth):
+            table[fluid] = (1 - narrow) * table[fluid] + narrow * table[cortex]
         shares = np.array([[name in group for group in SHARES] for name in RELAXATION])
         self.table = torch.as_tensor(np.concatenate([drawn, truth, shares], 1), dtype=torch.float32)
         self.turn = torch.as_tensor(rng.uniform(size=(3, 1)), dtype=torch.float32)
@@ -251,7 +256,7 @@ class Head:
                 mixed[there] = torch.lerp(mixed[there], self.table[INDEX[name], :-4], amount[:, None])
                 lesion[there] = lesion[there] * (1 - amount) + amount * (name in LESIONS)
         value, change = mixed.T.reshape(2, 2, count, -1).unbind(1)
-        water = scanner.texture * (texture + 0.5 * self.water(points))
+        water = scanner.texture * (0.8 * texture + self.water(points))
         value = (value + change * water).clamp_(min=0)
         return value[0], value[1], lesion
 

@@ -37,12 +37,12 @@ class Relaxation(NamedTuple):
 # The order is that of the numbers in `common.data.anatomies`; what follows "bone" are no parts of a healthy anatomy.
 RELAXATION: dict[str, Relaxation] = {
     "air": Relaxation(1000, 1000, 50, 0.0, 0),
-    "white_matter": Relaxation(780, 850, 79, 0.70),
-    "cortex": Relaxation(1124, 1331, 92, 0.82),
+    "white_matter": Relaxation(780, 850, 81, 0.70),
+    "cortex": Relaxation(1124, 1331, 90, 0.82),
     "csf": Relaxation(4000, 4200, 1500, 1.0, 0),
     "ventricle": Relaxation(4000, 4300, 1800, 1.0, 0),
-    "cerebellar_cortex": Relaxation(1100, 1300, 90, 0.81),
-    "cerebellar_white_matter": Relaxation(800, 890, 81, 0.71),
+    "cerebellar_cortex": Relaxation(1100, 1300, 88, 0.81),
+    "cerebellar_white_matter": Relaxation(800, 890, 82, 0.71),
     "thalamus": Relaxation(930, 1080, 81, 0.77),
     "caudate": Relaxation(1060, 1230, 85, 0.81),
     "putamen": Relaxation(1000, 1150, 80, 0.81),
@@ -149,7 +149,7 @@ def draw_setting(sequence: str, rng: RandomState, fluid_t1: float) -> Setting:
     if sequence == "PD":
         return Acquisition(_log_uniform(rng, 2000, 4500), _log_uniform(rng, 10, 35))
     tr = _log_uniform(rng, 6000, 11000)
-    return Acquisition(tr, _log_uniform(rng, 80, 140), nulling_ti(tr, fluid_t1) * rng.uniform(0.94, 1.03))
+    return Acquisition(tr, _log_uniform(rng, 80, 140), nulling_ti(tr, fluid_t1) * rng.uniform(0.88, 1.06))
 
 
 def signal_table(patient: Patient, settings: Sequence[Setting], sequences: Sequence[str]) -> NDArray:
