@@ -73,7 +73,7 @@ class Anatomy:
             near = place.clamp(reach, size - 1 - reach) + 0.5
             voxel = (near + offset[:, None]).to(torch.int32)
             index = voxel if isinstance(index, int) else index.mul_(size).add_(voxel)
-        return self.tissue.reshape(-1)[index].T
+        return self.tissue.view(-1).index_select(0, index.view(-1)).view(index.shape).T
 
     def distance(self, points: Tensor, mode: str = "bilinear") -> Tensor:
         """The three distances [3, N] at points [3, N], interpolated by a mode of torch's `grid_sample`."""
@@ -100,7 +100,7 @@ def anatomy_of(numbers: NDArray) -> Anatomy:
     matter = ventricles | np.isin(low, [INDEX[name] for name in PARENCHYMA])
     hull = 8 - _signed(_signed(matter) > 8)  # closing: sulci up to 16 mm wide belong to the brain
     inner = matter | np.isin(low, [INDEX[name] for name in ("csf", "vessel")])
-    outer = _signed(inner & (hull < 5))
+    outer = _signed((inner & (hull < 5)) | (hull < -5))  # falx and tentorium are no holes
     to_ventricles = distance_transform_edt(~ventricles) * COARSE if ventricles.any() else np.full(low.shape, 99.0)
     white = np.argwhere(low == INDEX["white_matter"]) * float(COARSE)
     chiasm = np.argwhere(numbers == 85)

@@ -107,6 +107,7 @@ class Scanner:
         ghost: of motion: its strength.
         bias: the logarithm of the receive field.
         tight, margin, ragged: the mask follows the brain (1) or the fluid around it (0), by mm, unevenly by mm.
+        rests: mm of what lies around the fluid that the mask holds at most: skull and dura where above 0.
         texture: deviation of the water content within tissues; one number.
     """
 
@@ -120,6 +121,7 @@ class Scanner:
     bias: SmoothField
     tight: float
     margin: float
+    rests: float
     ragged: float
     texture: float
 
@@ -140,6 +142,7 @@ class Scanner:
             bias=SmoothField(rng, sequences, 90.0, rng.uniform(0, 0.04 if corrected else 0.16, sequences)),
             tight=tight,
             margin=rng.uniform(-1.2, 0.4) + 2.0 * tight * rng.uniform(0, 1),
+            rests=rng.uniform(0.5, 2.5) if rng.uniform() < 0.2 else rng.uniform(-1, 0),
             ragged=rng.uniform(0, 0.8),
             texture=rng.uniform(0.01, 0.035),
         )
@@ -207,6 +210,7 @@ class Head:
         """mm by which points [3, N] lie outside the brain as it was extracted [N]: negative inside."""
         scanner = self.scanner
         surface = torch.lerp(distances[0], distances[1], scanner.tight) - scanner.margin
+        surface = torch.maximum(surface, distances[0] - scanner.rests)
         return surface - scanner.ragged * self.coarse(points)
 
     def _mixed(self, points: Tensor, size: Tensor, table: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from .normalisation import DARKEST_TISSUE, RULES
 from .simulated_head import Axes, Head
 from .tissues import CANONICAL
 
-COARSE = 4.5  # mm, of the grid of the whole head that intensities are scaled by
+COARSE = 5.0  # mm, of the grid of the whole head that intensities are scaled by
 
 
 class DrawSubject(Randomizable, Transform):

@@ -66,7 +66,7 @@ RELAXATION: dict[str, Relaxation] = {
     "rim": Relaxation(1200, 1450, 120, 0.84, 2.0, gadolinium=0.4, spread=0.2),
     "necrosis": Relaxation(2200, 2500, 300, 0.93, 2.0, spread=0.25),
     "infarct": Relaxation(1400, 1620, 160, 0.86, spread=0.1),
-    "cavity": Relaxation(3300, 3600, 900, 0.98, 0, spread=0.15),
+    "cavity": Relaxation(3700, 3900, 900, 0.98, 0, spread=0.05),
 }
 INDEX = {name: row for row, name in enumerate(RELAXATION)}
 PARENCHYMA = [

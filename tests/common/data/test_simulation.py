@@ -152,8 +152,8 @@ def test_the_scale_is_that_of_the_whole_head(folder: str):
         coarse = simulation._whole(head, low, high, size, generator)
         axes = [torch.arange(float(a) - 14, float(b) + 14, 1.6) for a, b in zip(low, high, strict=True)]
         _, truth, _, inside = simulation._crop(head, axes, size, generator, coarse.median)
-        rule = RULES["p99_foreground"]
-        ratios.append([rule(c.numpy())[0] / rule((t * inside).numpy())[0] for c, t in zip(coarse.truth, truth, strict=True)])
+        scales = [[RULES["p99_foreground"](x.numpy())[0] for x in part] for part in (coarse.truth, truth * inside)]
+        ratios.append(np.divide(*scales))
     assert np.sqrt(np.mean((np.array(ratios) - 1) ** 2)) < 0.04, "a ball has but 2,500 coarse points"
 
 
