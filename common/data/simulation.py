@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import Dataset
@@ -20,7 +21,7 @@ from monai.transforms import Compose, Randomizable, Transform
 from torch import Tensor
 
 from .anatomies import Anatomy, read_anatomies
-from .normalisation import DARKEST_TISSUE, RULES
+from .normalisation import DARKEST_TISSUE, RULES, headroom
 from .simulated_head import Axes, Head
 from .tissues import CANONICAL
 
@@ -52,6 +53,8 @@ class DrawSubject(Randomizable, Transform):
         axes = self._axes(low, high, size)
         whole = _whole(head, low, high, size, generator)
         acquired, truth, lesion, inside = _crop(head, axes, size, generator, whole.median)
+        # A receiver's gain is any number; it only shows where a scale is told in the image's own units.
+        gain = torch.as_tensor(np.exp(rng.uniform(4, 8) + rng.normal(0, 0.3, len(self.sequences))), dtype=torch.float32)
         scale, offset = self._scales(whole.acquired)
         true_scale, true_offset = self._scales(whole.truth)
         return {
@@ -60,8 +63,8 @@ class DrawSubject(Randomizable, Transform):
             "reference": _scaled(truth, true_scale, true_offset, inside),
             "lesion": ((lesion > 0.5) & inside)[None].float(),
             "available": torch.ones(len(self.sequences), dtype=torch.bool),
-            "scale": scale,
-            "offset": offset,
+            "scale": scale * gain,
+            "offset": offset * gain,
         }
 
     def _axes(self, low: Tensor, high: Tensor, size: Tensor) -> Axes:
@@ -77,7 +80,7 @@ class DrawSubject(Randomizable, Transform):
 
     def _scales(self, values: Tensor) -> tuple[Tensor, Tensor]:
         found = torch.tensor([RULES[self.rule](each.numpy()) for each in values], dtype=torch.float32)
-        return found[:, 0], found[:, 1]
+        return found[:, 0] * torch.tensor([headroom(self.rule, name) for name in self.sequences]), found[:, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ class SimulatedSubjects(Dataset):
         length: int = 1000,
         roi_size: Sequence[int] = (128, 160, 3),
         spacing: Sequence[float] = (1.0, 1.5),
-        normalisation: str = "p99_foreground",
+        normalisation: str = "trimmed_mean",
     ) -> None:
         if unknown := [name for name in sequences if name not in CANONICAL]:
             raise ValueError(f"Cannot simulate {', '.join(unknown)}; there are {', '.join(CANONICAL)}.")
