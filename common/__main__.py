@@ -56,6 +56,12 @@ VERBS = {
     "phantom": Verb(
         "data.phantom", "make_phantom", "simulate a data set", ("phantom phantom/ 20 --sequences T1,T2 --seed 1",)
     ),
+    "simulate": Verb(
+        "data.simulated_page",
+        "simulate",
+        "a picture of subjects that a training can draw as it runs",
+        ("simulate page.png --anatomies labels/ --subjects 40",),
+    ),
     "train": Verb(
         "workflows",
         "train",

@@ -118,6 +118,15 @@ def test_missing_sequences_never_enter(adversarial: bool):
     assert {k: v.item() for k, v in again.items()} == {k: v.item() for k, v in terms.items()}
 
 
+def test_a_reference_is_what_images_shall_look_like():
+    """The translator is right about the images, so only the reference's difference from them is left."""
+    data = batch([[1, 1, 1]])
+    data["reference"] = data["image"] + 0.1
+    terms, _ = Seq2SeqObjective(3)(Translator(), data)
+    assert terms["l1"].item() == pytest.approx(10 * 2 * 0.1 * 6 / 9, rel=1e-4)
+    assert terms["l1_self"].item() == pytest.approx(10 * 2 * 0.1 * 3 / 9, rel=1e-4)
+
+
 def test_each_image_is_encoded_once(monkeypatch: pytest.MonkeyPatch):
     network, encoded = tiny(), []
     encode = network.encode

@@ -29,6 +29,14 @@ def listed(pairs: Pairs, image: Tensor) -> list[tuple[int, int, int]]:
 AVAILABLE = [[1, 0, 1], [1, 1, 1], [0, 1, 0]]
 
 
+def test_truths_are_the_reference_where_there_is_one():
+    image = batch(AVAILABLE)
+    pairs = draw_pairs(image)
+    assert pairs.truths({"image": image}) is pairs.images
+    truths = pairs.truths({"image": image, "reference": image + 7})
+    assert torch.equal(truths, pairs.images + 7)
+
+
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("include_missing", [True, False])
 def test_all_pairs(include_self: bool, include_missing: bool):
