@@ -3,6 +3,7 @@
 python -m common.data list FOLDER                    make FOLDER/subjects.json from NIfTI files
 python -m common.data check FOLDER --grid T1         read every file of the list and report what is wrong
 python -m common.data phantom --output_dir FOLDER    simulate a data set
+python -m common.data simulate PICTURE.png           show subjects that are simulated while a training runs
 python -m common.data list --help                    the options of one command
 """
 
@@ -36,16 +37,24 @@ def phantom() -> None:
     """Simulates a data set with exact ground truth."""
 
 
+def simulate() -> None:
+    """Shows subjects that are simulated while a training runs."""
+
+
 def main() -> None:
     """Runs one command; what the user can mend is one line on stderr and exit status 2."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    commands = {"list": make_list, "check": check, "phantom": phantom}
+    commands = {"list": make_list, "check": check, "phantom": phantom, "simulate": simulate}
     try:
         if sys.argv[1:2] == ["phantom"]:
             # Only now: the other commands, and their help, do without the template that the simulation loads.
             from .phantom import make_phantom
 
             commands["phantom"] = make_phantom
+        elif sys.argv[1:2] == ["simulate"]:
+            from .simulated_page import simulate as show_simulated
+
+            commands["simulate"] = show_simulated
         run_command(commands, name="common.data")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
