@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
@@ -61,24 +62,25 @@ class Anatomy:
     white: NDArray
     optic_chiasm: NDArray | None
 
-    def nearest_tissue(self, points: Tensor) -> Tensor:
-        """Tissue [...] at points [3, ...] in mm; the first voxel's centre is the origin."""
-        size = self.tissue.shape
-        index = torch.zeros(points.shape[1:], dtype=torch.int32)
-        for axis in range(3):
-            voxel = (points[axis] + 0.5).clamp_(0, size[axis] - 1).to(torch.int32)
-            index.mul_(size[axis]).add_(voxel)
-        return self.tissue.reshape(-1)[index]
+    def nearest_tissue(self, points: Tensor, offsets: Tensor) -> Tensor:
+        """Tissue [N, K] at points [3, N] and each of offsets [3, K] from them in mm, less than `MARGIN`.
 
-    def distance(self, points: Tensor) -> Tensor:
-        """The three distances [3, N] at points [3, N], linearly interpolated."""
-        size = torch.tensor(self.distances.shape[1:])
-        place = (points.T / COARSE) / (size - 1) * 2 - 1
-        grid = place.flip(-1)[None, None, None]  # grid_sample counts axes from the last
-        found = torch.nn.functional.grid_sample(
-            self.distances[None], grid, padding_mode="border", align_corners=True, mode="bilinear"
-        )
-        return found[0, :, 0, 0]
+        The origin is the first voxel's centre. Points that lie further out are moved to where offsets find voxels.
+        """
+        index: Tensor | int = 0
+        for place, offset, size in zip(points, offsets, self.tissue.shape, strict=True):
+            reach = float(offset.abs().max()) + 1
+            near = place.clamp(reach, size - 1 - reach) + 0.5
+            voxel = (near + offset[:, None]).to(torch.int32)
+            index = voxel if isinstance(index, int) else index.mul_(size).add_(voxel)
+        return self.tissue.reshape(-1)[index].T
+
+    def distance(self, points: Tensor, mode: str = "bilinear") -> Tensor:
+        """The three distances [3, N] at points [3, N], interpolated by a mode of torch's `grid_sample`."""
+        extent = COARSE * (torch.tensor(self.distances.shape[1:]) - 1)
+        place = points.flip(0).T / extent.flip(0) * 2 - 1  # grid_sample counts axes from the last
+        options = {"mode": mode, "padding_mode": "border", "align_corners": True}
+        return F.grid_sample(self.distances[None], place[None, None, None], **options)[0, :, 0, 0]
 
 
 def anatomy_of(numbers: NDArray) -> Anatomy:
@@ -94,11 +96,11 @@ def anatomy_of(numbers: NDArray) -> Anatomy:
         box.append(slice(max(filled[0] - MARGIN, 0), filled[-1] + MARGIN + 1))
     tissue, numbers = tissue[tuple(box)], numbers[tuple(box)]
     low = tissue[::COARSE, ::COARSE, ::COARSE]
-    matter = np.isin(low, [INDEX[name] for name in PARENCHYMA])
+    ventricles = np.isin(low, [INDEX[name] for name in ("ventricle", "choroid_plexus")])
+    matter = ventricles | np.isin(low, [INDEX[name] for name in PARENCHYMA])
     hull = 8 - _signed(_signed(matter) > 8)  # closing: sulci up to 16 mm wide belong to the brain
-    inner = matter | np.isin(low, [INDEX[name] for name in ("csf", "ventricle", "choroid_plexus", "vessel")])
+    inner = matter | np.isin(low, [INDEX[name] for name in ("csf", "vessel")])
     outer = _signed(inner & (hull < 5))
-    ventricles = np.isin(low, [INDEX["ventricle"]])
     to_ventricles = distance_transform_edt(~ventricles) * COARSE if ventricles.any() else np.full(low.shape, 99.0)
     white = np.argwhere(low == INDEX["white_matter"]) * float(COARSE)
     chiasm = np.argwhere(numbers == 85)

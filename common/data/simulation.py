@@ -29,7 +29,7 @@ from .tissues import CANONICAL, INDEX, LESIONS, PARENCHYMA, RELAXATION, Patient,
 SAMPLES = 8  # points of a voxel whose mean is its partial volume
 COARSE = 4.5  # mm, of the grid of the whole head that intensities are scaled by
 REACH = 144.0  # mm from the middle of the head, as far as smooth fields are defined
-SHARES = [("white_matter", "cerebellar_white_matter"), tuple(PARENCHYMA), ("csf", "ventricle", "vessel")]
+SHARES = [("hypointensity",), ("white_matter", "cerebellar_white_matter"), tuple(PARENCHYMA), ("csf", "ventricle", "vessel")]
 
 Axes = Sequence[Tensor]
 
@@ -148,6 +148,32 @@ class Scanner:
             texture=rng.uniform(0.01, 0.035),
         )
 
+    def measured(self, signal: Tensor, median: Tensor, left: Tensor, generator: torch.Generator) -> Tensor:
+        """Rician noise, or what is `left` [S] of its deviation, and gamma: [S, N] to the same; `median` [S]."""
+        sigma = (left * torch.as_tensor(self.noise, dtype=torch.float32) * median)[:, None]
+        real, imaginary = torch.randn((2, *signal.shape), generator=generator) * sigma
+        noisy = real.add_(signal).square_().add_(imaginary.square_()).sqrt_()
+        median, gamma = median[:, None], torch.as_tensor(self.gamma, dtype=torch.float32)[:, None]
+        return noisy.div_(median).pow_(gamma).mul_(median)
+
+    def kernels(self, size: Tensor) -> Tensor:
+        """[S, 2, 5]: per in-plane axis, blurring and the linear interpolation by a misregistration, as one filter."""
+        shift = torch.as_tensor(self.shift, dtype=torch.float32).T / size[:2]  # (S, 2)
+        taps = (1 - (torch.arange(-2, 3) - shift[..., None]).abs()).clamp(min=0)
+        blur = torch.as_tensor(self.blur, dtype=torch.float32)[:, None, None]
+        padded = F.pad(taps, (1, 1))
+        return (1 - 2 * blur) * taps + blur * (padded[..., :-2] + padded[..., 2:])
+
+    def filtered(self, images: Tensor, size: Tensor) -> Tensor:
+        """Ghosts of motion and the kernels, on images [S, X, Y, Z]."""
+        if self.ghost.any():
+            ghost = torch.as_tensor(self.ghost, dtype=torch.float32).view(-1, 1, 1, 1)
+            images = (1 - ghost) * images + ghost * images.roll(images.shape[2] // 3, 2)
+        kernels = self.kernels(size)
+        both = kernels[:, 0, :, None] * kernels[:, 1, None, :]  # (S, 5, 5)
+        slices = F.conv2d(images.movedim(-1, 0), both[:, None], padding=2, groups=len(images))
+        return slices.movedim(0, -1)
+
 
 class Head:
     """One drawn subject: an anatomy under a warp, with layers of lesions and vessels, and its signals.
@@ -176,16 +202,26 @@ class Head:
         self.table = torch.as_tensor(np.concatenate([drawn, truth, shares], 1), dtype=torch.float32)
         self.turn = torch.as_tensor(rng.uniform(size=(3, 1)), dtype=torch.float32)
 
+    def edge(self, points: Tensor, distances: Tensor) -> Tensor:
+        """mm by which points [3, N] lie outside the brain as it was extracted [N]: negative inside."""
+        scanner = self.scanner
+        surface = torch.lerp(distances[0], distances[1], scanner.tight) - scanner.margin
+        return surface - scanner.ragged * self.coarse(points)
+
     def _mixed(self, points: Tensor, size: Tensor, table: Tensor) -> Tensor:
         """Rows of a table [tissue, C] averaged over voxels of a size [3] in mm around points [3, N]: [N, C]."""
         steps = torch.tensor([0.8191725134, 0.6710436067, 0.5497004779])[:, None]  # Roberts' quasi-random sequence
         offsets = (steps * torch.arange(SAMPLES) + self.turn).frac() - 0.5
         offsets = self.warp.matrix @ (offsets * size[:, None])
-        tissue = self.anatomy.nearest_tissue(points[:, :, None] + offsets[:, None])
+        tissue = self.anatomy.nearest_tissue(points, offsets)
         return F.embedding_bag(tissue.to(torch.int32), table, mode="mean")
 
-    def signals(self, points: Tensor, outside: Tensor, size: Tensor, texture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def signals(self, points: Tensor, distances: Tensor, size: Tensor, texture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """At voxels of a size [3] in mm around points [3, N] of the anatomy.
+
+        Args:
+            distances: [3, N], see `Anatomy`.
+            texture: [N], random numbers of unit variance.
 
         Returns:
             The acquired signals and the true ones, [S, N], and how much of each voxel is lesion, [N].
@@ -197,25 +233,20 @@ class Head:
             slab = torch.stack([size[0], size[1], torch.tensor(scanner.thickness)])
             mixed[:, thick] = self._mixed(points, slab, self.table[:, thick].contiguous())
         white, matter, fluid = mixed[:, -3:].T.contiguous()
-        distance = self.anatomy.distance(points)[2]
         fields = self.fine(points), self.coarse(points)
-        place = Place(points, outside, distance, white, matter, fluid, *fields, float(size[:2].mean()))
-        mixed, lesion = mixed[:, :-3], torch.zeros_like(white)
+        place = Place(points, distances[0], distances[2], white, matter, fluid, *fields, float(size[:2].mean()))
+        mixed, lesion = mixed[:, :-4], mixed[:, -4].clone()
         for name, rule in self.layers:
             share = rule(place)
             there = (share > 0.01).nonzero()[:, 0]
             if len(there):
                 amount = share[there]
-                mixed[there] = torch.lerp(mixed[there], self.table[INDEX[name], :-3], amount[:, None])
+                mixed[there] = torch.lerp(mixed[there], self.table[INDEX[name], :-4], amount[:, None])
                 lesion[there] = lesion[there] * (1 - amount) + amount * (name in LESIONS)
-        lesion.add_(self._hypointense(points))
         value, change = mixed.T.reshape(2, 2, count, -1).unbind(1)
         water = scanner.texture * (texture + 0.5 * self.water(points))
         value = (value + change * water).clamp_(min=0)
-        return value[0], value[1], lesion.clamp_(max=1)
-
-    def _hypointense(self, points: Tensor) -> Tensor:
-        return (self.anatomy.nearest_tissue(points.clone()) == INDEX["hypointensity"]).float()
+        return value[0], value[1], lesion
 
 
 class DrawSubject(Randomizable, Transform):
@@ -280,96 +311,54 @@ class _Whole:
     median: Tensor
 
 
-def _mask(head: Head, axes: Axes, points: Tensor, distances: Tensor) -> Tensor:
-    """How many mm each point lies outside the brain as it was extracted: negative inside."""
-    scanner = head.scanner
-    edge = torch.lerp(distances[0], distances[1], scanner.tight) - scanner.margin
-    return edge - scanner.ragged * head.coarse(points)
-
-
 def _whole(head: Head, low: Tensor, high: Tensor, size: Tensor, generator: torch.Generator) -> _Whole:
     """As the crop will be, at points on a coarse grid (each moved at random, which makes quantiles surer)."""
     axes = [torch.arange(float(a) - 8, float(b) + 8, COARSE) for a, b in zip(low, high, strict=True)]
     points = head.warp(axes).reshape(3, -1)
-    moves = (torch.rand(points.shape, generator=generator) - 0.5) * COARSE
-    points += head.warp.matrix @ moves
-    distances = head.anatomy.distance(points)
-    inside = _mask(head, axes, points, distances) < 0
-    points, scanner = points[:, inside], head.scanner
-    texture = torch.randn(points.shape[1], generator=generator)
-    acquired, truth, _ = head.signals(points, distances[0, inside], size, texture)
-    acquired *= scanner.bias(axes).reshape(len(acquired), -1)[:, inside].exp_()
+    points += COARSE * head.warp.matrix @ (torch.rand(points.shape, generator=generator) - 0.5)
+    distances = head.anatomy.distance(points, "nearest")
+    inside = (head.edge(points, distances) < 0).nonzero()[:, 0]
+    texture = torch.randn(len(inside), generator=generator)
+    acquired, truth, _ = head.signals(points[:, inside], distances[:, inside], size, texture)
+    acquired *= head.scanner.bias(axes).reshape(len(acquired), -1)[:, inside].exp_()
     median = acquired.median(1).values
-    return _Whole(_measured(acquired, scanner, median, size, generator), truth, median)
+    left = (head.scanner.kernels(size) ** 2).sum(-1).prod(-1).sqrt()  # of white noise after the filters
+    return _Whole(head.scanner.measured(acquired, median, left, generator), truth, median)
 
 
-def _measured(signal: Tensor, scanner: Scanner, median: Tensor, size: Tensor, generator: torch.Generator) -> Tensor:
-    """Rician noise, as much as interpolation leaves of it, and gamma: [S, N] to the same."""
-    left = _noise_left(scanner, size) * torch.as_tensor(scanner.noise, dtype=torch.float32) * median
-    real, imaginary = torch.randn((2, *signal.shape), generator=generator) * left[:, None]
-    return _gamma(torch.hypot(signal + real, imaginary), scanner, median)
+def _halved(axis: Tensor) -> Tensor:
+    """Every second position, from the first to the last."""
+    return torch.linspace(float(axis[0]), float(axis[-1]), len(axis) // 2 + 1)
 
 
-def _gamma(signal: Tensor, scanner: Scanner, median: Tensor) -> Tensor:
-    shape = (-1,) + (1,) * (signal.ndim - 1)
-    median, gamma = median.view(shape), torch.as_tensor(scanner.gamma, dtype=torch.float32).view(shape)
-    return median * (signal / median) ** gamma
-
-
-def _kernels(scanner: Scanner, size: Tensor) -> Tensor:
-    """[S, 2, 5]: per in-plane axis, the blur and the linear interpolation by the misregistration, as one filter."""
-    shift = torch.as_tensor(scanner.shift, dtype=torch.float32).T / size[:2]  # (S, 2)
-    taps = (1 - (torch.arange(-2, 3) - shift[..., None]).abs()).clamp(min=0)
-    blur = torch.as_tensor(scanner.blur, dtype=torch.float32)[:, None, None]
-    padded = F.pad(taps, (1, 1))
-    return (1 - 2 * blur) * taps + blur * (padded[..., :-2] + padded[..., 2:])
-
-
-def _noise_left(scanner: Scanner, size: Tensor) -> Tensor:
-    """[S]: deviation of white noise after the filters."""
-    return (_kernels(scanner, size) ** 2).sum(-1).prod(-1).sqrt()
-
-
-def _filtered(images: Tensor, kernels: Tensor) -> Tensor:
-    """Images [S, X, Y, Z], each by its own in-plane kernels [S, 2, 5]."""
-    slices = images.movedim(-1, 0)  # (Z, S, X, Y)
-    for axis, shape in enumerate(((-1, 1, 5, 1), (-1, 1, 1, 5))):
-        padding = (2, 0) if axis == 0 else (0, 2)
-        slices = F.conv2d(slices, kernels[:, axis].reshape(shape).contiguous(), padding=padding, groups=len(images))
-    return slices.movedim(0, -1)
+def _enlarged(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """[C, x, y, Z] to [C, X * Y * Z], linearly in plane, the corners staying."""
+    slices = field.movedim(-1, 1)
+    slices = F.interpolate(slices, size=tuple(shape[:2]), mode="bilinear", align_corners=True)
+    return slices.movedim(1, -1).reshape(len(field), -1)
 
 
 def _crop(
     head: Head, axes: Axes, size: Tensor, generator: torch.Generator, median: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Acquired and true images [S, X, Y, Z], share of lesion and the mask [X, Y, Z]."""
-    scanner, shape = head.scanner, [len(axis) for axis in axes]
-    points = head.warp(axes).reshape(3, -1)
-    distances = head.anatomy.distance(points)
-    edge = _mask(head, axes, points, distances)
-    inside = edge < 0
+    scanner, count, shape = head.scanner, len(median), [len(axis) for axis in axes]
+    fewer = [_halved(axes[0]), _halved(axes[1]), axes[2]]
+    smaller = [len(axis) for axis in fewer]
+    points = head.warp(fewer)
+    distances = head.anatomy.distance(points.reshape(3, -1))
+    edge = head.edge(points.reshape(3, -1), distances)[None]
+    texture = 1.6 * torch.randn((1, *smaller), generator=generator)  # interpolation takes as much
+    smooth = [points, distances.view(3, *smaller), edge.view(1, *smaller), texture, scanner.bias(fewer)]
+    points, distances, edge, texture, bias = _enlarged(torch.cat(smooth), shape).split([3, 3, 1, 1, count])
     # Some mm more than the mask, so that neither shift nor blur brings in the air beyond.
-    there = (edge < 2 * float(size[0])).nonzero()[:, 0]
-    texture = F.interpolate(
-        torch.randn((1, 1, *(n // 2 + 1 for n in shape[:2]), shape[2]), generator=generator) * 1.6,
-        size=shape,
-        mode="trilinear",
-        align_corners=True,
-    ).reshape(-1)
-    signal, true, share = head.signals(points[:, there], distances[0, there], size, texture[there])
-    signal *= scanner.bias([*axes]).reshape(len(signal), -1)[:, there].exp_()
-    sigma = torch.as_tensor(scanner.noise, dtype=torch.float32) * median
-    real, imaginary = torch.randn((2, *signal.shape), generator=generator) * sigma[:, None]
-    measured = torch.zeros(len(signal), len(inside))
-    measured[:, there] = torch.hypot(signal + real, imaginary)
-    truth, lesion = torch.zeros_like(measured), torch.zeros(len(inside))
-    truth[:, there], lesion[there] = true, share
-    measured = measured.view(-1, *shape)
-    ghost = torch.as_tensor(scanner.ghost, dtype=torch.float32).view(-1, 1, 1, 1)
-    if ghost.any():
-        measured = (1 - ghost) * measured + ghost * measured.roll(shape[1] // 3, 2)
-    measured = _gamma(_filtered(measured, _kernels(scanner, size)), scanner, median)
-    return measured, truth.view(-1, *shape), lesion.view(shape), inside.view(shape)
+    there = (edge[0] < 2 * float(size[0])).nonzero()[:, 0]
+    signal, true, share = head.signals(points[:, there], distances[:, there], size, texture[0, there])
+    signal = scanner.measured(signal * bias[:, there].exp(), median, torch.ones(count), generator)
+    filled = torch.zeros(2 * count + 2, edge.shape[1])
+    filled[:, there] = torch.cat([signal, true, share[None], -edge[:, there]])
+    images, truth, (lesion, depth) = filled.view(-1, *shape).split([count, count, 2])
+    return scanner.filtered(images, size), truth, lesion, depth > 0
 
 
 def _scaled(image: Tensor, scale: Tensor, offset: Tensor, inside: Tensor) -> Tensor:
