@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +15,15 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..data.preparation import Subjects
-from ..distributed import is_main_process
+from ..distributed import is_main_process, unwrapped
 from ..files import prepare_folder
 from .adversary import Adversary
+from .beginning import begin_with
 from .checkpoints import Checkpoints
 from .handlers import MovingAverage, ReferenceScale, Reseed, TrainingProgress
 from .trainer import TranslationTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def usual_trainer(
@@ -35,6 +40,7 @@ def usual_trainer(
     clip_grad: float = 0.0,
     compile: bool | str = False,
     less_memory: Sequence[str] | None = None,
+    init_weights: str = "",
     **accompanied: Any,
 ) -> TranslationTrainer:
     """A `TranslationTrainer` with `usual_handlers`.
@@ -46,8 +52,11 @@ def usual_trainer(
         ema_decay: of that average, see `MovingAverage`.
         objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
         less_memory: see `TranslationTrainer`; None names the options that all trainings have.
+        init_weights: file of the weights that a new training begins with, see `begin_with`.
         accompanied: the other arguments of `usual_handlers`.
     """
+    if init_weights and not (Path(accompanied["ckpt_dir"]) / "last.pt").is_file():
+        begin_with(unwrapped(network), init_weights)
     average = MovingAverage(network, ema_decay)
     accompanied["described"] = {
         **accompanied.get("described", {}),
@@ -120,6 +129,7 @@ def usual_handlers(
     adversary: Adversary | None = None,
     agreed: Mapping[str, Any] | None = None,
     described: Mapping[str, Any] | None = None,
+    save_minutes: float = 0.0,
     train_handlers: Sequence[Any] = (),
 ) -> list[Any]:
     """In every epoch: randomness that depends on the epoch's number alone, the learning rate's schedule, the average of
@@ -128,27 +138,31 @@ def usual_handlers(
     Args:
         average: of the network's weights.
         lr_scheduler: counts steps, or with `epoch_level` epochs.
-        evaluator: runs every `val_interval` epochs.
+        evaluator: runs every `val_interval` epochs, if it has subjects; else the last weights are kept.
         randomness: of the training's images: what `set_random_state` seeds all of.
         subjects: whose preparation the weights' description tells.
         ckpt_dir, output_dir: of checkpoints, and of curves.
         seed: see `Reseed`.
-        resume, described: see `Checkpoints`.
+        resume, described, save_minutes: see `Checkpoints`.
         agreed: what else weights must be used with, beside what `subjects` tell.
         train_handlers: a method's own, in every process.
     """
     network = average.trained
     if is_main_process():
         prepare_folder(output_dir, "output_dir")
+    validates = len(evaluator.data_loader) > 0
+    if not validates:
+        logger.warning("No validation subjects: model.pt is the last epoch's weights, which nothing has chosen.")
     objects = {"model": network, "average": average, "optimizer": lr_scheduler.optimizer, "lr_scheduler": lr_scheduler}
     checkpoints = Checkpoints(
         ckpt_dir,
         average.network,
         {**objects, "adversary": adversary},
-        evaluator,
+        evaluator if validates else None,
         resume,
         {**subjects.trained_alike, **(agreed or {})},
         {**subjects.sizes, **(described or {})},
+        save_minutes,
     )
     curves = []
     if is_main_process():
@@ -159,7 +173,7 @@ def usual_handlers(
         average,
         ReferenceScale([network, average.network]),
         *train_handlers,
-        ValidationHandler(validator=evaluator, epoch_level=True, interval=val_interval),
+        *([ValidationHandler(validator=evaluator, epoch_level=True, interval=val_interval)] if validates else []),
         TrainingProgress(),
         checkpoints,
         *curves,
