@@ -68,7 +68,10 @@ class Seq2SeqObjective(nn.Module):
         self.register_buffer("codes", torch.eye(sequences), persistent=False)
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Batch "image" [B, S, X, Y, Z] to the weighted terms, and what the adversary is to be shown."""
+        """Batch "image" [B, S, X, Y, Z] to the weighted terms, and what the adversary is to be shown.
+
+        Where the batch has a "reference" of the same shape, that is what the images shall look like.
+        """
         pairs = draw_pairs(
             batch["image"],
             include_self=self.self_weight > 0,
@@ -76,11 +79,12 @@ class Seq2SeqObjective(nn.Module):
             pairs_per_subject=self.pairs_per_subject,
         )
         images = network_input(pairs.images, self.spatial_dims, self.slice_axis)
+        truths = network_input(pairs.truths(batch), self.spatial_dims, self.slice_axis)
         rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
         made = network(images, self.codes[pairs.source], rows, self.codes).prediction
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
         made = made * (images[pairs.row] > 0)
-        terms = self.reconstruction(made, images, pairs)
+        terms = self.reconstruction(made, truths, pairs)
         if self.adversary is None:
             return terms, {}
         cross = pairs.source[pairs.row] != pairs.target
@@ -90,13 +94,13 @@ class Seq2SeqObjective(nn.Module):
         order = pairs.source[row].argsort(stable=True)
         rows = rows_by_target(order, pairs.source[row][order], len(self.codes))
         back = network(fake, self.codes[j], rows, self.codes).prediction
-        terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, images[row[order]])
-        return terms, {"real": images, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
+        terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, truths[row[order]])
+        return terms, {"real": truths, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
 
-    def reconstruction(self, made: Tensor, images: Tensor, pairs: Pairs) -> dict[str, Tensor]:
+    def reconstruction(self, made: Tensor, truths: Tensor, pairs: Pairs) -> dict[str, Tensor]:
         """Eq. 1, as the mean over the pairs in place of their sum, so that its size does not depend on their number."""
         paired = pairs.truth >= 0
-        made, truth = made[paired], images[pairs.truth[paired]]
+        made, truth = made[paired], truths[pairs.truth[paired]]
         itself = (pairs.source[pairs.row[paired]] == pairs.target[paired]).to(made.device)
         weight = torch.where(itself, self.self_weight, 1.0) / max(len(made), 1)
         difference = 2 * (made - truth)
