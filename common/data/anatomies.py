@@ -146,8 +146,8 @@ def read_anatomy(path: Path) -> Anatomy:
         raise ValueError(f"Anatomy {path} of shape {voxels.shape} is no map of FreeSurfer's numbers.")
     zooms = image.header.get_zooms()[:3]
     if not np.allclose(zooms, 1, atol=0.05):
-        axes = [np.round(np.arange(0, n * z) / z).clip(0, n - 1).astype(int) for n, z in zip(voxels.shape, zooms)]
-        voxels = voxels[np.ix_(*axes)]
+        sizes = zip(voxels.shape, zooms, strict=True)
+        voxels = voxels[np.ix_(*(np.round(np.arange(0, n * z) / z).clip(0, n - 1).astype(int) for n, z in sizes))]
     numbers = voxels.astype(np.int32)
     if not np.isin(numbers, (2, 41)).any() or not np.isin(numbers, (3, 42)).any():
         raise ValueError(

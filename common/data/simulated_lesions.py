@@ -1,7 +1,7 @@
 """Lesions and enhancing structures of a simulated subject: which tissue takes the place of which share of a voxel.
 
-A layer is a tissue and a rule that gives its share (0 to 1) at any points, so that a slab and the whole head agree. Later
-layers lie on earlier ones.
+A layer is a tissue and a rule that gives its share (0 to 1) at any points, so that a slab and the whole head agree.
+Later layers lie on earlier ones.
 """
 
 from __future__ import annotations
@@ -70,7 +70,13 @@ def _within(place: Place, name: str) -> Tensor | float:
 
 
 def spheres(
-    centres: NDArray, radii: NDArray, *, within: str = "matter", shell: float = 1.0, uneven: float = 0.25, soft: float = 1.0
+    centres: NDArray,
+    radii: NDArray,
+    *,
+    within: str = "matter",
+    shell: float = 1.0,
+    uneven: float = 0.25,
+    soft: float = 1.0,
 ) -> Callable[[Place], Tensor]:
     """Uneven spheres that may overlap: the rule of most lesions.
 

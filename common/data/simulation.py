@@ -3,8 +3,8 @@
     SimulatedSubjects(["T1", "T1Gd", "T2", "FLAIR"], anatomies="labels", roi_size=(128, 160, 3))
 
 Nothing is written and only the crop is computed. As in SynthSeg (Billot et al., MedIA 2023) a label map is deformed and
-intensities are drawn per structure; as in SynthSR (Billot et al., NeuroImage 2021) the truth has one fixed contrast. Here
-T1, T2, PD and the settings are drawn, within what patients and hospitals have, and physics gives the intensities.
+intensities are drawn per structure; as in SynthSR (Billot et al., NeuroImage 2021) the truth has one fixed contrast.
+Here T1, T2, PD and the settings are drawn, within what patients and hospitals have, and physics gives the intensities.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ from .tissues import CANONICAL, INDEX, LESIONS, PARENCHYMA, RELAXATION, Patient,
 SAMPLES = 8  # points of a voxel whose mean is its partial volume
 COARSE = 4.5  # mm, of the grid of the whole head that intensities are scaled by
 REACH = 144.0  # mm from the middle of the head, as far as smooth fields are defined
-SHARES = [("hypointensity",), ("white_matter", "cerebellar_white_matter"), tuple(PARENCHYMA), ("csf", "ventricle", "vessel")]
+SHARES = [
+    ("hypointensity",),
+    ("white_matter", "cerebellar_white_matter"),
+    tuple(PARENCHYMA),
+    ("csf", "ventricle", "vessel"),
+]
 
 Axes = Sequence[Tensor]
 
@@ -143,7 +148,7 @@ class Scanner:
             ghost=moved * rng.uniform(0, 0.06, sequences) * (rng.uniform(size=sequences) < 0.5),
             bias=SmoothField(rng, sequences, 90.0, rng.uniform(0, 0.04 if corrected else 0.16, sequences)),
             tight=tight,
-            margin=rng.uniform(-0.8, 1.0) + 2.0 * tight * rng.uniform(0, 1),
+            margin=rng.uniform(-1.2, 0.4) + 2.0 * tight * rng.uniform(0, 1),
             ragged=rng.uniform(0, 0.8),
             texture=rng.uniform(0.01, 0.035),
         )
@@ -216,7 +221,9 @@ class Head:
         tissue = self.anatomy.nearest_tissue(points, offsets)
         return F.embedding_bag(tissue.to(torch.int32), table, mode="mean")
 
-    def signals(self, points: Tensor, distances: Tensor, size: Tensor, texture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def signals(
+        self, points: Tensor, distances: Tensor, size: Tensor, texture: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """At voxels of a size [3] in mm around points [3, N] of the anatomy.
 
         Args:
@@ -316,13 +323,17 @@ def _whole(head: Head, low: Tensor, high: Tensor, size: Tensor, generator: torch
     axes = [torch.arange(float(a) - 8, float(b) + 8, COARSE) for a, b in zip(low, high, strict=True)]
     points = head.warp(axes).reshape(3, -1)
     points += COARSE * head.warp.matrix @ (torch.rand(points.shape, generator=generator) - 0.5)
-    distances = head.anatomy.distance(points, "nearest")
-    inside = (head.edge(points, distances) < 0).nonzero()[:, 0]
+    inside = (head.edge(points, head.anatomy.distance(points, "nearest")) < COARSE).nonzero()[:, 0]
+    distances = head.anatomy.distance(points[:, inside])  # exact, but only near the brain
+    kept = head.edge(points[:, inside], distances) < 0
+    inside = inside[kept]
+    points, distances = points[:, inside], distances[:, kept]
     texture = torch.randn(len(inside), generator=generator)
-    acquired, truth, _ = head.signals(points[:, inside], distances[:, inside], size, texture)
+    kernels = head.scanner.kernels(size)
+    acquired, truth, _ = head.signals(points, distances, size, texture)
     acquired *= head.scanner.bias(axes).reshape(len(acquired), -1)[:, inside].exp_()
     median = acquired.median(1).values
-    left = (head.scanner.kernels(size) ** 2).sum(-1).prod(-1).sqrt()  # of white noise after the filters
+    left = (kernels**2).sum(-1).prod(-1).sqrt()  # of white noise after the filters
     return _Whole(head.scanner.measured(acquired, median, left, generator), truth, median)
 
 

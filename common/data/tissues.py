@@ -49,7 +49,7 @@ RELAXATION: dict[str, Relaxation] = {
     "pallidum": Relaxation(850, 960, 62, 0.75),
     "brain_stem": Relaxation(860, 960, 83, 0.73),
     "hippocampus": Relaxation(1150, 1370, 99, 0.83),
-    "choroid_plexus": Relaxation(1600, 1800, 200, 0.9, gadolinium=0.45, spread=0.15),
+    "choroid_plexus": Relaxation(1500, 1700, 110, 0.88, gadolinium=0.45, spread=0.15),
     "vessel": Relaxation(1450, 1650, 40, 0.6, gadolinium=0.9, spread=0.2),
     "hypointensity": Relaxation(1150, 1320, 125, 0.82, spread=0.12),
     "fat": Relaxation(320, 370, 90, 0.85),
@@ -136,9 +136,8 @@ def _t1_setting(rng: RandomState) -> Setting:
         return Acquisition(_log_uniform(rng, 1800, 2600), _log_uniform(rng, 8, 25), _log_uniform(rng, 750, 1000))
     if kind == "spoiled":
         return GradientEcho(_log_uniform(rng, 150, 280), _log_uniform(rng, 2.5, 5), rng.uniform(65, 90))
-    return GradientEcho(
-        _log_uniform(rng, 1600, 2500), _log_uniform(rng, 2, 5), rng.uniform(7, 13), _log_uniform(rng, 750, 1100)
-    )
+    ti = _log_uniform(rng, 750, 1100)
+    return GradientEcho(_log_uniform(rng, ti + 700, 2600), _log_uniform(rng, 2, 5), rng.uniform(7, 13), ti)
 
 
 def draw_setting(sequence: str, rng: RandomState, fluid_t1: float) -> Setting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,17 @@ class Pairs(NamedTuple):
     row: Tensor
     target: Tensor
     truth: Tensor
+
+    def truths(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the images shall look like [N, 1, X, Y, Z]: the batch's "reference" [B, S, X, Y, Z], or as they are.
+
+        A simulated subject has one (`common.data.simulation`), free of noise and at one setting of each sequence.
+        """
+        return batch["reference"][self.subject, self.source][:, None] if "reference" in batch else self.images
+
+    def lesions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Where each image shows a lesion [N, 1, X, Y, Z], of 0 and 1: the batch's "lesion" [B, 1, X, Y, Z], or nowhere."""
+        return batch["lesion"][self.subject] if "lesion" in batch else torch.zeros_like(self.images)
 
 
 def draw_pairs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,14 +15,6 @@ from .common.training.perceptual import VGG19Loss
 
 
 POSITIVE = 5.0  # how many times more a lesion's voxel counts than another, in telling them apart
-
-
-def _by_image(batch: Mapping[str, Tensor], pairs: Pairs) -> Iterator[Tensor]:
-    """The images that are encoded, what is known to be true of each, and the lesions in it: [N, 1, X, Y, Z] each."""
-    image = batch["image"]
-    yield pairs.images
-    yield batch.get("reference", image)[pairs.subject, pairs.source][:, None]
-    yield batch["lesion"][pairs.subject] if "lesion" in batch else torch.zeros_like(pairs.images)
 
 
 class Seq2SeqObjective(nn.Module):
@@ -99,7 +90,10 @@ class Seq2SeqObjective(nn.Module):
             include_missing=self.adversary is not None,
             pairs_per_subject=self.pairs_per_subject,
         )
-        images, truths, lesions = (self._input(each) for each in _by_image(batch, pairs))
+        images, truths, lesions = (
+            network_input(each, self.spatial_dims, self.slice_axis)
+            for each in (pairs.images, pairs.truths(batch), pairs.lesions(batch))
+        )
         rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
         made, representation = network(images, self.codes[pairs.source], rows, self.codes)
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
@@ -116,11 +110,8 @@ class Seq2SeqObjective(nn.Module):
         order = pairs.source[row].argsort(stable=True)
         rows = rows_by_target(order, pairs.source[row][order], len(self.codes))
         back = network(fake, self.codes[j], rows, self.codes).prediction
-        terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, images[row[order]])
-        return terms, {"real": images, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
-
-    def _input(self, images: Tensor) -> Tensor:
-        return network_input(images, self.spatial_dims, self.slice_axis)
+        terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, truths[row[order]])
+        return terms, {"real": truths, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
 
     def _lesion_term(self, network: nn.Module, features: Tensor, lesions: Tensor) -> Tensor:
         """Cross-entropy at the features' resolution, where a voxel is a lesion if one in it is."""

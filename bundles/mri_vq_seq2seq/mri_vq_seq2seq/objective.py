@@ -147,9 +147,13 @@ class VQSeq2SeqObjective(nn.Module):
         self.register_buffer("codes", torch.eye(sequences), persistent=False)
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Batch "image" [B, S, X, Y, Z] to the weighted terms of Eq. 8; there is no adversary to be shown anything."""
+        """Batch "image" [B, S, X, Y, Z] to the weighted terms of Eq. 8; there is no adversary to be shown anything.
+
+        Where the batch has a "reference" of the same shape, that is what the images shall look like.
+        """
         pairs = draw_pairs(batch["image"], pairs_per_subject=self.pairs_per_subject)
         images = network_input(pairs.images, self.spatial_dims, self.slice_axis)
+        truths = network_input(pairs.truths(batch), self.spatial_dims, self.slice_axis)
         source = self.codes[pairs.source]
         seen = images if self.intensity is None else self.intensity(images)
         if self._runs(self.translation_start):
@@ -160,7 +164,7 @@ class VQSeq2SeqObjective(nn.Module):
         made, encoded = network(seen, source, rows, self.codes, pairs.subject if sampled else None)
         # As the finished image will be: 0 where its sources are air, so that nothing has to be learned about it.
         made = made * foreground_of(images, pairs.subject)[row]
-        terms = {name: RECONSTRUCTIONS * term for name, term in self.reconstruction(made, images[truth]).items()}
+        terms = {name: RECONSTRUCTIONS * term for name, term in self.reconstruction(made, truths[truth]).items()}
         if self.consistency_weight:
             terms |= self._consistency(encoded.latent, images, pairs.subject)
         terms["vq"] = self.vq_weight * 2 * encoded.loss.mean()
