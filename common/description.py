@@ -1,6 +1,6 @@
 """What trained weights say of themselves: a JSON beside them, which stands in for the options of their training.
 
-In a configuration, `"normalisation": "$@described('normalisation', 'p99_foreground')"` is what the weights were trained
+In a configuration, `"normalisation": "$@described('normalisation', 'trimmed_mean')"` is what the weights were trained
 with, or the configuration's own where they have no description. An option given on the command line or by an overlay
 takes that expression's place; if the weights were trained with another one, `check_trained_alike` refuses it.
 """

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .description import Description
+from .scales import Scales
 
 MISSING = -1.0  # the value of every voxel of a sequence that a subject does not have
 
@@ -58,6 +59,7 @@ class TranslationNetwork(nn.Module):
     """
 
     CHOSEN_ANEW: tuple[str, ...] = ()
+    ADDED = ("reference_spread",)  # buffers that older weights lack: they stay as they are made
     has_common_space = False  # a method that overrides `fuse` says True
     __constants__ = ("has_common_space", "spatial_dims")  # by which TorchScript leaves out what is not run
 
@@ -99,8 +101,18 @@ class TranslationNetwork(nn.Module):
         self.slice_axis = slice_axis
         self.downsampling = downsampling
         self.register_buffer("codes", torch.eye(sequences), persistent=False)  # (S, C)
-        # Scale and offset that the training subjects' images had, for a sequence that has none of its own.
+        # What the training subjects' images had, for a sequence that has no scale of its own: see `scales`.
         self.register_buffer("reference_scale", torch.full((sequences, 2), float("nan")))
+        self.register_buffer("reference_spread", torch.zeros(sequences, sequences))
+
+    def scales(self) -> Scales:
+        """Which scales the training's images had, on the CPU."""
+        return Scales(self.reference_scale.cpu(), self.reference_spread.cpu())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        for name in self.ADDED:
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def encode(self, image: Tensor, source: Tensor) -> NamedTuple:
         """Image [B, c, *spatial] in [0, 1] and source code [B or 1, C] to a named tuple of tensors [B, ...]."""

@@ -59,7 +59,7 @@ class Subjects:
         subject_list: str | os.PathLike = "",
         pattern: str | None = None,
         grid: str = "",
-        normalisation: str = "p99_foreground",
+        normalisation: str = "trimmed_mean",
         roi_size: Sequence[int] = (1, 1, 1),
         divisible: Sequence[int] = (1, 1, 1),
         settings: Sequence[Sequence[float]] = (),
@@ -68,7 +68,8 @@ class Subjects:
         self.sequences, self.settings = list(sequences), settings
         self.dataset_dir, self.subject_list, self.pattern = dataset_dir, subject_list, pattern
         self.grid, self.roi_size, self.divisible = grid, list(roi_size), list(divisible)
-        self.scaling = {"rule": normalisation, "per": scale_per}
+        # Where the sequences are settings, their names are the user's and say nothing.
+        self.scaling = {"rule": normalisation, "per": scale_per, "sequences": [] if settings else self.sequences}
         self.tensors = ["image", "available", "scale", "offset", *(["parameters"] if settings else [])]
         # Where the sequences are settings, their names are the user's and their values the network's own.
         own = {"scale_per": scale_per} if settings else {"sequences": self.sequences}

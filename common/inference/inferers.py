@@ -232,6 +232,11 @@ def resolve_targets(
     return [list(sequences).index(name) for name in names]
 
 
+def sources_of(target: int, available: Sequence[int]) -> list[int]:
+    """The sequences that a target is made from: the others, or itself where a subject has nothing else."""
+    return [i for i in available if i != target or len(available) == 1]
+
+
 def plain(image: Tensor) -> Tensor:
     """Without MetaTensor's bookkeeping, which every operation of a network would repeat."""
     return image.as_tensor() if isinstance(image, MetaTensor) else image

@@ -20,7 +20,8 @@ from monai.transforms import Transform
 from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
 from ..files import prepare_folder, replacing, write_text
-from .inferers import resolve_targets
+from ..scales import Scales
+from .inferers import resolve_targets, sources_of
 from .weights import origin
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class SaveVolumes(Transform):
         targets: see `common.inference.inferers.resolve_targets`.
         weights: file whose sha256 the sidecar names.
         metadata_file: the bundle's metadata.json, for its name and version.
-        reference_scale: see `SaveCompleted`; what has other units does without.
+        scales: see `SaveCompleted`; what has other units does without.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class SaveVolumes(Transform):
         targets: str | Sequence[str] | None,
         weights: str,
         metadata_file: str,
-        reference_scale: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
         resolve_targets(targets, sequences, ())  # unknown names are known before any work is done
         self.output_dir = Path(output_dir)
@@ -164,14 +165,14 @@ class SaveVolumes(Transform):
 class SaveCompleted(SaveVolumes):
     """Writes `<subject>_<target>.nii.gz` for each wanted target and, where "pred" has 2 S channels, its uncertainty.
 
-    A missing target has no scale of its own to go back to: it is written in normalised units times the scale that
-    the training subjects had, which lies in the weights. So is the uncertainty, `<subject>_<target>_uncertainty.nii.gz`
-    (no file where it is nan: there is no spread).
+    A missing target has no scale of its own to go back to: it is written in normalised units times the scale that is
+    likely beside those of its sources, by what the weights know of the training subjects' (`common.scales`). So is the
+    uncertainty, `<subject>_<target>_uncertainty.nii.gz` (no file where it is nan: there is no spread).
 
     Args:
-        reference_scale: scale and offset [S, 2] of the training subjects, `network.reference_scale`. A sequence that
-            has none beside others that have was in no training image, and is left out; that is logged. Where none has
-            one, the weights were made elsewhere and nothing is known.
+        scales: of the training subjects, `network.scales()`. A sequence that has none beside others that have was in
+            no training image, and is left out; that is logged. Where none has one, the weights were made elsewhere and
+            nothing is known.
         others: see `SaveVolumes`.
 
     Raises:
@@ -183,13 +184,13 @@ class SaveCompleted(SaveVolumes):
         output_dir: str,
         sequences: Sequence[str],
         targets: str | Sequence[str] | None,
-        reference_scale: torch.Tensor,
+        scales: Scales,
         weights: str,
         metadata_file: str,
     ) -> None:
         super().__init__(output_dir, sequences, targets, weights, metadata_file)
-        self.reference_scale = reference_scale.cpu()
-        trained = self.reference_scale.isfinite().all(1).tolist()
+        self.scales = scales
+        trained = scales.mean.isfinite().all(1).tolist()
         self.untrained = [j for j, known in enumerate(trained) if any(trained) and not known]
         if lacking := [j for j in resolve_targets(targets, sequences, ()) if j in self.untrained]:
             message = f"The weights were trained without any {', '.join(sequences[j] for j in lacking)}"
@@ -205,28 +206,34 @@ class SaveCompleted(SaveVolumes):
         pred = torch.as_tensor(data["pred"])
         count = len(self.sequences)
         for j in targets:
-            sources = [i for i in available if i != j or len(available) == 1]
+            sources = sources_of(j, available)
             self._save_image(data, pred[j], j, sources)
             if len(pred) > count:
                 self._save_uncertainty(data, pred[count + j], j, sources)
         return data
 
     def _save_image(self, data: Mapping[Hashable, Any], image: torch.Tensor, j: int, sources: Sequence[int]) -> None:
-        scale, offset = self.reference_scale[j].tolist()
+        found = self.scales.given(data["scale"], sources)[j]
+        scale, offset = found.tolist()
         known = math.isfinite(scale)
         if known:
-            image = unscale(image[None], *self.reference_scale[j])[0]
+            image = unscale(image[None], *found)[0]
         more = {
-            "units": "normalised * scale + offset of the training subjects" if known else "normalised, 0 to 1",
+            "units": f"normalised * scale + offset {self._whose(sources)}" if known else "normalised, 0 to 1",
             "scale": scale if known else None,
             "offset": offset if known else None,
         }
         self._save(image, data, self.sequences[j], j, sources, **more)
 
+    def _whose(self, sources: Sequence[int]) -> str:
+        """How a scale was found, in words that can follow it."""
+        told = [self.sequences[i] for i in self.scales.informative(sources)]
+        return f"predicted from those of {', '.join(told)}" if told else "of the training subjects"
+
     def _save_uncertainty(
         self, data: Mapping[Hashable, Any], spread: torch.Tensor, j: int, sources: Sequence[int]
     ) -> None:
-        target, scale = self.sequences[j], self.reference_scale[j, 0].item()
+        target, scale = self.sequences[j], self.scales.given(data["scale"], sources)[j, 0].item()
         if spread.isnan().any():
             names = ", ".join(self.sequences[i] for i in sources)
             logger.warning(
@@ -237,7 +244,7 @@ class SaveCompleted(SaveVolumes):
         more = {
             "quantity": "unbiased standard deviation of the synthesised image over the ways to make it; 0 also where "
             "only one source has tissue",
-            "units": "normalised * scale of the training subjects" if known else "normalised, 0 to 1",
+            "units": f"normalised * scale {self._whose(sources)}" if known else "normalised, 0 to 1",
             "scale": scale if known else None,
         }
         self._save(spread * scale if known else spread, data, f"{target}_uncertainty", j, sources, **more)

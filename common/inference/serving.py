@@ -10,6 +10,7 @@ returns the answer. Where one is served in another way, `Served` has the two hal
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +25,9 @@ from torch import Tensor
 from ..data.check import ERROR, image_problems, is_invertible
 from ..data.normalisation import unscale
 from ..data.preparation import Subjects
+from ..scales import Scales
 from ..translation import TranslationNetwork
-from .inferers import CompletionInferer, SubjectInferer, plain, resolve_targets, with_meta
+from .inferers import CompletionInferer, SubjectInferer, plain, resolve_targets, sources_of, with_meta
 
 CONFIG = """# {bundle} {version} in a model repository of Triton: {bundle}/config.pbtxt and {bundle}/1/{file}
 name: "{bundle}"
@@ -41,7 +43,7 @@ BACKENDS = {".ts": ("pytorch", "INPUT__0", "OUTPUT__0"), ".onnx": ("onnxruntime"
 
 def preparation(subjects: Subjects, inferer: SubjectInferer, network: TranslationNetwork) -> dict[str, Any]:
     """What an export's record says about how arrays become its input and its output arrays."""
-    scale = network.reference_scale.cpu()
+    scale, spread = network.scales()
     known = scale.isfinite().all(1).tolist()
     return {
         "normalisation": subjects.scaling["rule"],
@@ -50,6 +52,7 @@ def preparation(subjects: Subjects, inferer: SubjectInferer, network: Translatio
         "divisible": subjects.divisible,
         "settings": [list(each) for each in subjects.settings],
         "reference_scale": [row if there else None for row, there in zip(scale.tolist(), known, strict=True)],
+        "reference_spread": spread.tolist(),
         "windows": {"roi_size": inferer.roi_size, "slab": inferer.slab},
         "network": {name: getattr(network, name) for name in SHAPE},
     }
@@ -109,6 +112,9 @@ class Served:
         self.sequences, self.made = said["sequences"], said["targets"]
         self.record = said["preparation"]
         self.network: Any = SimpleNamespace(**self.record["network"])
+        mean = torch.tensor([row or (torch.nan, torch.nan) for row in self.record["reference_scale"]]).view(-1, 2)
+        spread = self.record.get("reference_spread", torch.zeros(len(mean), len(mean)))  # older exports have none
+        self.scales = Scales(mean, torch.as_tensor(spread))
         options = {
             name: self.record[name] for name in ("normalisation", "scale_per", "roi_size", "divisible", "settings")
         }
@@ -170,5 +176,7 @@ class Served:
         if self.record["scale_per"] == "subject":
             scale, offset = float(data["scale"][0]), 0.0
         else:
-            scale, offset = self.record["reference_scale"][j] or (1.0, 0.0)
+            available = data["available"].nonzero()[:, 0].tolist()
+            scale, offset = self.scales.given(data["scale"], sources_of(j, available))[j].tolist()
+            scale, offset = (scale, offset) if math.isfinite(scale) else (1.0, 0.0)
         return unscale(volume[None], torch.tensor(scale), torch.tensor(offset))[0]

@@ -81,6 +81,8 @@ def load_weights(
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
     found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    added = {name: value for name, value in network.state_dict().items() if name in getattr(network, "ADDED", ())}
+    found = {**added, **found}
     _check_shapes(path, found, network.state_dict())
     network.load_state_dict(found)
     return network.to(device).eval()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..distributed import is_distributed, is_main_process, unwrapped
+from ..scales import Scales, moments
 from ..translation import TranslationNetwork, is_available
 
 
@@ -42,11 +43,11 @@ class Reseed:
 
 
 class ReferenceScale:
-    """Keeps in the network the scale that the training images had, for sequences that have none of their own.
+    """Keeps in the network which scales the training images had, for sequences that have none of their own.
 
     A batch holds "scale" and "offset" [B, S] (`common.data.normalisation`), and "image", or "available" [B, S] where it
-    has none; after an epoch the geometric mean of the scales and the mean of the offsets of the subjects seen are
-    stored in `network.reference_scale` [S, 2].
+    has none; after an epoch the `Scales` of the subjects seen are stored in `network.reference_scale` [S, 2] and
+    `network.reference_spread` [S, S].
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -58,25 +59,26 @@ class ReferenceScale:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.store)
 
     def start(self, engine: Engine) -> None:
-        self.total = torch.zeros(3, self.networks[0].sequences, dtype=torch.float64)
+        self.seen: list[Tensor] = []  # [B, 3, S] each
 
     def update(self, engine: Engine) -> None:
         batch = engine.state.batch
         available = is_available(batch["image"]) if "image" in batch else batch["available"]
-        seen = available.cpu().double()  # (B, S)
-        scale = torch.where(seen > 0, batch["scale"].cpu().double(), 1.0)
-        self.total += torch.stack([(seen * scale.log()).sum(0), (seen * batch["offset"].cpu()).sum(0), seen.sum(0)])
+        said = torch.stack([batch["scale"].cpu().double(), batch["offset"].cpu().double()], 1)
+        available = available.cpu()[:, None]  # (B, 1, S)
+        self.seen.append(torch.cat([torch.where(available, said, 0), available], 1))
 
     def store(self, engine: Engine) -> None:
-        total = self.total
+        # A subject counts once, however many crops there were of it, or little data would look like much.
+        scale, offset, available = torch.cat(self.seen).unique(dim=0).unbind(1)
+        total = moments(scale, offset, available > 0)
         if is_distributed():
             total = total.to(self.networks[0].codes.device)
             torch.distributed.all_reduce(total)
-        count = total[2]
-        scale = torch.stack([(total[0] / count).exp(), total[1] / count], 1)
-        scale = torch.where(count[:, None] > 0, scale, torch.nan)
+        scales = Scales.estimated(total)
         for network in self.networks:
-            network.reference_scale.copy_(scale)
+            network.reference_scale.copy_(scales.mean)
+            network.reference_spread.copy_(scales.spread)
 
 
 class MovingAverage:

@@ -198,8 +198,9 @@ def test_three_trainings_one_after_another(workflow, phantom_dir: Path, tmp_path
         if name.startswith("autoencoder."):
             assert torch.equal(value, weights["diffusion"][name]), name
     for name, value in weights["translation"].items():
-        assert torch.equal(value, weights["diffusion"][name]) or name == "reference_scale"
-    torch.testing.assert_close(weights["diffusion"]["reference_scale"], weights["translation"]["reference_scale"])
+        assert torch.equal(value, weights["diffusion"][name]) or name.startswith("reference_")
+    for name in ("reference_scale", "reference_spread"):
+        torch.testing.assert_close(weights["diffusion"][name], weights["translation"][name])
     cached = list((tmp_path / "diffusion" / "latents").glob("*/*.pt"))
     assert len(cached) == 2, "a file per training subject"
     items = [torch.load(path, weights_only=True) for path in cached]

@@ -12,6 +12,7 @@ import torch
 
 from common.data.mr_signal import FSE9, Acquisition
 from common.data.phantom import make_anatomy, simulate
+from common.scales import Scales
 from mri_crl.grid import ScoreGrid, draw, points
 
 SETTINGS = torch.tensor([(each.tr, each.te, each.ti) for each in FSE9.values()])
@@ -35,7 +36,7 @@ def test_errors_by_hand(fse_dir: Path, tmp_path: Path):
     truth = np.stack([simulate(anatomy, Acquisition(*each)) for each in wanted]) * gain / scale
     score = ScoreGrid(
         output_dir=str(tmp_path), sequences=list(FSE9), targets=wanted, scale_per="subject",
-        reference_scale=torch.ones(9, 2), weights="", metadata_file="", trained_range=RANGE,
+        scales=Scales(torch.ones(9, 2), torch.zeros(9, 9)), weights="", metadata_file="", trained_range=RANGE,
     )  # fmt: skip
     data = {"subject": subject, "images": files, "parameters": SETTINGS, "scale": torch.full((9,), scale)}
     data["available"] = torch.tensor([True] + [False] * 8)
@@ -52,7 +53,7 @@ def test_images_of_their_own_scale_have_no_exact_truth():
     with pytest.raises(ValueError, match="scale_per is 'image'"):
         ScoreGrid(
             output_dir="", sequences=[], targets=[], scale_per="image",
-            reference_scale=torch.ones(0, 2), weights="", metadata_file="", trained_range=RANGE,
+            scales=Scales(torch.ones(0, 2), torch.zeros(0, 0)), weights="", metadata_file="", trained_range=RANGE,
         )  # fmt: skip
 
 

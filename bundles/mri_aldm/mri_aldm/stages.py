@@ -95,7 +95,7 @@ def begin_diffusion(
 
 
 def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
-    """Parts of a network, and the training images' scale, from the weights of a stage."""
+    """Parts of a network, and the training images' scales, from the weights of a stage."""
     command = f"run training --config_file configs/{TRAININGS[stage]}.json ..."
     names = (*AUTOENCODER, *SPADE) if "translator" in parts else AUTOENCODER
     options = {name: network.options[name] for name in names}
@@ -103,7 +103,9 @@ def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
     for part in parts:
         module = getattr(network, part)
         load_weights(module, path, prefix=f"{part}.", command=command, option=f"{stage}_weights").train()
-    network.reference_scale.copy_(read_state(path)["reference_scale"])
+    state = read_state(path)
+    for name in ("reference_scale", "reference_spread"):
+        getattr(network, name).copy_(state.get(name, getattr(network, name)))  # older weights lack the latter
 
 
 def stage_trainer(

@@ -15,8 +15,9 @@ from .common.data.acquisition import BIDS
 from .common.data.normalisation import unscale
 from .common.distributed import unwrapped
 from .common.inference.engine import CompletionEvaluator
-from .common.inference.inferers import SubjectInferer, available_sequences, plain, with_meta
+from .common.inference.inferers import SubjectInferer, available_sequences, plain, sources_of, with_meta
 from .common.inference.saving import SaveVolumes
+from .common.scales import Scales
 from .targets import Targets, warn_outside
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class SaveTargets(SaveVolumes):
 
     Args:
         scale_per: "subject" or "image", as in `ScaleSequencesd`.
-        reference_scale: scale and offset [S, 2] of the training subjects, `network.reference_scale`.
+        scales: of the training subjects, `network.scales()`.
         others: see `SaveVolumes`.
     """
 
@@ -98,14 +99,14 @@ class SaveTargets(SaveVolumes):
         sequences: Sequence[str],
         targets: Any,
         scale_per: str,
-        reference_scale: Tensor,
+        scales: Scales,
         weights: str,
         metadata_file: str,
     ) -> None:
         self.wanted = Targets(targets, sequences)
         super().__init__(output_dir, self.wanted.names, None, weights, metadata_file)
         self.scale_per = scale_per
-        self.reference_scale = reference_scale.cpu()
+        self.scales = scales
 
     def count(self, available: Sequence[int]) -> int:
         """See `SaveVolumes`."""
@@ -118,7 +119,7 @@ class SaveTargets(SaveVolumes):
             logger.warning(f"{data['subject']} lacks nothing, so nothing is made; name what you want with --targets.")
         settings = self.wanted.settings(data["parameters"].cpu()).tolist()
         for image, j in zip(torch.as_tensor(data["pred"]), slots, strict=bool(slots)):
-            sources = [i for i in available if i != j or len(available) == 1]
+            sources = sources_of(j, available)
             units, scale, offset = self.scale(data, j)
             more = {
                 **bids(settings[j]),
@@ -135,8 +136,8 @@ class SaveTargets(SaveVolumes):
         """What the units of image j are, and scale and offset that lead to them."""
         if self.scale_per == "subject":
             return "those of the subject's acquired images", float(data["scale"][0]), 0.0
-        if j < len(self.reference_scale) and torch.isfinite(self.reference_scale[j]).all():
-            scale, offset = self.reference_scale[j].tolist()
+        if j < len(self.scales.mean) and self.scales.mean[j].isfinite().all():
+            scale, offset = self.scales.mean[j].tolist()
             return "normalised * scale + offset of the training subjects", scale, offset
         return "normalised, 0 to 1", 1.0, 0.0
 

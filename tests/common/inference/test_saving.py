@@ -13,6 +13,7 @@ import torch
 
 from common.inference.saving import SaveCompleted, save_like
 from common.inference.weights import sha256
+from common.scales import Scales
 
 NAMES = ["T1", "T2", "FLAIR"]
 SHAPE = (5, 4, 3)
@@ -36,7 +37,8 @@ def subject(tmp_path: Path) -> dict[str, Any]:
     pred = torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1, 1).repeat(1, *SHAPE)
     pred[:, 0] = 0
     available = torch.tensor([False, True, True])
-    return {"subject": "sub-7", "images": images, "grid_file": images["T2"], "available": available, "pred": pred}
+    data = {"subject": "sub-7", "images": images, "grid_file": images["T2"], "available": available, "pred": pred}
+    return {**data, "scale": torch.tensor([1.0, 300.0, 1200.0])}
 
 
 @pytest.fixture
@@ -45,9 +47,12 @@ def saver(tmp_path: Path):
     (tmp_path / "metadata.json").write_text(json.dumps({"name": "mri_any", "version": "1.2.3"}))
     scale = torch.tensor([[400.0, 20.0], [200.0, 0.0], [800.0, 0.0]])
 
-    def make(targets: Any = None, output_dir: str = "out", scale: torch.Tensor = scale) -> SaveCompleted:
+    def make(
+        targets: Any = None, output_dir: str = "out", scale: torch.Tensor = scale, spread: torch.Tensor | None = None
+    ) -> SaveCompleted:
         files = (str(tmp_path / "model.pt"), str(tmp_path / "metadata.json"))
-        return SaveCompleted(str(tmp_path / output_dir), NAMES, targets, scale, *files)
+        scales = Scales(scale, torch.zeros(3, 3) if spread is None else spread)
+        return SaveCompleted(str(tmp_path / output_dir), NAMES, targets, scales, *files)
 
     return make
 
@@ -108,6 +113,20 @@ def test_the_missing_target_has_the_training_subjects_units(subject: dict[str, A
         "scale": 400,
         "offset": 20,
     }
+
+
+def test_the_scale_is_predicted_from_the_sources(subject: dict[str, Any], saver, tmp_path: Path):
+    """T2 and FLAIR have 1.5 times the scale of training, and gains go together: so has T1, its offset and its spread."""
+    subject["pred"] = torch.cat([subject["pred"], subject["pred"] / 10])
+    saver(["T1", "T2"], spread=torch.ones(3, 3) + 1e-6 * torch.eye(3))(subject)
+    found = {name: json.loads((tmp_path / f"out/sub-7/sub-7_{name}.json").read_text()) for name in ("T1", "T2")}
+    assert found["T1"]["units"] == "normalised * scale + offset predicted from those of T2, FLAIR"
+    assert (found["T1"]["scale"], found["T1"]["offset"]) == pytest.approx((600, 30), rel=1e-4)
+    assert found["T2"]["units"].endswith("predicted from those of FLAIR"), "its own is not what it is made from"
+    assert nib.load(tmp_path / "out/sub-7/sub-7_T1.nii.gz").get_fdata().max() == pytest.approx(330, rel=1e-4)
+    spread = json.loads((tmp_path / "out/sub-7/sub-7_T1_uncertainty.json").read_text())
+    assert spread["units"] == "normalised * scale predicted from those of T2, FLAIR"
+    assert nib.load(tmp_path / "out/sub-7/sub-7_T1_uncertainty.nii.gz").get_fdata().max() == pytest.approx(30, rel=1e-4)
 
 
 def test_targets_without_a_scale_and_sources(subject: dict[str, Any], saver, tmp_path: Path):

@@ -48,13 +48,18 @@ def test_ranks_draw_differently(monkeypatch: pytest.MonkeyPatch):
     assert len(set(found)) == 12
 
 
-def reference_scale(*epochs: list[dict[str, Tensor]]) -> Tensor:
+def trained_on(*epochs: list[dict[str, Tensor]]) -> TranslationNetwork:
     networks, engine = [TranslationNetwork(3), TranslationNetwork(3)], Engine(lambda engine, batch: None)
     ReferenceScale(networks).attach(engine)
     engine.add_event_handler(Events.EPOCH_STARTED, lambda: engine.set_data(epochs[engine.state.epoch - 1]))
     engine.run(epochs[0], max_epochs=len(epochs))
-    assert torch.equal(networks[0].reference_scale.nan_to_num(), networks[1].reference_scale.nan_to_num())
-    return networks[0].reference_scale
+    for a, b in zip(networks[0].scales(), networks[1].scales(), strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+    return networks[0]
+
+
+def reference_scale(*epochs: list[dict[str, Tensor]]) -> Tensor:
+    return trained_on(*epochs).reference_scale
 
 
 def batch(scale: list[list[float]], offset: list[list[float]], available: list[list[int]]) -> dict[str, Tensor]:
@@ -73,6 +78,17 @@ def test_reference_scale_by_hand():
     found = reference_scale([first], [third])
     torch.testing.assert_close(found[:2], torch.tensor([[7.0, 2.0], [3.0, 1.0]]))
     assert found[2].isnan().all()
+
+
+def test_the_spread_of_scales_counts_subjects_not_crops():
+    bright = batch([[1000.0, 100.0, 1.0]], [[0.0, 0.0, 0.0]], [[1, 1, 0]])
+    dark = batch([[10.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]], [[1, 1, 0]])
+    once = trained_on([bright, dark])
+    found = once.reference_spread
+    scatter = 2 * math.log(10) ** 2
+    expected = torch.tensor([[scatter + 4 * 0.18, scatter + 4 * 0.09], [scatter + 4 * 0.09, scatter + 4 * 0.18]]) / 6
+    torch.testing.assert_close(found[:2, :2], expected)
+    assert torch.equal(trained_on([bright, dark, dark, bright, dark]).reference_spread, found)
 
 
 def test_reference_scale_of_batches_without_images():
