@@ -22,7 +22,7 @@ from numpy.random import RandomState
 from torch import Tensor
 
 from .anatomies import Anatomy, read_anatomies
-from .normalisation import DARKEST_TISSUE, RULES
+from .normalisation import DARKEST_TISSUE, RULES, headroom
 from .simulated_lesions import Layer, Place, Waves, draw_layers
 from .tissues import CANONICAL, INDEX, LESIONS, PARENCHYMA, RELAXATION, Patient, draw_setting, signal_table
 
@@ -305,8 +305,9 @@ class DrawSubject(Randomizable, Transform):
         return axes
 
     def _scales(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        found = torch.tensor([RULES[self.rule](each.numpy()) for each in values], dtype=torch.float32)
-        return found[:, 0], found[:, 1]
+        scale, offset = np.array([RULES[self.rule](each.numpy()) for each in values], np.float32).T
+        more = np.array([headroom(self.rule, name) for name in self.sequences], np.float32)
+        return torch.from_numpy(scale * more), torch.from_numpy(offset.copy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +408,7 @@ class SimulatedSubjects(Dataset):
         length: int = 1000,
         roi_size: Sequence[int] = (128, 160, 3),
         spacing: Sequence[float] = (1.0, 1.5),
-        normalisation: str = "p99_foreground",
+        normalisation: str = "trimmed_mean",
     ) -> None:
         if unknown := [name for name in sequences if name not in CANONICAL]:
             raise ValueError(f"Cannot simulate {', '.join(unknown)}; there are {', '.join(CANONICAL)}.")

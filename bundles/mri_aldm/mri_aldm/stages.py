@@ -46,9 +46,7 @@ class Begun(Resumed):
         init_weights: see `Resumed`.
     """
 
-    def __init__(
-        self, folder: str | Path, earlier: Sequence[str | Path] = (), init_weights: str | Path = ""
-    ) -> None:
+    def __init__(self, folder: str | Path, earlier: Sequence[str | Path] = (), init_weights: str | Path = "") -> None:
         super().__init__(folder, init_weights)
         for file in earlier:
             found = read(file)
