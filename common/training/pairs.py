@@ -34,7 +34,7 @@ class Pairs(NamedTuple):
         return batch["reference"][self.subject, self.source][:, None] if "reference" in batch else self.images
 
     def lesions(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Where each image shows a lesion [N, 1, X, Y, Z], of 0 and 1: the batch's "lesion" [B, 1, X, Y, Z], or nowhere."""
+        """Where each image shows a lesion [N, 1, X, Y, Z], 0 or 1: the batch's "lesion" [B, 1, X, Y, Z], or nowhere."""
         return batch["lesion"][self.subject] if "lesion" in batch else torch.zeros_like(self.images)
 
 

@@ -13,7 +13,6 @@ from .common.training.adversary import Adversary
 from .common.training.pairs import Pairs, draw_pairs, network_input, rows_by_target
 from .common.training.perceptual import VGG19Loss
 
-
 POSITIVE = 5.0  # how many times more a lesion's voxel counts than another, in telling them apart
 
 
@@ -81,8 +80,8 @@ class Seq2SeqObjective(nn.Module):
         """The weighted terms of a batch, and what the adversary is to be shown.
 
         The batch holds "image" [B, S, X, Y, Z]; where the truth is known better than the images that the network gets,
-        as of simulated subjects, "reference" of the same shape; and, for the terms of lesions, "lesion" [B, 1, X, Y, Z],
-        of 0 and 1.
+        as of simulated subjects, "reference" of the same shape; and for the terms of lesions "lesion" [B, 1, X, Y, Z],
+        0 or 1.
         """
         pairs = draw_pairs(
             batch["image"],
