@@ -102,7 +102,20 @@ def check_sha256(path: str | Path) -> dict[str, Any]:
             f"{path} has the sha256 {sha256(path)}, but {description} says {wanted}. Download it again, or remove "
             f"{description.name} if the weights are your own."
         )
+<<<<<<< HEAD
     return found
+=======
+    check_trained_alike(path, found, getattr(network, "options", {}), settings or {})
+    found = read_state(path, f"{AGAIN}, or pass another --{option}.")
+    if not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ValueError(f"{path} holds {', '.join(found)}, not a network's weights: pass model.pt, not last.pt.")
+    found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    added = {name: value for name, value in network.state_dict().items() if name in getattr(network, "ADDED", ())}
+    found = {**added, **found}
+    _check_shapes(path, found, network.state_dict())
+    network.load_state_dict(found)
+    return network.to(device).eval()
+>>>>>>> scale
 
 
 def read_state(path: str | Path, advice: str = f"{AGAIN}.", *, whole: bool = True) -> dict[str, Any]:

@@ -59,6 +59,21 @@ def reason(error: BaseException) -> str:
     return str(error)
 
 
+def test_older_weights_keep_their_scaling(workflow, tiny_weights: Path, phantom_dir: Path, tmp_path: Path):
+    """Of a version whose default was another rule, and which knew but the mean of the training's scales."""
+    old = torch.load(tiny_weights, weights_only=True)
+    del old["reference_spread"]
+    torch.save(old, tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text(json.dumps({"normalisation": "p99_foreground"}))
+    options = {"dataset_dir": phantom_dir, "output_dir": tmp_path / "out", "targets": "FLAIR", "split": "test"}
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # what else the description lacks
+        made = workflow("mri_seq2seq", "inference.json", weights=tmp_path / "model.pt", **options)
+    made.run()
+    assert made.parser.get_parsed_content("subjects").scaling["rule"] == "p99_foreground"
+    sidecar = json.loads(next((tmp_path / "out").rglob("*.json")).read_text())
+    assert sidecar["scale"] == 400 and sidecar["units"] == "normalised * scale + offset of the training subjects"
+
+
 @pytest.fixture(scope="module", params=list(OWN))
 def bundle(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -97,7 +97,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(workflow, folder: Path, weights: Path, **overrides: Any) -> None:
-    settings = {"dataset_dir": folder, "output_dir": folder / "out", "weights": weights, **overrides}
+    settings = {"dataset_dir": folder, "output_dir": folder / "out", "weights": weights}
+    settings |= {"normalisation": "p99_foreground", **overrides}  # as `scaled` has it
     differentiation = workflow("mri_seq2seq", "inference.json", "differentiation.json", **settings)
     # In the network's place: every sequence is taken for every other as it is.
     differentiation.network_def.translate = lambda image, sources, targets: torch.stack(

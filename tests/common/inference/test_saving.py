@@ -116,7 +116,7 @@ def test_the_missing_target_has_the_training_subjects_units(subject: dict[str, A
 
 
 def test_the_scale_is_predicted_from_the_sources(subject: dict[str, Any], saver, tmp_path: Path):
-    """T2 and FLAIR have 1.5 times the scale of training, and gains go together: so has T1, its offset and its spread."""
+    """T2 and FLAIR have 1.5 times the scale of training, and gains go together: so has T1."""
     subject["pred"] = torch.cat([subject["pred"], subject["pred"] / 10])
     saver(["T1", "T2"], spread=torch.ones(3, 3) + 1e-6 * torch.eye(3))(subject)
     found = {name: json.loads((tmp_path / f"out/sub-7/sub-7_{name}.json").read_text()) for name in ("T1", "T2")}
