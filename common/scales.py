@@ -1,13 +1,8 @@
 """The scale of an image that was never acquired: what training showed of scales, given those of the subject's images.
 
 A missing image has no scale of its own (`common.data.normalisation`). The logarithms of a subject's scales are taken
-<<<<<<< HEAD
-to be jointly normal, for gains multiply: those of its images then say which scale a missing one would have had, whichever
-images there are. Where none of them tells anything, that is the training subjects' geometric mean.
-=======
 to be jointly normal, for gains multiply: those of its images, whichever there are, then say which scale a missing one
 would have had. Where none of them tells anything, that is the training subjects' geometric mean.
->>>>>>> scale
 """
 
 from __future__ import annotations
