@@ -22,6 +22,7 @@ from monai.transforms import (
 )
 
 from .layouts import find_subjects
+from .lesions import LesionChanneld, PartLesiond
 from .loading import LoadSubject, MarkMissingd
 from .normalisation import ScaleSequencesd
 from .subjects import list_of, read_subjects, subject_items
@@ -94,18 +95,26 @@ class Subjects:
         count = sum(any(name in self.sequences for name in entry["images"]) for entry in listed["training"])
         return f"{listed.get('name') or file.parent.name}, {count} subject{'s' * (count != 1)}"
 
-    def training(self, random: Sequence[Transform] = (), crops: int | None = None) -> Compose:
+    def training(
+        self, random: Sequence[Transform] = (), crops: int | None = None, lesions: Sequence[str] = ()
+    ) -> Compose:
         """For training: what is random comes after all that is not, so that a `CacheDataset` keeps the latter.
 
         Args:
             random: what is done to an image anew each time.
             crops: so many random boxes of `roi_size` are cropped from a subject; None takes the middle, padded.
+            lesions: names of the masks whose union becomes "lesion" [1, X, Y, Z] (0 where a subject has none).
         """
         if crops is not None:
             size = [RandSpatialCropSamplesd("image", roi_size=self.roi_size, num_samples=crops, random_size=False)]
         else:
             size = [CenterSpatialCropd("image", roi_size=self.roi_size), self._divisible()]
-        return Compose([*self._prepared(), *size, *random, *self._finished()])
+        if not lesions:
+            return Compose([*self._prepared(), *size, *random, *self._finished()])
+        loaded = [*self._scaled("image", masks=lesions), LesionChanneld("image", masks=lesions), *self._cropped()]
+        kept = SelectItemsd(["subject", *self.tensors])
+        parted = [PartLesiond("image"), *self._finished(), EnsureTyped("lesion", track_meta=False)]
+        return Compose([*loaded, kept, *size, *random, *parted])
 
     def validation(self) -> Compose:
         """For validation: a whole subject, and as "label" what it looks like."""

@@ -169,6 +169,9 @@ class SimulatedSubjects(Dataset):
         spacing: least and largest voxel size in mm in plane; slices are as far apart, in three of ten 2 to 6 mm.
         normalisation: a rule of `common.data.normalisation.RULES`, which is applied to the whole head.
 
+    Attributes:
+        trained_on: what these images are, in words, for the description of weights.
+
     Raises:
         ValueError: a sequence or a rule is unknown, sizes are not positive, or the folder holds no label maps.
     """
@@ -192,5 +195,7 @@ class SimulatedSubjects(Dataset):
                 f"Need three positive sizes, length >= 1 and 0.3 <= spacing <= 3 mm, ascending: roi_size={roi_size}, "
                 f"length={length}, spacing={spacing}"
             )
-        draw = DrawSubject(sequences, read_anatomies(str(anatomies)), roi_size, tuple(spacing), normalisation)
+        heads = read_anatomies(str(anatomies))
+        self.trained_on = f"simulated subjects of {len(heads)} anatom{'ies' if len(heads) > 1 else 'y'}"
+        draw = DrawSubject(sequences, heads, roi_size, tuple(spacing), normalisation)
         super().__init__([{"subject": f"simulated_{k}"} for k in range(length)], Compose([draw]))

@@ -75,14 +75,7 @@ def load_weights(
         if (bundle / "large_files.yml").is_file():
             make = f"Fetch them first (python -m monai.bundle download_large_files --bundle_path {bundle})"
         raise FileNotFoundError(f"No weights at {path}. {make}, or pass --{option} FILE.")
-    found = read(path)
-    wanted = found.get("sha256")
-    if wanted and wanted != sha256(path):
-        description = description_file(path)
-        raise ValueError(
-            f"{path} has the sha256 {sha256(path)}, but {description} says {wanted}. Download it again, or remove "
-            f"{description.name} if the weights are your own."
-        )
+    found = check_sha256(path)
     check_trained_alike(path, found, getattr(network, "options", {}), settings or {})
     found = read_state(path, f"{AGAIN}, or pass another --{option}.")
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
@@ -93,6 +86,23 @@ def load_weights(
     _check_shapes(path, found, network.state_dict())
     network.load_state_dict(found)
     return network.to(device).eval()
+
+
+def check_sha256(path: str | Path) -> dict[str, Any]:
+    """The description of a weights file, which is the described one.
+
+    Raises:
+        ValueError: it is another.
+    """
+    found = read(path)
+    wanted = found.get("sha256")
+    if wanted and wanted != sha256(path):
+        description = description_file(path)
+        raise ValueError(
+            f"{path} has the sha256 {sha256(path)}, but {description} says {wanted}. Download it again, or remove "
+            f"{description.name} if the weights are your own."
+        )
+    return found
 
 
 def read_state(path: str | Path, advice: str = f"{AGAIN}.", *, whole: bool = True) -> dict[str, Any]:

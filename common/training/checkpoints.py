@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,17 @@ def is_finished(folder: str | Path, configs: Sequence[str | Path], **options: An
 
 
 class Resumed(Description):
-    """What the training that goes on in a folder was begun with; of a new one nothing is known."""
+    """What the training that goes on in a folder was begun with; of a new one, what the weights were that it begins
+    with.
 
-    def __init__(self, folder: str | Path) -> None:
+    Args:
+        folder: of `last.pt`.
+        init_weights: file of those weights, if there are any.
+    """
+
+    def __init__(self, folder: str | Path, init_weights: str | Path = "") -> None:
         last = Path(folder) / "last.pt"
-        self.found = {}
+        self.found = read(init_weights) if init_weights else {}
         if last.is_file():
             self.found = read_last(last, whole=False).get("described") or read(last.with_name("model.pt"))
         self.network = self.found.get("network", {})
@@ -81,6 +88,8 @@ class Checkpoints:
         settings: of the configuration, that weights must be used with; they stand in `model.json`.
         described: what else of it stands there, for whoever uses the weights and does not say otherwise. A training
             that goes on says which of these differ from those that it was begun with.
+        save_minutes: files are written at most that often, and after the last epoch; a training that was stopped goes
+            on from what was written last.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class Checkpoints:
         resume: bool | str = True,
         settings: Mapping[str, Any] | None = None,
         described: Mapping[str, Any] | None = None,
+        save_minutes: float = 0.0,
     ) -> None:
         self.last, self.best = Path(folder) / "last.pt", Path(folder) / "model.pt"
         self.network = network
@@ -100,6 +110,7 @@ class Checkpoints:
         self.resume = switch(resume, "resume")
         self.settings = dict(settings or {})
         self.described = {**self.settings, **(described or {})}
+        self.save_minutes, self.saved = float(save_minutes), time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -174,9 +185,13 @@ class Checkpoints:
         best = {}
         if self.evaluator is not None and getattr(self.evaluator.state, "best_metric_epoch", -1) > 0:
             best = {"metric": float(self.evaluator.state.best_metric), "epoch": self.evaluator.state.best_metric_epoch}
-        never_validated = not best and engine.state.epoch == engine.state.max_epochs
-        if self.evaluator is None or best.get("epoch") == engine.state.epoch or never_validated:
+        is_last = engine.state.epoch == engine.state.max_epochs
+        is_due = is_last or time.monotonic() >= self.saved + 60 * self.save_minutes
+        if best.get("epoch") == engine.state.epoch or (is_due and self.evaluator is None) or (is_last and not best):
             self._save_best()
+        if not is_due:
+            return
+        self.saved = time.monotonic()
         state = {
             name: (unwrapped(thing) if isinstance(thing, nn.Module) else thing).state_dict()
             for name, thing in self._everything(engine).items()

@@ -33,6 +33,10 @@ class Pairs(NamedTuple):
         """
         return batch["reference"][self.subject, self.source][:, None] if "reference" in batch else self.images
 
+    def lesions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Where each image shows a lesion [N, 1, X, Y, Z], 0 or 1: the batch's "lesion" [B, 1, X, Y, Z], or nowhere."""
+        return batch["lesion"][self.subject] if "lesion" in batch else torch.zeros_like(self.images)
+
 
 def draw_pairs(
     image: Tensor, *, include_self: bool = True, include_missing: bool = False, pairs_per_subject: int = 0

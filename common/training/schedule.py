@@ -6,12 +6,18 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def polynomial_decay(optimizer: torch.optim.Optimizer, steps: int, power: float = 0.9, end: float = 1e-6) -> LambdaLR:
-    """From the optimiser's rate down to `end` over `steps` steps (the whole run, whatever its length)."""
+def polynomial_decay(
+    optimizer: torch.optim.Optimizer, steps: int, power: float = 0.9, end: float = 1e-6, warmup: int = 0
+) -> LambdaLR:
+    """From the optimiser's rate down to `end` over `steps` steps (the whole run, whatever its length).
+
+    Over the first `warmup` steps it rises linearly from next to nothing: a network whose output saturates early is lost.
+    """
     floor = end / optimizer.param_groups[0]["lr"]
 
     def factor(step: int) -> float:  # a function, since a checkpoint would store an object's old `steps`
-        return floor + (1 - floor) * max(0.0, 1 - step / steps) ** power
+        decayed = floor + (1 - floor) * max(0.0, 1 - step / steps) ** power
+        return decayed * min(1.0, (step + 1) / (warmup + 1))
 
     return LambdaLR(optimizer, factor)
 

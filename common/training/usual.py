@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +15,16 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..data.preparation import Subjects
-from ..distributed import is_main_process
+from ..description import read
+from ..distributed import is_main_process, unwrapped
 from ..files import prepare_folder
 from .adversary import Adversary
+from .beginning import begin_with
 from .checkpoints import Checkpoints
 from .handlers import MovingAverage, ReferenceScale, Reseed, TrainingProgress
 from .trainer import TranslationTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def usual_trainer(
@@ -35,6 +41,7 @@ def usual_trainer(
     clip_grad: float = 0.0,
     compile: bool | str = False,
     less_memory: Sequence[str] | None = None,
+    init_weights: str = "",
     **accompanied: Any,
 ) -> TranslationTrainer:
     """A `TranslationTrainer` with `usual_handlers`.
@@ -46,14 +53,17 @@ def usual_trainer(
         ema_decay: of that average, see `MovingAverage`.
         objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
         less_memory: see `TranslationTrainer`; None names the options that all trainings have.
+        init_weights: file of the weights that a new training begins with, see `begin_with`.
         accompanied: the other arguments of `usual_handlers`; what is `described` has "trained_on" where the images are
             not those that `subjects` tells of.
     """
+    if init_weights and not (Path(accompanied["ckpt_dir"]) / "last.pt").is_file():
+        begin_with(unwrapped(network), init_weights)
     average = MovingAverage(network, ema_decay)
-    given = accompanied.get("described") or {}
+    given, dataset = accompanied.get("described") or {}, train_data_loader.dataset
     accompanied["described"] = {
         **given,
-        "trained_on": given.get("trained_on") or accompanied["subjects"].called(),
+        "trained_on": given.get("trained_on") or _trained_on(dataset, accompanied["subjects"], init_weights),
         "training": {
             **training_options(objective, lr_scheduler),
             "batch_size": train_data_loader.batch_size,
@@ -61,7 +71,7 @@ def usual_trainer(
         },
     }
     evaluator.network = average.network
-    device, dataset = next(network.parameters()).device, train_data_loader.dataset
+    device = next(network.parameters()).device
     randomness = dataset if hasattr(dataset, "set_random_state") else dataset.transform
     if less_memory is None:
         sizes = {"batch_size": train_data_loader.batch_size, "roi_size": accompanied["subjects"].roi_size}
@@ -80,6 +90,13 @@ def usual_trainer(
         less_memory=less_memory,
         train_handlers=usual_handlers(average, lr_scheduler, evaluator, randomness, adversary=adversary, **accompanied),
     )
+
+
+def _trained_on(dataset: Any, subjects: Subjects, init_weights: str) -> str:
+    """In words, what the training's images are, after what the weights saw that it begins with."""
+    drawn = getattr(getattr(dataset, "dataset", dataset), "trained_on", "")
+    before = read(init_weights).get("trained_on", "unknown images") if init_weights else ""
+    return f"{before}; then {drawn or subjects.called()}" if before else drawn or subjects.called()
 
 
 usual_trainer.passes_on = "usual_handlers"  # so that a misspelt argument is met before the data are read
@@ -123,6 +140,7 @@ def usual_handlers(
     adversary: Adversary | None = None,
     agreed: Mapping[str, Any] | None = None,
     described: Mapping[str, Any] | None = None,
+    save_minutes: float = 0.0,
     train_handlers: Sequence[Any] = (),
 ) -> list[Any]:
     """In every epoch: randomness that depends on the epoch's number alone, the learning rate's schedule, the average of
@@ -131,27 +149,31 @@ def usual_handlers(
     Args:
         average: of the network's weights.
         lr_scheduler: counts steps, or with `epoch_level` epochs.
-        evaluator: runs every `val_interval` epochs.
+        evaluator: runs every `val_interval` epochs, if it has subjects; else the last weights are kept.
         randomness: of the training's images: what `set_random_state` seeds all of.
         subjects: whose preparation the weights' description tells.
         ckpt_dir, output_dir: of checkpoints, and of curves.
         seed: see `Reseed`.
-        resume, described: see `Checkpoints`.
+        resume, described, save_minutes: see `Checkpoints`.
         agreed: what else weights must be used with, beside what `subjects` tell.
         train_handlers: a method's own, in every process.
     """
     network = average.trained
     if is_main_process():
         prepare_folder(output_dir, "output_dir")
+    validates = len(evaluator.data_loader) > 0
+    if not validates:
+        logger.warning("No validation subjects: model.pt is the last epoch's weights, which nothing has chosen.")
     objects = {"model": network, "average": average, "optimizer": lr_scheduler.optimizer, "lr_scheduler": lr_scheduler}
     checkpoints = Checkpoints(
         ckpt_dir,
         average.network,
         {**objects, "adversary": adversary},
-        evaluator,
+        evaluator if validates else None,
         resume,
         {**subjects.trained_alike, **(agreed or {})},
         {**subjects.sizes, **(described or {})},
+        save_minutes,
     )
     curves = []
     if is_main_process():
@@ -162,7 +184,7 @@ def usual_handlers(
         average,
         ReferenceScale([network, average.network]),
         *train_handlers,
-        ValidationHandler(validator=evaluator, epoch_level=True, interval=val_interval),
+        *([ValidationHandler(validator=evaluator, epoch_level=True, interval=val_interval)] if validates else []),
         TrainingProgress(),
         checkpoints,
         *curves,

@@ -26,7 +26,7 @@ class Validator(SupervisedEvaluator):
 
     Args:
         network: on the device that it runs on.
-        subjects: of a list.
+        subjects: of a list; if it has none for validation, the evaluator has nothing to run on.
         output_dir: of curves and images.
         sequences: the subjects' that are known; by default all.
         inferer: by default each sequence is made from all the others (`CompletionInferer`).
@@ -52,7 +52,8 @@ class Validator(SupervisedEvaluator):
         val_handlers: Sequence[Any] = (),
         **kwargs: Any,
     ) -> None:
-        items = subjects.items("validation", sequences)
+        listed = subjects.dataset_dir or subjects.subject_list
+        items = subjects.items("validation", sequences, required=False) if listed else []
         dataset = CachedSubjects(items, subjects.validation(), cache_rate=cache_rate, num_workers=num_workers)
         every = CompletionInferer(subjects.sequences, "all", roi_size=subjects.roi_size, slab=slab)
         scored = from_engine(["pred", "label"])

@@ -43,10 +43,11 @@ class Begun(Resumed):
     Args:
         folder: of the training's `last.pt`.
         earlier: the weights that it takes up, the latest first.
+        init_weights: see `Resumed`.
     """
 
-    def __init__(self, folder: str | Path, earlier: Sequence[str | Path] = ()) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: str | Path, earlier: Sequence[str | Path] = (), init_weights: str | Path = "") -> None:
+        super().__init__(folder, init_weights)
         for file in earlier:
             found = read(file)
             own = {name: value for name, value in found.pop("network", {}).items() if name in (*AUTOENCODER, *SPADE)}

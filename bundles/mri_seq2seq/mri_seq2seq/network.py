@@ -44,6 +44,8 @@ class Seq2Seq(TranslationNetwork):
         norm: where instances are normalised, "everywhere" (the paper's) or in the residual "branches" only.
         source_code: whether the encoder is told which sequence it gets. The paper's is not; a small network, which sees
             little of the brain around a voxel, can hardly tell.
+        lesion_head: a 1x1 convolution that tells lesions from the encoder's features, for training alone: it makes
+            the encoder keep them. No image depends on it.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Seq2Seq(TranslationNetwork):
         slice_axis: int = -1,
         norm: str = "everywhere",
         source_code: bool = False,
+        lesion_head: bool = False,
     ) -> None:
         super().__init__(sequences, spatial_dims, slices, slice_axis, downsampling=2 ** (len(channels) - 1))
         options = {"conditioning": conditioning, "code_channels": code_channels, "bank_channels": bank_channels}
@@ -70,6 +73,8 @@ class Seq2Seq(TranslationNetwork):
         self.code_layer: nn.Module = CodeLayer(code_channels)
         layers = [ConvLSTM(spatial_dims, channels[-1], lstm_layers) if lstm_layers else nn.Identity() for _ in range(2)]
         self.encoder_lstm, self.decoder_lstm = layers
+        if lesion_head:
+            self.lesion_head = (nn.Conv2d if spatial_dims == 2 else nn.Conv3d)(channels[-1], 1, 1)
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
         """Image [B, c, *spatial], or with time points [B, T, c, *spatial], in [0, 1]."""

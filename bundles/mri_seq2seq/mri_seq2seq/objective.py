@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .common.distributed import unwrapped
 from .common.training.adversary import Adversary
 from .common.training.pairs import Pairs, draw_pairs, network_input, rows_by_target
 from .common.training.perceptual import VGG19Loss
+
+POSITIVE = 5.0  # how many times more a lesion's voxel counts than another, in telling them apart
 
 
 class Seq2SeqObjective(nn.Module):
@@ -30,6 +33,9 @@ class Seq2SeqObjective(nn.Module):
         adversary: brings in Eq. 2 and Eq. 3 (targets then need not be available); None is Eq. 1 alone.
         adversarial_weight, cycle_weight: of Eq. 2 and Eq. 3.
         pairs_per_subject: as many pairs are drawn at random per subject and step; 0 takes all, as Eq. 1 does.
+        lesion_weight: how many times more, beside once, a lesion's voxels count in the L1 (not the paper's: 0). It
+            needs images with masks of lesions.
+        lesion_head_weight: of the cross-entropy of the network's `lesion_head`.
     """
 
     def __init__(
@@ -47,6 +53,8 @@ class Seq2SeqObjective(nn.Module):
         adversarial_weight: float = 1.0,
         cycle_weight: float = 10.0,
         pairs_per_subject: int = 0,
+        lesion_weight: float = 0.0,
+        lesion_head_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if adversary is not None and 0 < pairs_per_subject <= sequences:
@@ -64,13 +72,16 @@ class Seq2SeqObjective(nn.Module):
         self.adversarial_weight = adversarial_weight
         self.cycle_weight = cycle_weight
         self.pairs_per_subject = pairs_per_subject
+        self.lesion_weight, self.lesion_head_weight = lesion_weight, lesion_head_weight
         self.perceptual = VGG19Loss(perceptual_weights) if perceptual_weights != "none" else None
         self.register_buffer("codes", torch.eye(sequences), persistent=False)
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Batch "image" [B, S, X, Y, Z] to the weighted terms, and what the adversary is to be shown.
+        """The weighted terms of a batch, and what the adversary is to be shown.
 
-        Where the batch has a "reference" of the same shape, that is what the images shall look like.
+        The batch holds "image" [B, S, X, Y, Z]; where the truth is known better than the images that the network gets,
+        as of simulated subjects, "reference" of the same shape; and for the terms of lesions "lesion" [B, 1, X, Y, Z],
+        0 or 1.
         """
         pairs = draw_pairs(
             batch["image"],
@@ -78,13 +89,17 @@ class Seq2SeqObjective(nn.Module):
             include_missing=self.adversary is not None,
             pairs_per_subject=self.pairs_per_subject,
         )
-        images = network_input(pairs.images, self.spatial_dims, self.slice_axis)
-        truths = network_input(pairs.truths(batch), self.spatial_dims, self.slice_axis)
+        images, truths, lesions = (
+            network_input(each, self.spatial_dims, self.slice_axis)
+            for each in (pairs.images, pairs.truths(batch), pairs.lesions(batch))
+        )
         rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
-        made = network(images, self.codes[pairs.source], rows, self.codes).prediction
+        made, representation = network(images, self.codes[pairs.source], rows, self.codes)
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
         made = made * (images[pairs.row] > 0)
-        terms = self.reconstruction(made, truths, pairs)
+        terms = self.reconstruction(made, truths, pairs, lesions)
+        if self.lesion_head_weight:
+            terms["lesion"] = self.lesion_head_weight * self._lesion_term(network, representation.features, lesions)
         if self.adversary is None:
             return terms, {}
         cross = pairs.source[pairs.row] != pairs.target
@@ -97,14 +112,22 @@ class Seq2SeqObjective(nn.Module):
         terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, truths[row[order]])
         return terms, {"real": truths, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
 
-    def reconstruction(self, made: Tensor, truths: Tensor, pairs: Pairs) -> dict[str, Tensor]:
+    def _lesion_term(self, network: nn.Module, features: Tensor, lesions: Tensor) -> Tensor:
+        """Cross-entropy at the features' resolution, where a voxel is a lesion if one in it is."""
+        logits = unwrapped(network).lesion_head(features)
+        pool = F.adaptive_max_pool2d if self.spatial_dims == 2 else F.adaptive_max_pool3d
+        truth = pool(lesions.amax(1, keepdim=True), logits.shape[2:])
+        return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=logits.new_tensor(POSITIVE))
+
+    def reconstruction(self, made: Tensor, truths: Tensor, pairs: Pairs, lesions: Tensor) -> dict[str, Tensor]:
         """Eq. 1, as the mean over the pairs in place of their sum, so that its size does not depend on their number."""
         paired = pairs.truth >= 0
         made, truth = made[paired], truths[pairs.truth[paired]]
         itself = (pairs.source[pairs.row[paired]] == pairs.target[paired]).to(made.device)
         weight = torch.where(itself, self.self_weight, 1.0) / max(len(made), 1)
         difference = 2 * (made - truth)
-        error = difference.abs().flatten(1).mean(1)
+        counts = 1 + self.lesion_weight * lesions[pairs.truth[paired]]
+        error = (counts * difference.abs()).flatten(1).mean(1)
         terms = {
             "l1": self.l1_weight * (weight * error)[~itself].sum(),
             "l1_self": self.l1_weight * (weight * error)[itself].sum(),
