@@ -11,7 +11,7 @@ def polynomial_decay(
 ) -> LambdaLR:
     """From the optimiser's rate down to `end` over `steps` steps (the whole run, whatever its length).
 
-    Over the first `warmup` steps it rises linearly from next to nothing: a network whose output saturates early is lost.
+    Over the first `warmup` steps it rises linearly from next to nothing: a network that saturates early is lost.
     """
     floor = end / optimizer.param_groups[0]["lr"]
 
