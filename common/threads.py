@@ -35,9 +35,9 @@ def choose_threads(threads: int | str | None = None, say: Callable[[str], None] 
 
     default = torch.get_num_threads()
     if wanted is not None:
-        chosen, why = wanted, "as --threads says"
+        chosen, why = wanted, "as asked for"
     elif os.environ.get("OMP_NUM_THREADS"):
-        chosen, why = default, "as OMP_NUM_THREADS says"
+        chosen, why = default, "as asked for"
     else:
         free, there = free_cpus(), cpus()
         chosen = max(1, min(default, int(free + SPARED)))

@@ -43,9 +43,9 @@ def test_as_many_as_are_free(default: int, free: float, number: int, monkeypatch
 def test_a_wish_has_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
     assert choose_threads("3", said.append) == torch.get_num_threads() == 3
-    assert "3 threads: as --threads says" in said[0]
+    assert "3 threads: as asked for" in said[0]
     torch.set_num_threads(1)
-    assert choose_threads(say=said.append) == 1 and "1 thread: as OMP_NUM_THREADS says" in said[1]
+    assert choose_threads(say=said.append) == 1 and "1 thread: as asked for" in said[1]
 
 
 @pytest.mark.parametrize("threads", [0, -1, "two", "1.5", "", True])
@@ -122,6 +122,6 @@ def test_threads_wait_without_spinning_where_torch_is_not_loaded_yet():
     root = Path(__file__).parents[2]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
     assert said.stdout.splitlines() == [
-        "1 thread: as --threads says; --threads N, or OMP_NUM_THREADS, changes it.",
+        "1 thread: as asked for; --threads N, or OMP_NUM_THREADS, changes it.",
         "passive",
     ]
