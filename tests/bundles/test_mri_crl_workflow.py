@@ -60,7 +60,9 @@ def test_inference_at_names_parameters_and_a_sidecar(trained: Path, crl, fse_dir
     assert sidecar["source_parameters"]["FSE9"]["EchoTime"] == 0.09878 and sidecar["target"] == "TR5000_TE50_TI1200"
     assert "FSE4" not in json.loads((tmp_path / "out" / SUBJECT / f"{SUBJECT}_FSE4.json").read_text())["sources"]
     (item,) = subject_items(fse_dir, "test", list(FSE9))
-    scaled = ScaleSequencesd("image", per="subject")(LoadSubject(list(FSE9), settings=SETTINGS)(item))
+    scaled = ScaleSequencesd("image", rule="p99_foreground", per="subject")(
+        LoadSubject(list(FSE9), settings=SETTINGS)(item)
+    )
     assert sidecar["scale"] == pytest.approx(scaled["scale"][0].item(), rel=1e-5), "the subject's own"
     assert [text.split(" lies")[0] for text in caplog.messages if "lies outside" in text] == ["TR 9000 ms"]
 
