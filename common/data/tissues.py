@@ -62,9 +62,9 @@ RELAXATION: dict[str, Relaxation] = {
     "active_plaque": Relaxation(1300, 1520, 150, 0.83, gadolinium=0.35, spread=0.1),
     "gliosis": Relaxation(1230, 1440, 140, 0.82, spread=0.1),
     "oedema": Relaxation(1300, 1530, 150, 0.83, spread=0.1),
-    "tumour": Relaxation(1300, 1550, 140, 0.85, 2.0, spread=0.2),
-    "rim": Relaxation(1200, 1450, 120, 0.84, 2.0, gadolinium=0.4, spread=0.2),
-    "necrosis": Relaxation(2200, 2500, 300, 0.93, 2.0, spread=0.25),
+    "tumour": Relaxation(1400, 1650, 145, 0.84, 2.0, spread=0.12),
+    "rim": Relaxation(1300, 1550, 120, 0.82, 2.0, gadolinium=0.4, spread=0.1),
+    "necrosis": Relaxation(2200, 2500, 300, 0.93, 2.0, spread=0.2),
     "infarct": Relaxation(1400, 1620, 160, 0.86, spread=0.1),
     "cavity": Relaxation(3700, 3900, 900, 0.98, 0, spread=0.05),
 }
