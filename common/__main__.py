@@ -78,6 +78,12 @@ VERBS = {
     "compare": Verb(
         "evaluation.compare", "compare", "a leaderboard of runs, with paired tests", ("compare scores_a/ scores_b/",)
     ),
+    "expect": Verb(
+        "evaluation.expected",
+        "expect",
+        "store what weights scored beside them, to be told with each image",
+        ("expect scores/ --weights run/models/model.pt",),
+    ),
     "contribution": Verb(
         "evaluation.contribution", "contribution", "which sequence makes the others best", ("contribution scores/",)
     ),

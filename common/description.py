@@ -8,7 +8,7 @@ takes that expression's place; if the weights were trained with another one, `ch
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .files import what_it_is, write_text
 ADVICE = "Copy it again, or remove it and give the options of the training."
 KINDS = {
     **{"network": dict, "sequences": list, "normalisation": str, "sha256": str, "roi_size": list, "divisible": list},
-    "trained_on": str,
+    **{"trained_on": str, "expected": dict},
 }
 
 
@@ -70,6 +70,23 @@ def describe(network: object, **more: Any) -> dict[str, Any]:
     """`more`, and the options of a network."""
     options = {**getattr(network, "options", {}), **getattr(network, "chosen", {})}
     return json.loads(json.dumps({**more, "network": options}))
+
+
+def expected(found: Mapping[str, Any], target: str, sources: Sequence[str]) -> dict[str, Any]:
+    """The score that weights are described to have (`common.evaluation.expected`); {} where it does not say.
+
+    Args:
+        found: their description.
+        target: a sequence.
+        sources: those that it is made from, in the network's order.
+
+    Returns:
+        psnr (dB) and ssim, each [mean, standard deviation over subjects or None], their number "subjects", convention,
+        region, and which subjects "of" which list they were.
+    """
+    table = found.get("expected", {})
+    numbers = table.get("scores", {}).get(target, {}).get("+".join(sources))
+    return {**numbers, **{name: table[name] for name in ("convention", "region", "of")}} if numbers else {}
 
 
 def description_file(path: str | Path) -> Path:

@@ -269,26 +269,32 @@ class TranslationNetwork(nn.Module):
         squared = sum(share * (each - mean).square() for share, each in zip(shares, volumes, strict=True))
         return [mean, (squared / torch.clamp(count - 1, min=1)).sqrt()]
 
-    def translate(self, image: Tensor, sources: Sequence[int], targets: Sequence[int], fused: bool = False) -> Tensor:
-        """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets, X, Y, Z].
+    def translate(
+        self,
+        image: Tensor,
+        sources: Sequence[int],
+        targets: Sequence[int],
+        fused: Sequence[tuple[Sequence[int], int]] = (),
+    ) -> Tensor:
+        """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets + ..., X, Y, Z].
 
-        With `fused` another row follows: each target as `complete` makes it of all sources, which must be available.
+        For each of `fused`, several of the sources and one of the targets, a volume follows: the target as `complete`
+        makes it of them, which must be available.
         """
         self.check_size(image)
         representations = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]) for i in sources]
         tissue = (image[:, list(sources)] > 0).to(image.dtype)
-        rows: list[list[Tensor]] = [[] for _ in range(len(sources) + fused)]
+        rows: list[list[Tensor]] = [[] for _ in sources]
+        several: dict[int, Tensor] = {}
         for j in targets:
             code = self.codes[j : j + 1]
             known = {id(each): self.from_output(self.decode(each, code), image.shape[0]) for each in representations}
             for k, each in enumerate(representations):
                 rows[k].append(known[id(each)] * tissue[:, k])
-            if fused:
-                others = [k for k, i in enumerate(sources) if i != j] or [0]
-                rows[-1].append(
-                    self._decode_fused([representations[k] for k in others], tissue[:, others], code, known=known)[0]
-                )
-        return torch.stack([volume for row in rows for volume in row], 1)
+            for n, together in ((n, each) for n, (each, target) in enumerate(fused) if target == j):
+                k = [list(sources).index(i) for i in together]
+                several[n] = self._decode_fused([representations[i] for i in k], tissue[:, k], code, known=known)[0]
+        return torch.stack([*(volume for row in rows for volume in row), *(several[n] for n in range(len(fused)))], 1)
 
     def to_input(self, volume: Tensor) -> Tensor:
         """Volume [B, X, Y, Z] to what `encode` takes: stacks of slices [B * Z, slices, X, Y], or [B, 1, X, Y, Z].

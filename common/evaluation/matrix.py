@@ -120,7 +120,7 @@ class ScoreMatrix:
         ceilings = self._ceilings(pred, label, brains, available) if self.ceiling else {}
         routes = bar(self.routes, desc=f"scoring {batch['subject']}", unit="pairs", leave=False)
         for channel, route in enumerate(routes):
-            sources = tuple(i for i in route.sources if available[i])
+            sources = route.given([i for i, there in enumerate(available) if there], len(available))
             if not available[route.target] or not sources:
                 continue
             name = self._name(route)
@@ -155,7 +155,8 @@ class ScoreMatrix:
 
     def _name(self, route: Route) -> str:
         if len(route.sources) > 1:
-            return "others"
+            every = len(route.sources) == len(self.sequences) - 1
+            return "others" if every else "+".join(self.sequences[i] for i in route.sources)
         return ">".join(self.sequences[k] for k in (*route.sources, *route.via))
 
     def _methods(

@@ -23,8 +23,8 @@ KEYS = ("method", "subject", "source", "target")
 
 
 def is_sequence(source: str) -> bool:
-    """Whether a row's source is one sequence, not "others" and not a path such as "T1>T1Gd"."""
-    return source != "others" and ">" not in source
+    """Whether a row's source is one sequence, not "others" or several as "T1+T2", nor a path such as "T1>T1Gd"."""
+    return source != "others" and not {">", "+"} & {*source}
 
 
 def _finite(values: Iterable[float]) -> list[float]:
@@ -65,7 +65,8 @@ def evaluated_again(file: Path) -> Iterator[Path]:
 class ScoreTable:
     """The scores of a test set under one convention.
 
-    A source is a sequence, "others" (all that the subject has but the target) or a path such as "T1>T1Gd".
+    A source is a sequence, "others" (all that the subject has but the target), several such as "T1+T2", or a path such
+    as "T1>T1Gd".
 
     Args:
         convention: its name; it stands in everything that is written or printed.

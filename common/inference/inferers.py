@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -141,18 +141,23 @@ class Route(NamedTuple):
     via: tuple[int, ...]
     target: int
 
+    def given(self, available: Sequence[int], count: int) -> tuple[int, ...]:
+        """Its sources for a subject: of all `count` - 1 others those that are available, else all or none."""
+        found = tuple(i for i in self.sources if i in available)
+        return found if len(self.sources) in (len(found), count - 1) else ()
+
 
 class MatrixInferer(SubjectInferer):
     """Every available source to every sequence, [1, S, X, Y, Z] to [1, S * S + ..., X, Y, Z]: a channel per route.
 
     First the S * S pairs, rows being sources; each source is encoded once for them. Then, if wanted, S channels of
-    each sequence as `complete` makes it from all the others, then one channel per path. Channels that the subject
-    lacks the sources for are 0.
+    each sequence as `complete` makes it from all the others, or also from each several of them, then one channel per
+    path. Channels that the subject lacks the sources for are 0.
 
     Args:
         sequences: S names, in the network's order.
         inferer, windows: see `SubjectInferer`.
-        multi_source: add the S channels made from several sources.
+        multi_source: add the S channels made from all others; "subsets" adds those made from two or more of them, too.
         paths: multi-step translations, such as ["T1", "T1Gd", "T2"]: T2 from the T1Gd that was made from T1; one, or a
             list of them.
 
@@ -174,8 +179,12 @@ class MatrixInferer(SubjectInferer):
         super().__init__(inferer, **windows)
         every = range(len(sequences))
         self.routes = [Route((i,), (), j) for i in every for j in every]
-        if switch(multi_source, "multi_source"):
-            self.routes += [Route(tuple(i for i in every if i != j), (), j) for j in every]
+        others = [[i for i in every if i != j] for j in every]
+        if multi_source == "subsets" or switch(multi_source, 'multi_source (or "subsets")'):
+            self.routes += [Route(tuple(others[j]), (), j) for j in every]
+        if multi_source == "subsets":
+            sizes = range(2, len(sequences) - 1)
+            self.routes += [Route(few, (), j) for size in sizes for j in every for few in combinations(others[j], size)]
         paths = words(paths)
         for path in [paths] if paths and all(isinstance(name, str) for name in paths) else paths:
             if len(path) < 3:
@@ -187,11 +196,14 @@ class MatrixInferer(SubjectInferer):
         network, image = unwrapped(network), plain(inputs)
         available, count = available_sequences(inputs), network.sequences
         made = torch.zeros(1, len(self.routes), *image.shape[2:])
-        if any(len(route.sources) > 1 for route in self.routes):
-            every = {"sources": available, "targets": range(count), "fused": True}
+        several = {c: r.given(available, count) for c, r in enumerate(self.routes) if len(r.sources) > 1}
+        several = {channel: sources for channel, sources in several.items() if sources}
+        if several:
+            fused = [(sources, self.routes[channel].target) for channel, sources in several.items()]
+            every = {"sources": available, "targets": range(count), "fused": fused}
             whole = self.windows(network)(image, partial(network.translate, **every))
-            for k, i in enumerate([*available, count]):
-                made[:, i * count : (i + 1) * count] = whole[:, k * count : (k + 1) * count].to(made)
+            channels = [i * count + j for i in available for j in range(count)]
+            made[:, [*channels, *several]] = whole.to(made)
         else:
             for i in available:  # a row at a time bounds the memory
                 made[:, i * count : (i + 1) * count] = self._translate(network, image, i, range(count)).to(made)

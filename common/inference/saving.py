@@ -20,6 +20,7 @@ from monai.transforms import Transform
 
 from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
+from ..description import expected, read
 from ..files import prepare_folder, replacing, write_text
 from ..options import switch
 from ..scales import Scales
@@ -118,6 +119,10 @@ class SaveVolumes(Transform):
     @functools.cached_property
     def _origin(self) -> dict[str, Any]:
         return origin(self.metadata_file, self.weights)
+
+    @functools.cached_property
+    def _described(self) -> dict[str, Any]:
+        return read(self.weights)
 
     def prepare(self, items: Iterable[Mapping[str, Any]]) -> None:
         """Before the first subject of `common.data.subjects.subject_items`.
@@ -250,8 +255,21 @@ class SaveCompleted(SaveVolumes):
             "units": f"normalised * scale + offset {self._whose(sources)}" if known else "normalised, 0 to 1",
             "scale": scale if known else None,
             "offset": offset if known else None,
+            **self._expected(j, sources),
         }
         self._save(image, data, self.sequences[j], j, sources, **more)
+
+    def _expected(self, j: int, sources: Sequence[int]) -> dict[str, Any]:
+        """What such an image scored, where the weights' description says so; it is logged, too."""
+        target, names = self.sequences[j], [self.sequences[i] for i in sources]
+        found = expected(self._described, target, names)
+        if not found:
+            return {}
+        (psnr, spread), count = found["psnr"], found["subjects"]
+        likely = f"{psnr:.1f} dB" + (f" +- {spread:.1f}" if spread is not None else "")
+        where = f"{found['convention']}, {found['region']}, {count} subject{'s' * (count != 1)}"
+        logger.info(f"{target} from {', '.join(names)}: expect {likely} ({where})")
+        return {"expected": found}
 
     def _whose(self, sources: Sequence[int]) -> str:
         """How a scale was found, in words that can follow it."""

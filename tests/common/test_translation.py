@@ -97,7 +97,7 @@ def test_the_mean_is_over_the_sources_with_tissue_there(options: dict):
     both = 0.3 * (image[:, 0] + 0.5 * image[:, 1]) / 2 + BIAS
     torch.testing.assert_close(made[:, 2, 1:, :, :3], both[:, 1:, :, :3])
     torch.testing.assert_close(network(image)[:, 2], made[:, 2])
-    torch.testing.assert_close(network.translate(image, [0, 1], [2], fused=True)[:, -1], made[:, 2])
+    torch.testing.assert_close(network.translate(image, [0, 1], [2], fused=[([0, 1], 2)])[:, -1], made[:, 2])
     pred, spread = network.complete(image, [0, 1], [2], uncertainty=True).split(3, 1)
     torch.testing.assert_close(pred, made)
     assert not spread[:, 2, ..., 3:].any(), "one way to make it has no spread"

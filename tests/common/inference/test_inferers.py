@@ -168,6 +168,23 @@ def test_fused_rows_reuse_what_the_pairs_were_made_of(calls: Counter):
     torch.testing.assert_close(made[:, 10], made[:, [1, 7]].mean(1), rtol=0, atol=1e-5)  # T2 from T1 and FLAIR
 
 
+@torch.no_grad()
+def test_subsets_are_what_completion_makes_of_fewer_images():
+    torch.manual_seed(0)
+    sizes = {"channels": [4, 8], "res_blocks": 1, "lstm_layers": 1, "code_channels": 4, "bank_channels": 2}
+    network, inferer = Seq2Seq(4, **sizes).eval(), MatrixInferer([*NAMES, "PD"], multi_source="subsets")
+    assert len(inferer.routes) == 16 + 4 + 4 * 3 and inferer.routes[20] == ((1, 2), (), 0)
+    image = torch.rand(1, 4, 8, 12, 3, generator=torch.Generator().manual_seed(1))
+    made = inferer(image, network)
+    for channel, (sources, _, target) in enumerate(inferer.routes[16:], 16):
+        fewer = network.complete(image, sources=sources, targets=[target])[:, target]
+        torch.testing.assert_close(made[:, channel], fewer, rtol=0, atol=1e-5)
+    image[:, 2] = -1
+    fewer = inferer(image, network)
+    there = [k for k in range(20, 32) if 2 not in inferer.routes[k].sources]
+    assert fewer[:, 20:].flatten(2).any(2)[0].nonzero()[:, 0].add(20).tolist() == there
+
+
 @pytest.mark.parametrize("paths", ["T1,T2,FLAIR", ["T1", "T2", "FLAIR"], [["T1", "T2", "FLAIR"]]])
 def test_one_path_needs_no_list_of_paths(paths):
     assert MatrixInferer(NAMES, paths=paths).routes[9:] == [((0,), (1,), 2)]

@@ -247,3 +247,16 @@ def test_without_matplotlib_a_word_and_the_images(subject: dict[str, Any], saver
     save(subject)
     assert files(tmp_path / "out") == ["sub-7/sub-7_T1.json", "sub-7/sub-7_T1.nii.gz"]
     assert caplog.text.count("No pictures are drawn beside the images: matplotlib is not installed") == 1
+
+
+def test_the_expected_score_of_the_given_sources_is_told(subject, saver, tmp_path: Path, caplog):
+    alone = {"psnr": [17.14, 1.2], "ssim": [0.5, 0.1], "subjects": 5}
+    table = {"convention": "declared", "region": "in the brain", "of": "scans, test subjects"}
+    described = {"expected": {**table, "scores": {"T1": {"T2+FLAIR": alone, "T2": {**alone, "psnr": [15, 1]}}}}}
+    write_again = saver("T1,T2")
+    (tmp_path / "model.json").write_text(json.dumps(described))
+    with caplog.at_level("INFO"):
+        write_again(subject)
+    assert "T1 from T2, FLAIR: expect 17.1 dB +- 1.2 (declared, in the brain, 5 subjects)" in caplog.messages
+    said = {name: json.loads((tmp_path / "out" / "sub-7" / f"sub-7_{name}.json").read_text()) for name in ("T1", "T2")}
+    assert said["T1"]["expected"] == {**alone, **table} and "expected" not in said["T2"]
