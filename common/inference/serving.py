@@ -111,7 +111,7 @@ class Served:
             raise ValueError(f"{record} does not say how images are prepared. Export again with configs/export.json.")
         self.sequences, self.made = said["sequences"], said["targets"]
         self.record = said["preparation"]
-        self.network: Any = SimpleNamespace(**self.record["network"])
+        self.network: Any = SimpleNamespace(**self.record["network"], repeated=lambda: None)
         mean = torch.tensor([row or (torch.nan, torch.nan) for row in self.record["reference_scale"]]).view(-1, 2)
         spread = self.record.get("reference_spread", torch.zeros(len(mean), len(mean)))  # older exports have none
         self.scales = Scales(mean, torch.as_tensor(spread))

@@ -59,16 +59,12 @@ def usual_trainer(
     """
     if init_weights and not (Path(accompanied["ckpt_dir"]) / "last.pt").is_file():
         begin_with(unwrapped(network), init_weights)
-    average = MovingAverage(network, ema_decay)
-    given, dataset = accompanied.get("described") or {}, train_data_loader.dataset
+    average, dataset = MovingAverage(network, ema_decay), train_data_loader.dataset
+    chosen = {"batch_size": train_data_loader.batch_size, "ema_decay": ema_decay, "clip_grad": clip_grad, "amp": amp}
     accompanied["described"] = {
-        **given,
-        "trained_on": given.get("trained_on") or _trained_on(dataset, accompanied["subjects"], init_weights),
-        "training": {
-            **training_options(objective, lr_scheduler),
-            "batch_size": train_data_loader.batch_size,
-            **{"ema_decay": ema_decay, "clip_grad": clip_grad, "amp": amp},
-        },
+        "trained_on": _trained_on(dataset, accompanied["subjects"], init_weights),
+        **(accompanied.get("described") or {}),
+        "training": {**training_options(objective, lr_scheduler), **chosen},
     }
     evaluator.network = average.network
     device = next(network.parameters()).device
@@ -175,17 +171,21 @@ def usual_handlers(
         {**subjects.sizes, **(described or {})},
         save_minutes,
     )
-    curves = []
-    if is_main_process():
-        curves = [TensorBoardStatsHandler(log_dir=output_dir, output_transform=lambda out: out[0], epoch_log=False)]
+    validation = ValidationHandler(validator=evaluator, epoch_level=True, interval=val_interval)
     return [
         Reseed(seed, randomness),
         LrScheduleHandler(lr_scheduler, epoch_level=epoch_level, print_lr=False),
         average,
         ReferenceScale([network, average.network]),
         *train_handlers,
-        *([ValidationHandler(validator=evaluator, epoch_level=True, interval=val_interval)] if validates else []),
+        *([validation] if validates else []),
         TrainingProgress(),
         checkpoints,
-        *curves,
+        *_curves(output_dir),
     ]
+
+
+def _curves(output_dir: str) -> list[Any]:
+    """Of the losses, by the main process alone."""
+    losses = {"output_transform": lambda output: output[0], "epoch_log": False}
+    return [TensorBoardStatsHandler(log_dir=output_dir, **losses)] if is_main_process() else []

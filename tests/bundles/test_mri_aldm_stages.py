@@ -184,7 +184,7 @@ def test_two_splits_never_share_a_subject(phantom_dir: Path, workflow, tmp_path:
 @pytest.mark.parametrize("options", [{"regularisation": "kl"}, {"joint": "true"}], ids=["KL", "joint"])
 def test_three_trainings_one_after_another(workflow, phantom_dir: Path, tmp_path: Path, options: dict, caplog):
     """Each takes up what the one before it left, the latents are computed once, and their scale is stored."""
-    paths = {f"{name}_path": tmp_path / name / "model.pt" for name in ("autoencoder", "translation")}
+    paths = {f"{name}_weights": tmp_path / name / "model.pt" for name in ("autoencoder", "translation")}
     for stage, config in stages.TRAININGS.items():
         if stage == "autoencoder" and "joint" in options:
             continue
@@ -220,7 +220,7 @@ def test_one_command_runs_all_and_passes_over_what_is_finished(tmp_path: Path, m
     class Done:
         returncode = 0
 
-    def run(line: list[str]) -> Done:
+    def run(line: list[str], cwd: Path) -> Done:
         lines.append(line)
         folder = Path(line[line.index("--ckpt_dir") + 1])
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,8 @@ def test_one_command_runs_all_and_passes_over_what_is_finished(tmp_path: Path, m
     monkeypatch.chdir(Path(stages.__file__).parents[1])
     options = {"ckpt_dir": str(tmp_path / "models"), "overlay": "small", "method": "no_palette"}
     stages.train_all("DIR", **options)
-    assert [line[6].split("'")[1] for line in lines] == [f"configs/{name}.json" for name in stages.TRAININGS.values()]
+    first = [Path(line[6].split("'")[1]).relative_to(stages.ROOT).as_posix() for line in lines]
+    assert first == [f"configs/{name}.json" for name in stages.TRAININGS.values()]
     assert all("configs/small.json" in line[6] for line in lines)
     assert [("--method" in line) for line in lines] == [False, False, True]
     translation = lines[2][lines[2].index("--translation_weights") + 1]

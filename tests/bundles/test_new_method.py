@@ -25,7 +25,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("repository")
     for name in ("common", "ci", "bundles/mri_seq2seq", "tests/data"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "models", "eval"))
-    for name in ("LICENSE", "requirements.txt"):
+    for name in ("LICENSE", "requirements.txt", "mri-contrast"):
         shutil.copyfile(ROOT / name, root / name)
     script = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.S))
     subprocess.run(["bash", "-euc", script], cwd=root, check=True)

@@ -43,7 +43,7 @@ def check(*files: str | Path, **options: Any) -> None:
         ("train.json", "train#trainer#max_epoch", "did you mean --train#trainer#max_epochs"),
         ("train.json", "train#random_transforms#0#porb", "did you mean --train#random_transforms#0#prob"),
         ("train.json", "split", "belongs to evaluate.json, inference.json"),
-        ("inference.json", "epochs", "belongs to small.json, train.json"),
+        ("inference.json", "epochs", "belongs to general.json, small.json, train.json"),
         ("train.json", "experiment_name", "There is no option --experiment_name"),
     ],
 )
@@ -121,6 +121,7 @@ def test_every_overlay_of_a_bundle_goes_with_its_configuration(bundle: Path):
         "robustness": ["train", "evaluate"],
         "multi_gpu_train": ["train"],
         "small": ["train"],
+        "general": ["train"],
     }
     for file in (bundle / "configs").glob("*.json"):
         if file.name not in ("metadata.json", "tensorrt.json") and not file.name.startswith(("train", "inference")):

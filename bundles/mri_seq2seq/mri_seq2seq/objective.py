@@ -94,12 +94,14 @@ class Seq2SeqObjective(nn.Module):
             for each in (pairs.images, pairs.truths(batch), pairs.lesions(batch))
         )
         rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
-        made, representation = network(images, self.codes[pairs.source], rows, self.codes)
+        translated = network(images, self.codes[pairs.source], rows, self.codes)
+        made = translated.prediction
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
         made = made * (images[pairs.row] > 0)
         terms = self.reconstruction(made, truths, pairs, lesions)
         if self.lesion_head_weight:
-            terms["lesion"] = self.lesion_head_weight * self._lesion_term(network, representation.features, lesions)
+            features = translated.representation.features
+            terms["lesion"] = self.lesion_head_weight * self._lesion_term(network, features, lesions)
         if self.adversary is None:
             return terms, {}
         cross = pairs.source[pairs.row] != pairs.target

@@ -84,6 +84,7 @@ def completed(tmp_path_factory, workflow, tiny_weights: Path) -> Path:
 
 def run(workflow, dataset_dir: Path, output_dir: Path, **overrides: Any) -> None:
     options = {"dataset_dir": dataset_dir, "output_dir": output_dir, "saver#pictures": False, **overrides}
+    options |= {"normalisation": "p99_foreground"}  # which is reckoned here by hand
     inference = workflow("mri_seq2seq", "inference.json", **options)
     inference.network_def.complete = average  # instantiated once: it is the evaluator's network too
     inference.run()
