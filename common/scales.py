@@ -65,7 +65,8 @@ class Scales(NamedTuple):
             return self.mean
         mean, spread = self.mean.cpu().double(), self.spread.cpu().double()
         surprise = scale.cpu().double()[known].log() - mean[known, 0].log()
-        shift = spread[:, known] @ torch.linalg.solve(spread[known][:, known], surprise)
+        # A pseudo-inverse: images whose scales always went together say one thing, not two.
+        shift = spread[:, known] @ torch.linalg.pinv(spread[known][:, known], hermitian=True) @ surprise
         return (mean * shift.exp()[:, None]).to(self.mean)
 
 

@@ -139,32 +139,29 @@ def usual_handlers(
     save_minutes: float = 0.0,
     train_handlers: Sequence[Any] = (),
 ) -> list[Any]:
-    """In every epoch: randomness that depends on the epoch's number alone, the learning rate's schedule, the average of
-    the weights, the scale of the training's images, `train_handlers`, validation, a progress bar, checkpoints, curves.
+    """In every epoch: randomness by the epoch's number alone, the learning rate's schedule, the weights' average, the
+    scale of the training's images, `train_handlers`, validation, a progress bar, checkpoints, curves.
 
     Args:
-        average: of the network's weights.
-        lr_scheduler: counts steps, or with `epoch_level` epochs.
+        average, lr_scheduler: of the network's weights; the latter counts steps, or with `epoch_level` epochs.
         evaluator: runs every `val_interval` epochs, if it has subjects; else the last weights are kept.
         randomness: of the training's images: what `set_random_state` seeds all of.
         subjects: whose preparation the weights' description tells.
         ckpt_dir, output_dir: of checkpoints, and of curves.
-        seed: see `Reseed`.
-        resume, described, save_minutes: see `Checkpoints`.
+        seed, resume, described, save_minutes: see `Reseed` and `Checkpoints`.
         agreed: what else weights must be used with, beside what `subjects` tell.
         train_handlers: a method's own, in every process.
     """
-    network = average.trained
     if is_main_process():
         prepare_folder(output_dir, "output_dir")
-    validates = len(evaluator.data_loader) > 0
-    if not validates:
+    network = average.trained
+    if not (validates := len(evaluator.data_loader) > 0):
         logger.warning("No validation subjects: model.pt is the last epoch's weights, which nothing has chosen.")
-    objects = {"model": network, "average": average, "optimizer": lr_scheduler.optimizer, "lr_scheduler": lr_scheduler}
+    objects = {"optimizer": lr_scheduler.optimizer, "lr_scheduler": lr_scheduler, "adversary": adversary}
     checkpoints = Checkpoints(
         ckpt_dir,
         average.network,
-        {**objects, "adversary": adversary},
+        {"model": network, "average": average, **objects},
         evaluator if validates else None,
         resume,
         {**subjects.trained_alike, **(agreed or {})},

@@ -110,7 +110,7 @@ def check_ranks(folder: Path, epochs: int) -> None:
             "training",
             ["train", "small"],
             "--max_epoch=3",
-            "option --max_epoch of configs/train.json; did you mean --max_",
+            "option --max_epoch of configs/train.json; did you mean --epochs",
         ),
         (
             "inference",

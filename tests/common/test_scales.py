@@ -105,3 +105,10 @@ def test_older_weights_have_the_mean(tmp_path):
     assert old.informative([0, 1, 2]) == []
     assert torch.equal(old.given(10 * MEAN[:, 0], [0, 1]), MEAN)
     assert torch.equal(new.given(10 * MEAN[:, 0], [0]), Scales(MEAN, SPREAD).given(10 * MEAN[:, 0], [0]))
+
+
+def test_scales_that_always_went_together_are_one():
+    """Their covariance has no inverse."""
+    scales = Scales(torch.tensor([[100.0, 0.0], [200.0, 0.0], [300.0, 0.0]]), torch.full((3, 3), 0.5))
+    found = scales.given(torch.tensor([200.0, 400.0, 1.0]), [0, 1])
+    assert found[2, 0].item() == pytest.approx(600, rel=1e-6)
