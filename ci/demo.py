@@ -30,9 +30,9 @@ def train(epochs: int) -> None:
 
 
 def complete(dataset_dir: Path, output_dir: Path, **options: object) -> None:
-    """A folder's subjects, completed and drawn."""
+    """A folder's subjects, completed; a picture of each lies beside its images."""
     workflows.complete_folder(str(dataset_dir), str(output_dir), bundle=BUNDLE, weights=WEIGHTS, **options)
-    for picture in draw_completed(str(output_dir), str(dataset_dir), subject_list=str(options.get("subject_list", ""))):
+    for picture in sorted(output_dir.glob("*/*.png")):
         print(picture)
 
 
@@ -44,6 +44,7 @@ def complete_held_out() -> None:
     subjects = {**subjects, "training": [], "validation": [], "test": [patient]}
     write_subjects(DEMO / "phantom" / "incomplete.json", subjects)
     complete(DEMO / "phantom", DEMO / "completed", subject_list="incomplete.json")
+    draw_completed(str(DEMO / "completed"), str(DEMO / "phantom"), subject_list="incomplete.json")  # beside the truth
     options = {"ckpt_dir": str(MODELS), "truth": "reference", "multi_source": True, "keep": 1}
     workflows.evaluate(BUNDLE, str(DEMO / "phantom"), str(DEMO / "scores"), weights=WEIGHTS, **options)
     report(str(DEMO / "scores"))
