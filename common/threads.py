@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 SAMPLE = 0.3  # s, over which it is seen what CPUs do
@@ -123,3 +124,16 @@ def _limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cg
 
 def _read(file: Path) -> list[str]:
     return file.read_text().split() if file.is_file() else []
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For what shall not depend, in its last bits, on how many threads there are: sums are taken in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

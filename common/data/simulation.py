@@ -20,6 +20,7 @@ from monai.data import Dataset
 from monai.transforms import Compose, Randomizable, Transform
 from torch import Tensor
 
+from ..threads import one_thread
 from .anatomies import Anatomy, read_anatomies
 from .normalisation import DARKEST_TISSUE, RULES, headroom
 from .simulated_head import Axes, Head
@@ -42,6 +43,7 @@ class DrawSubject(Randomizable, Transform):
         self.sequences, self.anatomies = list(sequences), anatomies
         self.roi_size, self.spacing, self.rule = list(roi_size), spacing, rule
 
+    @one_thread()
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         rng = self.R
         head = Head(rng, self.anatomies[rng.randint(len(self.anatomies))], self.sequences)
