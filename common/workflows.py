@@ -61,8 +61,7 @@ def run_workflow(bundle: str, run_id: str, configs: Sequence[str], **options: An
     folder = bundle_folder(bundle)
     files = [str(config_file(folder, name)) for name in configs]
     options = {name: value for name, value in options.items() if value is not None and value != ""}
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    _found_by_import(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from monai.bundle import create_workflow
@@ -85,6 +84,12 @@ def run_workflow(bundle: str, run_id: str, configs: Sequence[str], **options: An
         except RuntimeError as error:
             raise root_cause(error)  # noqa: B904 -- of which MONAI's errors tell what it was doing
         workflow.finalize()
+
+
+def _found_by_import(folder: Path) -> None:
+    """A bundle's package lies in its folder, which configurations name things of."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def config_file(folder: Path, name: str) -> Path:
@@ -207,7 +212,7 @@ def train(
     options |= {"dataset_dir": str(dataset_dir), "output_dir": output_dir}
     options |= {"ckpt_dir": str(ckpt_dir or f"{output_dir}/models"), **({} if epochs is None else {"epochs": epochs})}
     if (folder / folder.name / "stages.py").is_file():  # a training of several parts
-        sys.path.insert(0, str(folder))
+        _found_by_import(folder)
         import_module(f"{folder.name}.stages").train_all(overlay=overlay, **options)
         return
     from .training.checkpoints import is_finished

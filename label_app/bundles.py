@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import nibabel as nib
 from monai.bundle import ConfigParser, create_workflow
 
-from common.data.check import same_grid
+from common.data.grids import same_grid
 from common.data.subjects import SPLITS
 from common.description import description_file, read
 from common.evaluation.scores import ScoreTable

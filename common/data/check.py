@@ -5,45 +5,28 @@ SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TW
 Warnings: NEGATIVE, HOT_VOXELS, SKULL, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; PARAMETERS,
 which only networks that are told TR, TE and TI refuse; and SFORM_QFORM_DISAGREE if the two carry different codes, as
 they may then mean two spaces (scanner and template) on purpose.
-What is an error of a file here is refused by loading, too (`image_problems`).
+What is an error of a file here is refused by loading, too (`common.data.images`).
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import math
 import os
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
-from ..files import what_it_is, write_text
+from ..files import write_text
 from ..progress import bar
 from .acquisition import refused
 from .doubts import hot_voxels, misplaced, remaining_skull, uncovered
+from .grids import Grid, grid_differences, same_grid
+from .images import ERROR, UNREADABLE, WARNING, Problem, image_problems, read_image, unreadable
 from .subjects import FILE_FIELDS, SPLITS, list_of, read_subjects
-
-# How far apart, in mm, two grids may place the same voxel and still be one grid: far above the rounding of a float32
-# header, far below a voxel. Measured at the corners, where a small rotation shows most.
-GRID_TOLERANCE_MM = 0.1
-UNREADABLE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
-LARGEST_RATIO = 1100  # no gzip file holds more bytes for each of its own
-# Of the voxels that are not 0: interpolation and bias correction leave up to 3 % clearly below it, a z-score half.
-MOST_BELOW_ZERO = 0.1
-
-ERROR, WARNING = "error", "warning"
-Grid = tuple[tuple[int, ...], np.ndarray]  # shape, affine to mm
-Problem = tuple[str, str, str, str]  # code, severity, reason
 
 
 @dataclass(frozen=True)
@@ -121,97 +104,6 @@ def check_subjects(
         report = {"list": file.name, **summary, "findings": [asdict(finding) for finding in findings]}
         write_text(output_file, json.dumps(report, indent=1) + "\n")
     return findings
-
-
-def same_grid(shape_a: Sequence[int], affine_a: np.ndarray, shape_b: Sequence[int], affine_b: np.ndarray) -> str:
-    """Compares two voxel grids.
-
-    Args:
-        shape_a: number of voxels along each axis, as `shape_b`.
-        affine_a: 4 x 4 matrix from voxel to mm, as `affine_b`.
-
-    Returns:
-        "" if they are one grid within GRID_TOLERANCE_MM, else what differs, naming both sides:
-        "shape (240, 240, 155) against (256, 256, 68); spacing (1, 1, 1) against (0.94, 0.94, 2.5) mm".
-    """
-    return "; ".join(text for _, text in _differences((tuple(shape_a), affine_a), (tuple(shape_b), affine_b)))
-
-
-def _differences(a: Grid, b: Grid) -> Iterator[tuple[str, str]]:
-    """Finding code and explanation for each way in which two grids differ."""
-    (shape_a, affine_a), (shape_b, affine_b) = a, b
-    affine_a, affine_b = np.asarray(affine_a, float), np.asarray(affine_b, float)
-    if not (is_invertible(affine_a) and is_invertible(affine_b)):
-        yield "NO_AFFINE", "an affine that cannot be inverted, so voxels have no place"
-        return
-    common = np.minimum(shape_a[:3], shape_b[:3])
-    if shape_a != shape_b:
-        yield "SHAPE_DIFFERS", f"shape {_text(shape_a)} against {_text(shape_b)}"
-    spacing_a, spacing_b = (np.linalg.norm(affine[:3, :3], axis=0) for affine in (affine_a, affine_b))
-    if np.any(np.abs(spacing_a - spacing_b) * (common - 1) > GRID_TOLERANCE_MM):
-        yield "SPACING_DIFFERS", f"spacing {_text(spacing_a)} against {_text(spacing_b)} mm"
-    # With the same spacing on both sides, what is left is direction and origin.
-    rescaled = affine_b.copy()
-    rescaled[:3, :3] *= spacing_a / spacing_b
-    shift = _largest_shift(affine_a, rescaled, common)
-    if shift > GRID_TOLERANCE_MM:
-        axes_a, axes_b = ("".join(nib.aff2axcodes(affine)) for affine in (affine_a, affine_b))
-        yield (
-            "AXES_DIFFER",
-            (
-                f"axes {axes_a} from {_text(affine_a[:3, 3])} against {axes_b} from "
-                f"{_text(affine_b[:3, 3])} mm, up to {shift:.3g} mm apart"
-            ),
-        )
-
-
-def is_invertible(affine: np.ndarray) -> bool:
-    """Whether an affine gives every voxel a place of its own."""
-    return bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine)) >= 1e-9
-
-
-def read_image(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
-    """An image and its voxels, from a file that is whole.
-
-    Raises:
-        ValueError: the header claims more voxels than the file can hold, which would cost the memory for all of them.
-        OSError, EOFError, ...: whatever a damaged file raises, `UNREADABLE` and others; also for a gzip file whose
-            checksum is wrong, which nibabel does not read far enough to see.
-    """
-    image = nib.load(path)
-    zipped = path.name.lower().endswith(".gz")
-    claimed = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
-    if claimed > path.stat().st_size * (LARGEST_RATIO if zipped else 1):
-        raise ValueError(f"the header claims {_text(image.shape)} voxels, the file has {path.stat().st_size} bytes")
-    voxels = np.asanyarray(image.dataobj)
-    if zipped:
-        with gzip.open(path) as file:
-            while file.read(2**22):
-                pass
-    return image, voxels
-
-
-def unreadable(path: Path, error: Exception) -> str:
-    """Why a file cannot be read, and what to do about it."""
-    if path.is_file() and (what := what_it_is(path)):
-        return f"it is {what}; copy or download it again"
-    zipped = path.is_file() and path.open("rb").read(2) == b"\x1f\x8b"
-    if path.name.lower().endswith(".gz") and path.is_file() and path.stat().st_size and not zipped:
-        return f"it is not gzipped: rename it to {path.name[:-3]}"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{reason}; copy or download it again"
-
-
-def not_3d(shape: Sequence[int]) -> str:
-    """What an image of another shape than [X, Y, Z] is."""
-    what = {2: "one slice without a third axis", 4: "a series"}.get(len(shape), "no volume")
-    return f"{what}, shape {_text(shape)}; {'give it the volume' if len(shape) == 2 else 'split or average it'}"
-
-
-def _largest_shift(affine_a: np.ndarray, affine_b: np.ndarray, shape: Sequence[int]) -> float:
-    """Largest distance in mm between where two affines place a corner of the volume."""
-    corners = np.array([[*corner, 1] for corner in product(*((0, size - 1) for size in shape))])
-    return float(np.linalg.norm(corners @ (affine_a - affine_b)[:3].T, axis=1).max())
 
 
 def _find_leaks(entries: list[tuple[str, dict]], folder: Path) -> list[Finding]:
@@ -299,7 +191,7 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
         else f"register first (ANTs, elastix, FSL), or resample with --grid {name} if the patient lay still"
     )
     for path, own in grids.items():
-        differences = list(_differences(own, grids[images[name]]))
+        differences = list(grid_differences(own, grids[images[name]]))
         if differences and name == wanted:
             found = "; ".join(text for _, text in differences)
             reason = (
@@ -329,79 +221,6 @@ def _check_file(
     return problems, voxels, None if codes & {"NOT_3D", "NO_AFFINE"} else image.affine
 
 
-def image_problems(
-    image: nib.spatialimages.SpatialImage, voxels: np.ndarray, *, is_image: bool = True, trust_headers: bool = False
-) -> Iterator[Problem]:
-    """What is wrong or doubtful in one file, as code, severity and reason: the same for checking and for loading.
-
-    Args:
-        image: whose header and affine are looked at.
-        voxels: its own, as stored.
-        is_image: masks may be empty, and have no background.
-        trust_headers: see `check_subjects`.
-    """
-    if voxels.dtype.kind not in "biuf":
-        yield "FILE_UNREADABLE", ERROR, f"voxels are {voxels.dtype}, not plain numbers; convert to magnitude"
-        return
-    volume = voxels.ndim == 3 or (voxels.ndim == 4 and voxels.shape[3] == 1)
-    if not volume:
-        yield "NOT_3D", ERROR, f"not 3D: {not_3d(voxels.shape)}"
-    if not np.isfinite([low := float(voxels.min()), high := float(voxels.max())]).all():
-        count = np.count_nonzero(~np.isfinite(voxels))
-        yield "NOT_FINITE", ERROR, f"{count} voxels are NaN or infinite; repair or drop it"
-    elif is_image and low == high:  # An empty mask is a subject without a lesion.
-        yield "CONSTANT", ERROR, f"every voxel is {low:g}; drop it"
-    elif is_image and volume:
-        yield from _check_zero(voxels, low, high)
-    for code, severity, reason in _check_header(image) if volume else ():
-        trusted = trust_headers and is_invertible(image.affine)
-        yield code, WARNING if trusted else severity, reason
-
-
-def _check_zero(voxels: np.ndarray, low: float, high: float) -> Iterator[Problem]:
-    """0 is air here: whether it is in this image, [X, Y, Z] or [X, Y, Z, 1]."""
-    faces = np.concatenate([np.moveaxis(voxels, axis, 0)[[0, -1]].ravel() for axis in range(3)])
-    values, counts = np.unique(faces, return_counts=True)
-    air = float(values[counts.argmax()]) if counts.max() > faces.size / 2 else 0.0
-    if not air and low >= 0:
-        return
-    top = float(np.percentile(np.abs(voxels[voxels != 0]), 99))
-    if abs(air) > 1e-3 * top:
-        yield "BACKGROUND", ERROR, f"the background is {air:g}, not 0; set it to 0, which means air here"
-    elif low < 0:
-        share = np.count_nonzero(voxels < -0.01 * top) / np.count_nonzero(voxels)
-        below = f"{np.count_nonzero(voxels < 0)} voxels below 0, from {low:.4g} up to {high:.4g}"
-        if share > MOST_BELOW_ZERO:
-            reason = f"{share:.0%} of what is not 0 lies below: z-scored, or signed; pass the unscaled magnitude image"
-            yield "BELOW_ZERO", ERROR, f"{below}; {reason}"
-        else:
-            yield "NEGATIVE", WARNING, f"{below}; taken as air, or as dark tissue where tissue encloses them"
-
-
-def _check_header(image: nib.spatialimages.SpatialImage) -> Iterator[Problem]:
-    if not is_invertible(image.affine):
-        yield "NO_AFFINE", ERROR, "the affine cannot be inverted, so voxels have no place; convert from DICOM again"
-        return
-    if not isinstance(image.header, nib.Nifti1Header):
-        return
-    sform, qform = (int(image.header[key]) for key in ("sform_code", "qform_code"))
-    if not sform and not qform:
-        reason = "neither sform nor qform is set, left and right are unknown; convert from DICOM again"
-        yield "NO_AFFINE", ERROR, f"{reason}, or trust it (`list --trust_headers`)"
-    elif sform and qform:
-        shift = _largest_shift(image.header.get_sform(), image.header.get_qform(), image.shape[:3])
-        if shift > GRID_TOLERANCE_MM:
-            # Different codes may mean two spaces on purpose, such as the scanner's and a template's.
-            yield (
-                "SFORM_QFORM_DISAGREE",
-                ERROR if sform == qform else WARNING,
-                (
-                    f"sform (code {sform}) and qform (code {qform}) are up to {shift:.3g} mm apart; the sform is used "
-                    "here, the qform by some other tools: make them equal, or trust it (`list --trust_headers`)"
-                ),
-            )
-
-
 def _table(findings: Sequence[Finding]) -> str:
     rows = [("subject", "severity", "code", "file", "reason")] if findings else []
     rows += [(finding.subject, finding.severity, finding.code, finding.file, finding.reason) for finding in findings]
@@ -411,7 +230,3 @@ def _table(findings: Sequence[Finding]) -> str:
 
 def _short(path: str, folder: Path) -> str:
     return Path(path).relative_to(folder).as_posix() if path and Path(path).is_relative_to(folder) else path
-
-
-def _text(values: Sequence[float]) -> str:
-    return f"({', '.join(f'{value:.5g}' for value in values)})"

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform, Orientation
+from monai.transforms import MapTransform
 
 
 class LesionChanneld(MapTransform):
@@ -16,7 +15,7 @@ class LesionChanneld(MapTransform):
 
     Args:
         keys: of the image.
-        masks: names; those that the subject lacks are nowhere.
+        masks: names, of masks with the axes of the image; those that the subject lacks are nowhere.
     """
 
     def __init__(self, keys: KeysCollection, masks: Sequence[str]) -> None:
@@ -29,14 +28,9 @@ class LesionChanneld(MapTransform):
             image = d[key]
             union = torch.zeros_like(image[:1])
             for name in (name for name in self.masks if name in d):
-                union = torch.maximum(union, _turned(d[name], image))
-            d[key] = torch.cat([image, union.to(image.dtype)])
+                union = torch.maximum(union, (d[name] > 0).to(image.dtype))
+            d[key] = torch.cat([image, union])
         return d
-
-
-def _turned(mask: MetaTensor, like: MetaTensor) -> MetaTensor:
-    """The mask, which lies on the files' grid, with the axes of an image that was turned to RAS."""
-    return (Orientation(axcodes="RAS", labels=None)(mask) > 0).to(like.dtype)
 
 
 class PartLesiond(MapTransform):

@@ -16,8 +16,9 @@ from monai.transforms import MapTransform, ResampleToMatch, Transform
 
 from ..translation import MISSING
 from .acquisition import image_parameters
-from .check import ERROR, image_problems, read_image, same_grid, unreadable
 from .doubts import remaining_skull, uncovered
+from .grids import same_grid
+from .images import ERROR, image_problems, read_image, unreadable
 
 logger = logging.getLogger(__name__)
 

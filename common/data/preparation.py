@@ -111,7 +111,8 @@ class Subjects:
             size = [CenterSpatialCropd("image", roi_size=self.roi_size), self._divisible()]
         if not lesions:
             return Compose([*self._prepared(), *size, *random, *self._finished()])
-        loaded = [*self._scaled("image", masks=lesions), LesionChanneld("image", masks=lesions), *self._cropped()]
+        turned = Orientationd(lesions, axcodes="RAS", labels=None, allow_missing_keys=True)
+        loaded = [*self._scaled("image", masks=lesions), turned, LesionChanneld("image", lesions), *self._cropped()]
         kept = SelectItemsd(["subject", *self.tensors])
         parted = [PartLesiond("image"), *self._finished(), EnsureTyped("lesion", track_meta=False)]
         return Compose([*loaded, kept, *size, *random, *parted])

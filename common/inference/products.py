@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation, ResampleToMatch
 
-from ..data.check import same_grid
+from ..data.grids import same_grid
 from .pictures import Column, draw, error_column, rows_of, white_level
 
 CHANNELS = 4  # of a latent that are shown

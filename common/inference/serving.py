@@ -22,7 +22,8 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from ..data.check import ERROR, image_problems, is_invertible
+from ..data.grids import is_invertible
+from ..data.images import ERROR, image_problems
 from ..data.normalisation import unscale
 from ..data.preparation import Subjects
 from ..scales import Scales

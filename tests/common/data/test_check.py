@@ -13,7 +13,8 @@ import pytest
 
 from common.__main__ import main
 from common.data.acquisition import image_parameters
-from common.data.check import GRID_TOLERANCE_MM, check_subjects, same_grid
+from common.data.check import check_subjects
+from common.data.grids import GRID_TOLERANCE_MM, same_grid
 from common.data.layouts import make_list
 from common.data.loading import LoadSubject
 from common.data.preparation import Subjects

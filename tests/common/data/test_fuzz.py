@@ -14,7 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data.check import ERROR, check_subjects
+from common.data.check import check_subjects
+from common.data.images import ERROR
 from common.data.loading import LoadSubject
 from common.data.subjects import write_subjects
 
