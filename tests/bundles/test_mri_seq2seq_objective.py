@@ -207,3 +207,42 @@ def test_unpaired_subject_has_no_perceptual_error():
     objective.perceptual = nn.MSELoss()
     terms, _ = objective(Translator(), batch([[1, 0, 0]]))
     assert "perceptual" not in terms and terms["l1"].item() == 0 and terms["adversarial"].isfinite()
+
+
+def test_a_lesion_s_voxels_count_more_in_the_l1():
+    lesion = torch.zeros(2, 1, 8, 8, 3)
+    lesion[:, :, :4] = 1  # half of each image
+    images = {**batch(ALL), "lesion": lesion}
+    plain, _ = Seq2SeqObjective(3)(Translator(0.2), images)
+    weighted, _ = Seq2SeqObjective(3, lesion_weight=3.0)(Translator(0.2), images)
+    assert weighted["l1"].item() == pytest.approx((1 + 3 / 2) * plain["l1"].item(), rel=1e-5)
+    without, _ = Seq2SeqObjective(3, lesion_weight=3.0)(Translator(0.2), batch(ALL))
+    assert without["l1"].item() == pytest.approx(plain["l1"].item(), rel=1e-6), "no mask is no lesion"
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_lesion_head_teaches_the_encoder_and_changes_no_image(spatial_dims: int):
+    torch.manual_seed(0)
+    sizes = {"channels": (4, 8), "res_blocks": 1, "lstm_layers": 0, "code_channels": 8, "bank_channels": 4}
+    network = Seq2Seq(3, spatial_dims, lesion_head=True, **sizes)
+    without = Seq2Seq(3, spatial_dims, **sizes)
+    assert without.load_state_dict(network.state_dict(), strict=False).missing_keys == []
+    image = {**batch(ALL), "lesion": (torch.rand(2, 1, 8, 8, 3) > 0.8).float()}
+    image["image"] = image["image"].repeat_interleave(2, -1)[..., :4]
+    image["lesion"] = image["lesion"].repeat_interleave(2, -1)[..., :4]
+    if spatial_dims == 2:
+        image = {name: value[..., :3] for name, value in image.items()}
+    assert torch.equal(network.eval()(image["image"]), without.eval()(image["image"]))
+    terms, _ = Seq2SeqObjective(3, spatial_dims=spatial_dims, lesion_head_weight=0.5)(network.train(), image)
+    terms["lesion"].backward()
+    assert network.lesion_head.weight.grad.abs().sum() > 0
+    assert any(each.grad is not None and each.grad.any() for each in network.encoder.parameters())
+    assert all(each.grad is None or not each.grad.any() for each in network.decoder.parameters())
+    with torch.no_grad():
+        network.lesion_head.weight.zero_()
+        network.lesion_head.bias.fill_(-50)  # sure that there is none
+    sure, _ = Seq2SeqObjective(3, spatial_dims=spatial_dims, lesion_head_weight=0.5)(network, image)
+    healthy, _ = Seq2SeqObjective(3, spatial_dims=spatial_dims, lesion_head_weight=0.5)(
+        network, {**image, "lesion": 0 * image["lesion"]}
+    )
+    assert healthy["lesion"].item() == pytest.approx(0, abs=1e-6) and sure["lesion"].item() > 10

@@ -91,6 +91,19 @@ def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path):
     assert epoch_of(tmp_path / "b" / "model.pt") == 3
 
 
+def test_files_are_written_at_most_so_often_and_after_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = iter(range(0, 100000, 50))  # 50 s from one look at it to the next
+    monkeypatch.setattr("common.training.checkpoints.time.monotonic", lambda: float(next(clock)))
+    written = []
+    monkeypatch.setattr(
+        "common.training.checkpoints.save_atomically", lambda state, path: written.append(state["progress"]["epoch"])
+    )
+    engine, network = Engine(lambda engine, batch: None), nn.Linear(1, 1)
+    Checkpoints(str(tmp_path), network, {"network": network}, save_minutes=2).attach(engine)
+    engine.run([0], max_epochs=10)
+    assert written[-1] == 10 and 2 <= len(written) <= 5 and written == sorted(set(written))
+
+
 def test_none_is_left_out(tmp_path: Path):
     Training(tmp_path).run(1)
     assert set(torch.load(tmp_path / "last.pt", weights_only=True)) == {"network", "progress", "best", "described"}

@@ -58,3 +58,9 @@ def test_a_step_decay_halves_and_a_resumed_one_keeps_its_own_length():
     longer = step_decay(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), every=5)
     longer.load_state_dict(schedule.state_dict())
     assert rates(longer, 1)[-1] == pytest.approx(0.05), "epoch 6 of 5 per step"
+
+
+def test_a_warm_up_rises_linearly_to_what_would_be_without_it():
+    warm, plain = rates(scheduler(100, warmup=9), 20), rates(scheduler(100), 20)
+    assert warm[:9] == pytest.approx([rate * (k + 1) / 10 for k, rate in enumerate(plain[:9])])
+    assert warm[9:] == pytest.approx(plain[9:])
