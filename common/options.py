@@ -96,7 +96,7 @@ def run_command(command: Callable | Mapping[str, Callable], name: str | None = N
             hint = f"; did you mean --{meant}?" if meant else f"; there are: {', '.join(known)}."
             print(f"error: There is no option --{unknown[0]}{hint}", file=sys.stderr)
             sys.exit(2)
-    if lacking := _lacking(known, arguments[isinstance(command, Mapping) :]):
+    if "--help" not in arguments and (lacking := _lacking(known, arguments[isinstance(command, Mapping) :])):
         print(f"error: {', '.join(lacking)} not given; --help shows what is needed.", file=sys.stderr)
         sys.exit(2)
     with ended_in_one_line(show):
@@ -106,14 +106,13 @@ def run_command(command: Callable | Mapping[str, Callable], name: str | None = N
 def _lacking(known: Mapping[str, inspect.Parameter], words: Sequence[str]) -> list[str]:
     """The arguments without a default that words of a command line do not give, read as fire reads them."""
     named, plain, k = set(), 0, 0
-    while k < len(words) and "--help" not in words:
+    while k < len(words):
         is_option = words[k].startswith("--")
         takes_next = is_option and "=" not in words[k] and k + 1 < len(words) and not words[k + 1].startswith("--")
         named |= {words[k][2:].split("=")[0].replace("-", "_")} if is_option else set()
         plain, k = plain + (not is_option), k + 1 + takes_next
     open_ = [name for name, each in known.items() if name not in named and each.kind is each.POSITIONAL_OR_KEYWORD]
-    needed = [name for name in open_[plain:] if known[name].default is inspect.Parameter.empty]
-    return [] if "--help" in words else [name.upper() for name in needed]
+    return [name.upper() for name in open_[plain:] if known[name].default is inspect.Parameter.empty]
 
 
 def from_caller(path: str | os.PathLike) -> Path:
