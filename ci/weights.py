@@ -1,4 +1,4 @@
-"""Demonstration weights by one command: `./ci/weights NAME [--dataset_dir DIR]`.
+"""Weights by one command: `./ci/weights NAME [--dataset_dir DIR]`; of `--recipe general` see `ci.general`.
 
 A phantom is simulated, the small network (configs/small.json) trained on it, its test subjects scored against their
 noise-free truth, a model card written, and bundle, weights and card packed into dist/. All else lies in demo/<name>/.
@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ci.general import general_weights
 from ci.package import package
 from ci.runs import ROOT, simulate
 from common import workflows
@@ -79,10 +80,12 @@ def weights(
     subjects: int = 40,
     spacing: float = 0.0,
     seed: int = 77,
+    recipe: str = "phantom",
+    anatomies: str = "",
     work_dir: str = "",
     output_dir: str = str(ROOT / "dist"),
 ) -> str:
-    """Makes a bundle's demonstration weights and packs them; returns the zip.
+    """Makes a bundle's weights and packs them; returns the zip.
 
     Args:
         name: folder of bundles/.
@@ -93,14 +96,25 @@ def weights(
         subjects: to simulate.
         spacing: their voxel size in mm; 0 for the bundle's own.
         seed: chooses them.
-        work_dir: for phantom, trainings and scores; by default demo/<name>.
+        recipe: phantom makes demonstration weights of it; general takes subjects that are drawn for every step, and
+            then the real ones too, see `ci.general`.
+        anatomies: folder of label maps, for the general ones.
+        work_dir: for phantom, trainings and scores; by default demo/<name>, or demo/<name>_general.
         output_dir: where the zip goes.
 
     Raises:
         ValueError: there is no such bundle, or work_dir is of other options.
         SystemExit: a run failed.
     """
+    if recipe not in ("phantom", "general"):
+        raise ValueError(f"recipe is {recipe!r}; there are phantom and general.")
     bundle = workflows.bundle_folder(name)
+    if recipe == "general":
+        work = from_caller(work_dir or ROOT / "demo" / f"{name}_general")
+        real, maps = from_caller(dataset_dir), from_caller(anatomies)
+        model = general_weights(name, real, maps, work, epochs=epochs, seed=seed)
+        [archive] = package(name, weights=str(model), output_dir=output_dir)
+        return archive
     work = from_caller(work_dir or ROOT / "demo" / name)
     data = {"seed": seed, **SPLIT, **DATA.get(name, {}), **({"spacing": spacing} if spacing else {})}
     _same_recipe(work, {"subjects": subjects, **data, "overlay": overlay, "epochs": epochs})

@@ -105,7 +105,9 @@ class Scanner:
         shift: [2, S], in-plane misregistration in mm.
         blur: share of a voxel's neighbours that in-plane blurring mixes in.
         ghost: of motion: its strength.
-        bias: the logarithm of the receive field.
+        coil: the logarithm of the receive coil's sensitivity, one for all images, which are of one session; so an
+            image that lacks would have it, too.
+        bias: what each has of its own beside it, as from the transmit field.
         tight, margin, ragged: the mask follows the brain (1) or the fluid around it (0), by mm, unevenly by mm.
         rests: mm of what lies around the fluid that the mask holds at most: skull and dura where above 0.
         texture: deviation of the water content within tissues; one number.
@@ -118,6 +120,7 @@ class Scanner:
     shift: np.ndarray
     blur: np.ndarray
     ghost: np.ndarray
+    coil: SmoothField
     bias: SmoothField
     tight: float
     margin: float
@@ -139,7 +142,8 @@ class Scanner:
             shift=shift,
             blur=rng.uniform(0, 0.2, sequences),
             ghost=moved * rng.uniform(0, 0.06, sequences) * (rng.uniform(size=sequences) < 0.5),
-            bias=SmoothField(rng, sequences, 90.0, rng.uniform(0, 0.04 if corrected else 0.16, sequences)),
+            coil=SmoothField(rng, 1, 90.0, rng.uniform(0, 0.03 if corrected else 0.2)),
+            bias=SmoothField(rng, sequences, 90.0, rng.uniform(0, 0.03 if corrected else 0.07, sequences)),
             tight=tight,
             margin=rng.uniform(-1.2, 0.4) + 2.0 * tight * rng.uniform(0, 1),
             rests=rng.uniform(0.5, 2.5) if rng.uniform() < 0.2 else rng.uniform(-1, 0),

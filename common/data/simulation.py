@@ -107,7 +107,9 @@ def _whole(head: Head, low: Tensor, high: Tensor, size: Tensor, generator: torch
     texture = torch.randn(len(inside), generator=generator)
     kernels = head.scanner.kernels(size)
     acquired, truth, _ = head.signals(points, distances, size, texture)
-    acquired *= head.scanner.bias(axes).reshape(len(acquired), -1)[:, inside].exp_()
+    coil = head.scanner.coil(axes).reshape(1, -1)[:, inside]
+    acquired *= (coil + head.scanner.bias(axes).reshape(len(acquired), -1)[:, inside]).exp_()
+    truth *= coil.exp()
     median = acquired.median(1).values
     left = (kernels**2).sum(-1).prod(-1).sqrt()  # of white noise after the filters
     return _Whole(head.scanner.measured(acquired, median, left, generator), truth, median)
@@ -136,12 +138,14 @@ def _crop(
     distances = head.anatomy.distance(points.reshape(3, -1))
     edge = head.edge(points.reshape(3, -1), distances)[None]
     texture = 1.6 * torch.randn((1, *smaller), generator=generator)  # interpolation takes as much
-    smooth = [points, distances.view(3, *smaller), edge.view(1, *smaller), texture, scanner.bias(fewer)]
-    points, distances, edge, texture, bias = _enlarged(torch.cat(smooth), shape).split([3, 3, 1, 1, count])
+    shading = [scanner.coil(fewer), scanner.bias(fewer)]
+    smooth = [points, distances.view(3, *smaller), edge.view(1, *smaller), texture, *shading]
+    points, distances, edge, texture, coil, bias = _enlarged(torch.cat(smooth), shape).split([3, 3, 1, 1, 1, count])
     # Some mm more than the mask, so that neither shift nor blur brings in the air beyond.
     there = (edge[0] < 2 * float(size[0])).nonzero()[:, 0]
     signal, true, share = head.signals(points[:, there], distances[:, there], size, texture[0, there])
-    signal = scanner.measured(signal * bias[:, there].exp(), median, torch.ones(count), generator)
+    true *= coil[:, there].exp()
+    signal = scanner.measured(signal * (coil + bias)[:, there].exp(), median, torch.ones(count), generator)
     filled = torch.zeros(2 * count + 2, edge.shape[1])
     filled[:, there] = torch.cat([signal, true, share[None], -edge[:, there]])
     images, truth, (lesion, depth) = filled.view(-1, *shape).split([count, count, 2])
@@ -160,8 +164,8 @@ class SimulatedSubjects(Dataset):
 
     An item is a function of its transform's random state alone, which `common.data.loaders.SeededItems` sets from the
     epoch's seed and the index. It holds "subject", a name, and tensors: "image" [S, X, Y, Z] in [0, 1] with air 0 as
-    loading scales it, "reference" (the same, noise-free at each sequence's `CANONICAL` setting), "lesion" [1, X, Y, Z]
-    (0 or 1), and "available", "scale", "offset" [S].
+    loading scales it, "reference" (the same, noise-free at each sequence's `CANONICAL` setting, under the coil's shading
+    that all images share), "lesion" [1, X, Y, Z] (0 or 1), and "available", "scale", "offset" [S].
 
     Args:
         sequences: S names among T1, T1Gd, T2, FLAIR, PD.

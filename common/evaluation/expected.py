@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -36,20 +37,33 @@ def expect(scores_dir: str, *, weights: str, convention: str = "declared") -> No
         )
     if (disturbance := table.info.get("disturbance", "none")) != "none":
         raise ValueError(f"{scores_dir} scored disturbed images ({disturbance}); evaluate without --disturbance.")
-    scores = expected_scores(table)
-    split, data = table.info.get("split", "unknown"), table.info.get("dataset_dir", "")
-    told = {"convention": convention, "region": table.region, "of": f"{data}, {split} subjects", "scores": scores}
+    told = stored([table], f"{table.info.get('dataset_dir', '')}, {table.info.get('split', 'unknown')} subjects")
     text = json.dumps({"sha256": own, **described, "expected": told}, indent=4)
     write_text(file := description_file(weights), text + "\n")
-    print(f"{file} says what to expect of {', '.join(scores)}, by {len(table.subjects)} subjects ({told['of']}).")
+    print(
+        f"{file} says what to expect of {', '.join(told['scores'])}, by {len(table.subjects)} subjects ({told['of']})."
+    )
 
 
-def expected_scores(table: ScoreTable) -> dict[str, dict[str, dict[str, Any]]]:
+def stored(tables: Sequence[ScoreTable], of: str) -> dict[str, Any]:
+    """What a description holds of the scores of different subjects, `of` these in words, see `expected_scores`."""
+    return {
+        "convention": tables[0].convention,
+        "region": tables[0].region,
+        "of": of,
+        "scores": expected_scores([row for table in tables for row in table.rows]),
+    }
+
+
+def expected_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """By target and by sources such as "T1+T2": [mean, deviation or None] of psnr and ssim, and how many subjects.
 
     A row "others" counts for those that its subject had.
+
+    Args:
+        rows: of one `ScoreTable` or of several.
     """
-    rows = [row for row in table.rows if row["method"] == "network" and row["source"] != row["target"]]
+    rows = [row for row in rows if row["method"] == "network" and row["source"] != row["target"]]
     single: dict[tuple[str, str], list[str]] = {}
     for row in (row for row in rows if is_sequence(row["source"])):
         single.setdefault((row["subject"], row["target"]), []).append(row["source"])

@@ -122,6 +122,11 @@ class Checkpoints:
     def start(self, engine: Engine) -> None:
         """Before the first epoch: the folder is locked and has room, and `last.pt` is taken up where there is one."""
         if is_main_process():
+            if self.best.exists() and not self.last.exists():
+                raise FileExistsError(
+                    f"{self.best} lies there without the last.pt of its training, which would overwrite it. Pass "
+                    f"another --ckpt_dir, and --init_weights {self.best} to begin with it."
+                )
             things = self._everything(engine).values()
             model, last = _bytes(unwrapped(self.network).state_dict()), sum(map(_eventual_bytes, things))
             there = sum(path.stat().st_size for path in (self.best, self.last) if path.is_file())

@@ -47,8 +47,8 @@ class ReferenceScale:
     """Keeps in the network which scales the training images had, for sequences that have none of their own.
 
     A batch holds "scale" and "offset" [B, S] (`common.data.normalisation`), and "image", or "available" [B, S] where it
-    has none; after an epoch the `Scales` of the subjects seen are stored in `network.reference_scale` [S, 2] and
-    `network.reference_spread` [S, S].
+    has none; a scale that is nan says nothing. After an epoch the `Scales` of the subjects seen are stored in
+    `network.reference_scale` [S, 2] and `network.reference_spread` [S, S].
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -66,7 +66,7 @@ class ReferenceScale:
         batch = engine.state.batch
         available = is_available(batch["image"]) if "image" in batch else batch["available"]
         said = torch.stack([batch["scale"].cpu().double(), batch["offset"].cpu().double()], 1)
-        available = available.cpu()[:, None]  # (B, 1, S)
+        available = available.cpu()[:, None] & said.isfinite().all(1, keepdim=True)  # (B, 1, S)
         self.seen.append(torch.cat([torch.where(available, said, 0), available], 1))
 
     def store(self, engine: Engine) -> None:

@@ -1,0 +1,105 @@
+"""General weights: `./ci/weights NAME --recipe general --anatomies DIR --dataset_dir REAL`.
+
+A training on simulated subjects alone, then one on simulated and real subjects together: once for every person among
+the real ones, without that person, who is scored with it; and at last with all of them, for the weights that are
+shipped. So every score is of a person that the scored weights never saw, and none is of the shipped weights, which saw
+one person more. Each step that is finished is used again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from common import workflows
+from common.data.names import person_of
+from common.data.subjects import SPLITS, read_subjects, write_subjects
+from common.description import description_file, read
+from common.evaluation.expected import stored
+from common.evaluation.scores import ScoreTable
+from common.files import replacing, write_text
+from common.inference.weights import read_state, sha256
+
+OVERLAY = "general"
+REAL_RATE = 0.0003  # learning rate of the second training
+EXACT = ("reference_scale", "reference_spread")  # scales are any numbers, such as 30,000
+
+
+def general_weights(
+    name: str, real: Path, anatomies: Path, work: Path, *, epochs: int = 0, real_epochs: int = 2, seed: int = 0
+) -> Path:
+    """Makes all of it in a folder; returns the weights, in half precision, described.
+
+    Args:
+        name: of the bundle.
+        real: folder of real subjects with a list, all of which are used, or the list; "person" of a subject there says
+            whose visit it is, where its name does not.
+        anatomies: folder of label maps.
+        work: base/, without/<person>/, scores/<person>/simulated and /real, all/.
+        epochs: of the training on simulated subjects; 0 for the overlay's.
+        real_epochs: of each training with real subjects.
+        seed: of all trainings.
+    """
+    common = {"overlay": OVERLAY, "seed": seed, "train#dataset#anatomies": str(anatomies)}
+    base = work / "base" / "models" / "model.pt"
+    workflows.train(name, "", str(work / "base"), **common, **({"epochs": epochs} if epochs else {}))
+    tuned = {**common, "init_weights": str(base), "epochs": real_epochs, "learning_rate": REAL_RATE}
+    lists = lists_without_one(real, work / "lists")
+    for person, file in lists.items():
+        data, trained = str(file.parent), work / "without" / person
+        workflows.train(name, data, str(trained), subject_list=file.name, **tuned)
+        for stage, weights in (("simulated", base), ("real", trained / "models" / "model.pt")):
+            scores = work / "scores" / person / stage
+            if not (scores / "scores_declared.json").is_file():
+                chosen = {"weights": str(weights), "subject_list": file.name, "multi_source": "subsets", "keep": 9}
+                workflows.evaluate(name, data, str(scores), **chosen)
+    everyone = all_of(real, work / "lists")
+    workflows.train(name, str(everyone.parent), str(work / "all"), subject_list=everyone.name, **tuned)
+    tables = [ScoreTable.read(work / "scores" / person / "real") for person in lists]
+    return shipped(work / "all" / "models" / "model.pt", work / "model.pt", tables, persons=len(lists))
+
+
+def people(listed: Mapping[str, list]) -> dict[str, list[dict]]:
+    """By person, the list's subjects."""
+    found: dict[str, list[dict]] = {}
+    for entry in (entry for split in SPLITS for entry in listed[split]):
+        found.setdefault(entry.get("person") or person_of(entry["subject"]), []).append(entry)
+    return found
+
+
+def lists_without_one(real: Path, folder: Path) -> dict[str, Path]:
+    """By person, a list that tests that one and trains on all others."""
+    listed = read_subjects(real)
+    persons = people(listed)
+    if len(persons) < 2:
+        raise ValueError(f"{real} has {len(persons)} person; one is left out in turn, so two are needed.")
+    files = {}
+    for person, left_out in persons.items():
+        others = [entry for other, entries in persons.items() if other != person for entry in entries]
+        files[person] = write_subjects(
+            folder / f"without_{person}.json", {**listed, "training": others, "validation": [], "test": left_out}
+        )
+    return files
+
+
+def all_of(real: Path, folder: Path) -> Path:
+    """A list that trains on everyone."""
+    listed = read_subjects(real)
+    everyone = [entry for entries in people(listed).values() for entry in entries]
+    return write_subjects(folder / "all.json", {**listed, "training": everyone, "validation": [], "test": []})
+
+
+def shipped(trained: Path, file: Path, tables: Sequence[ScoreTable], persons: int) -> Path:
+    """Weights in half precision, described, with what to expect of them."""
+    state = read_state(trained)
+    halves = {n: v.half() if v.is_floating_point() and n not in EXACT else v for n, v in state.items()}
+    with replacing(file) as partial:
+        torch.save(halves, partial)
+    described = {**read(trained), "sha256": sha256(file)}
+    of = f"{persons} real persons, each left out of the training that was scored"
+    described["expected"] = stored(tables, of)
+    write_text(description_file(file), json.dumps(described, indent=4) + "\n")
+    return file
