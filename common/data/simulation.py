@@ -164,8 +164,8 @@ class SimulatedSubjects(Dataset):
 
     An item is a function of its transform's random state alone, which `common.data.loaders.SeededItems` sets from the
     epoch's seed and the index. It holds "subject", a name, and tensors: "image" [S, X, Y, Z] in [0, 1] with air 0 as
-    loading scales it, "reference" (the same, noise-free at each sequence's `CANONICAL` setting, under the coil's shading
-    that all images share), "lesion" [1, X, Y, Z] (0 or 1), and "available", "scale", "offset" [S].
+    loading scales it, "reference" (the same, noise-free at each sequence's `CANONICAL` setting, under the coil's
+    shading that all images share), "lesion" [1, X, Y, Z] (0 or 1), and "available", "scale", "offset" [S].
 
     Args:
         sequences: S names among T1, T1Gd, T2, FLAIR, PD.
