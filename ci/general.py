@@ -18,6 +18,7 @@ from common import workflows
 from common.data.names import person_of
 from common.data.subjects import SPLITS, read_subjects, write_subjects
 from common.description import description_file, read
+from common.evaluation.calibration import calibration
 from common.evaluation.expected import stored
 from common.evaluation.scores import ScoreTable
 from common.files import replacing, write_text
@@ -58,8 +59,8 @@ def general_weights(
                 workflows.evaluate(name, data, str(scores), **chosen)
     everyone = all_of(real, work / "lists")
     workflows.train(name, str(everyone.parent), str(work / "all"), subject_list=everyone.name, **tuned)
-    tables = [ScoreTable.read(work / "scores" / person / "real") for person in lists]
-    return shipped(work / "all" / "models" / "model.pt", work / "model.pt", tables, persons=len(lists))
+    scores = [work / "scores" / person / "real" for person in lists]
+    return shipped(work / "all" / "models" / "model.pt", work / "model.pt", scores)
 
 
 def people(listed: Mapping[str, list]) -> dict[str, list[dict]]:
@@ -92,14 +93,16 @@ def all_of(real: Path, folder: Path) -> Path:
     return write_subjects(folder / "all.json", {**listed, "training": everyone, "validation": [], "test": []})
 
 
-def shipped(trained: Path, file: Path, tables: Sequence[ScoreTable], persons: int) -> Path:
-    """Weights in half precision, described, with what to expect of them."""
+def shipped(trained: Path, file: Path, scores: Sequence[Path]) -> Path:
+    """Weights in half precision, described, with what to expect of them by the `scores` of each person left out."""
     state = read_state(trained)
     halves = {n: v.half() if v.is_floating_point() and n not in EXACT else v for n, v in state.items()}
     with replacing(file) as partial:
         torch.save(halves, partial)
     described = {**read(trained), "sha256": sha256(file)}
-    of = f"{persons} real persons, each left out of the training that was scored"
-    described["expected"] = stored(tables, of)
+    of = f"{len(scores)} real persons, each by weights that were trained without"
+    described["expected"] = stored([ScoreTable.read(folder) for folder in scores], of)
+    volumes = [path for folder in scores for path in sorted((folder / "volumes").glob("*.npz"))]
+    described["uncertainty"] = {"of": of, **calibration(volumes)}
     write_text(description_file(file), json.dumps(described, indent=4) + "\n")
     return file

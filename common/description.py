@@ -17,7 +17,7 @@ from .files import what_it_is, write_text
 ADVICE = "Copy it again, or remove it and give the options of the training."
 KINDS = {
     **{"network": dict, "sequences": list, "normalisation": str, "sha256": str, "roi_size": list, "divisible": list},
-    **{"trained_on": str, "expected": dict},
+    **{"trained_on": str, "expected": dict, "uncertainty": dict},
 }
 
 
@@ -87,6 +87,19 @@ def expected(found: Mapping[str, Any], target: str, sources: Sequence[str]) -> d
     table = found.get("expected", {})
     numbers = table.get("scores", {}).get(target, {}).get("+".join(sources))
     return {**numbers, **{name: table[name] for name in ("convention", "region", "of")}} if numbers else {}
+
+
+def error_bound(spread: Any, numbers: Mapping[str, Any]) -> Any:
+    """What a stated share of an image's voxels is off by at most, see `common.evaluation.calibration`.
+
+    Args:
+        spread: standard deviation over sources, an array or a tensor; nan, all of it, where there was one.
+        numbers: of the target: "one" and "several".
+    """
+    constant, slope = numbers.get("several", [numbers["one"], 0.0])
+    bound = (constant**2 + (slope * spread) ** 2) ** 0.5
+    bound[spread != spread] = numbers["one"]
+    return bound
 
 
 def description_file(path: str | Path) -> Path:

@@ -247,7 +247,7 @@ class Head:
         fields = self.fine(points), self.coarse(points)
         place = Place(points, distances[0], distances[2], white, matter, fluid, *fields, float(size[:2].mean()))
         mixed, lesion = mixed[:, :-4], mixed[:, -4].clone()
-        for name, rule in self.layers:
+        for name, rule in self.layers if points.shape[1] else ():  # a small crop may miss the brain
             share = rule(place)
             there = (share > 0.01).nonzero()[:, 0]
             if len(there):

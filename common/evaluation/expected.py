@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from ..description import description_file
 from ..files import write_text
 from ..inference.weights import check_sha256, sha256
+from .calibration import calibration
 from .scores import ScoreTable, is_sequence
 
 
@@ -18,7 +20,9 @@ def expect(scores_dir: str, *, weights: str, convention: str = "declared") -> No
     """Stores an evaluation's scores in the description beside the weights, for each target and what it is made from.
 
     Every sidecar then says what such an image scored. Evaluate with --multi_source subsets on subjects that the
-    training did not see: without it there are scores for one source and for all, alone.
+    training did not see: without it there are scores for one source and for all, alone. Of subjects whose volumes were
+    kept (--keep 9) it is stored, too, how far images were off: their uncertainty is then a bound that 68 % of voxels
+    keep (`common.evaluation.calibration`).
 
     Args:
         scores_dir: folder with the evaluation's scores.
@@ -38,7 +42,9 @@ def expect(scores_dir: str, *, weights: str, convention: str = "declared") -> No
     if (disturbance := table.info.get("disturbance", "none")) != "none":
         raise ValueError(f"{scores_dir} scored disturbed images ({disturbance}); evaluate without --disturbance.")
     told = stored([table], f"{table.info.get('dataset_dir', '')}, {table.info.get('split', 'unknown')} subjects")
-    text = json.dumps({"sha256": own, **described, "expected": told}, indent=4)
+    kept = sorted((Path(scores_dir) / "volumes").glob("*.npz"))
+    off = {"uncertainty": {"of": told["of"], **calibration(kept)}} if kept else {}
+    text = json.dumps({"sha256": own, **described, "expected": told, **off}, indent=4)
     write_text(file := description_file(weights), text + "\n")
     print(
         f"{file} says what to expect of {', '.join(told['scores'])}, by {len(table.subjects)} subjects ({told['of']})."

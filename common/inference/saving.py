@@ -20,7 +20,7 @@ from monai.transforms import Transform
 
 from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
-from ..description import expected, read
+from ..description import error_bound, expected, read
 from ..files import prepare_folder, replacing, write_text
 from ..options import switch
 from ..scales import Scales
@@ -196,7 +196,8 @@ class SaveCompleted(SaveVolumes):
 
     A missing target has no scale of its own to go back to: it is written in normalised units times the scale that is
     likely beside those of its sources, by what the weights know of the training subjects' (`common.scales`). So is the
-    uncertainty, `<subject>_<target>_uncertainty.nii.gz` (no file where it is nan: there is no spread).
+    uncertainty, `<subject>_<target>_uncertainty.nii.gz`: what a share of voxels is off by at most, where the weights'
+    description says how that goes with the spread; else the spread (no file where it is nan: there is none).
 
     Args:
         scales: of the training subjects, `network.scales()`. A sequence that has none beside others that have was in
@@ -239,7 +240,7 @@ class SaveCompleted(SaveVolumes):
             sources = sources_of(j, available)
             made[self.sequences[j]] = [self.sequences[i] for i in sources]
             self._save_image(data, pred[j], j, sources)
-            if len(pred) > count and self._save_uncertainty(data, pred[count + j], j, sources):
+            if len(pred) > count and self._save_uncertainty(data, pred[j], pred[count + j], j, sources):
                 uncertain.append(self.sequences[j])
         if made:
             self._draw(data, made=made, uncertain=uncertain)
@@ -277,21 +278,25 @@ class SaveCompleted(SaveVolumes):
         return f"predicted from those of {', '.join(told)}" if told else "of the training subjects"
 
     def _save_uncertainty(
-        self, data: Mapping[Hashable, Any], spread: torch.Tensor, j: int, sources: Sequence[int]
+        self, data: Mapping[Hashable, Any], image: torch.Tensor, spread: torch.Tensor, j: int, sources: Sequence[int]
     ) -> bool:
         target, scale = self.sequences[j], self.scales.given(data["scale"], sources)[j, 0].item()
-        if spread.isnan().any():
+        calibrated = self._described.get("uncertainty", {})
+        if bounds := calibrated.get("bounds", {}).get(target):
+            spread = torch.where(image > 0, error_bound(spread, bounds), 0)
+            of = f"{calibrated['share']:.0%} of voxels are off by less"
+            quantity = {"quantity": f"{of}, as they were in {calibrated['of']}", "share": calibrated["share"]}
+        elif spread.isnan().any():
             names = ", ".join(self.sequences[i] for i in sources)
             logger.warning(
                 f"{data['subject']}: {target} is made from {names} alone; without a spread no uncertainty is written."
             )
             return False
+        else:
+            told = "unbiased standard deviation of the synthesised image over the ways to make it"
+            quantity = {"quantity": f"{told}; 0 also where only one source has tissue"}
         known = math.isfinite(scale)
-        more = {
-            "quantity": "unbiased standard deviation of the synthesised image over the ways to make it; 0 also where "
-            "only one source has tissue",
-            "units": f"normalised * scale {self._whose(sources)}" if known else "normalised, 0 to 1",
-            "scale": scale if known else None,
-        }
+        units = f"normalised * scale {self._whose(sources)}" if known else "normalised, 0 to 1"
+        more = {**quantity, "units": units, "scale": scale if known else None}
         self._save(spread * scale if known else spread, data, f"{target}_uncertainty", j, sources, **more)
         return True

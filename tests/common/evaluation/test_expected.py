@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,18 @@ def test_each_subset_has_its_mean_deviation_and_number(scored):
         **told,
     }
     assert expected(found, "FLAIR", ["T2", "T1Gd"]) == expected({}, "FLAIR", ["T1"]) == {}
+
+
+def test_kept_volumes_tell_how_far_images_were_off(scored):
+    folder, weights = scored
+    (folder / "volumes").mkdir()
+    label = np.zeros((4, 3, 3, 3), np.float16)
+    volumes = {"label": label, "pred": np.stack([label + 0.25] * 4), "brain": np.ones((3, 3, 3), bool)}
+    names = {"sequences": np.array(["T1", "T1Gd", "T2", "FLAIR"]), "available": np.ones(4, bool)}
+    np.savez(folder / "volumes" / "one.npz", **names, **volumes)
+    expect(str(folder), weights=str(weights))
+    found = read(weights)["uncertainty"]
+    assert found["of"] == "scans, test subjects" and found["bounds"]["FLAIR"] == {"one": 0.25, "several": [0.25, 0.0]}
 
 
 def test_scores_of_other_weights_or_of_disturbed_images_are_refused(scored):

@@ -220,6 +220,24 @@ def test_no_file_without_a_spread(subject: dict[str, Any], saver, tmp_path: Path
     assert "sub-7: T1 is made from T2 alone; without a spread" in caplog.text
 
 
+def test_a_calibrated_uncertainty_is_a_bound_that_one_source_has_too(subject: dict[str, Any], saver, tmp_path: Path):
+    bounds = {"T1": {"one": 0.5, "several": [0.03, 2.0]}}
+    told = {"share": 0.68, "of": "3 persons", "bounds": bounds}
+    (tmp_path / "model.json").write_text(json.dumps({"uncertainty": told}))
+    spread = torch.full_like(subject["pred"], 0.02)
+    subject["pred"] = torch.cat([subject["pred"], spread])
+    saver("T1")(subject)
+    path = tmp_path / "out/sub-7/sub-7_T1_uncertainty.nii.gz"
+    inside = nib.load(tmp_path / "out/sub-7/sub-7_T1.nii.gz").get_fdata() > 0
+    voxels = nib.load(path).get_fdata()
+    assert np.allclose(voxels[inside], 400 * 0.05) and (voxels[~inside] == 0).all()
+    sidecar = json.loads(path.with_name("sub-7_T1_uncertainty.json").read_text())
+    assert sidecar["quantity"] == "68% of voxels are off by less, as they were in 3 persons"
+    subject["pred"][3:] = torch.nan
+    saver("T1")({**subject, "available": torch.tensor([False, True, False])})
+    assert np.allclose(nib.load(path).get_fdata()[inside], 400 * 0.5)
+
+
 def test_a_picture_is_drawn_by_default_and_says_what_the_weights_saw(subject, saver, tmp_path: Path, monkeypatch):
     notes: list[str] = []
     monkeypatch.setattr("common.inference.products.draw", lambda *_, **more: notes.extend(more["notes"]))
