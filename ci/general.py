@@ -3,7 +3,7 @@
 A training on simulated subjects alone, then one on simulated and real subjects together: once for every person among
 the real ones, without that person, who is scored with it; and at last with all of them, for the weights that are
 shipped. So every score is of a person that the scored weights never saw, and none is of the shipped weights, which saw
-one person more. Each step that is finished is used again.
+one person more. Each step that is finished is used again, and each can be made beside the others, by the same commands.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ci.general_card import general_card
 from common import workflows
 from common.data.names import person_of
 from common.data.subjects import SPLITS, read_subjects, write_subjects
@@ -25,42 +26,65 @@ from common.files import replacing, write_text
 from common.inference.weights import read_state, sha256
 
 OVERLAY = "general"
-REAL_RATE = 0.0003  # learning rate of the second training
+REAL_RATE, REAL_SHARE = 0.0003, 0.7  # of the second training: the learning rate, and how many subjects are real
 EXACT = ("reference_scale", "reference_spread")  # scales are any numbers, such as 30,000
 
 
 def general_weights(
-    name: str, real: Path, anatomies: Path, work: Path, *, epochs: int = 0, real_epochs: int = 2, seed: int = 0
-) -> Path:
-    """Makes all of it in a folder; returns the weights, in half precision, described.
+    name: str,
+    real: Path,
+    anatomies: Path,
+    work: Path,
+    *,
+    overlay: str = OVERLAY,
+    epochs: int = 0,
+    real_epochs: int = 1,
+    seed: int = 0,
+) -> tuple[Path, Path]:
+    """Makes all of it in a folder; returns the weights, in half precision and described, and their card.
 
     Args:
         name: of the bundle.
         real: folder of real subjects with a list, all of which are used, or the list; "person" of a subject there says
-            whose visit it is, where its name does not.
-        anatomies: folder of label maps.
-        work: base/, without/<person>/, scores/<person>/simulated and /real, all/.
+            whose visit it is, where its name does not, and "about" of the list, in Markdown, whose data they are.
+        anatomies: folder of label maps; none is MNI152.
+        work: base/, without/<person>/, scores/<person>/simulated and /real, completed/, all/.
+        overlay: configuration of the trainings.
         epochs: of the training on simulated subjects; 0 for the overlay's.
         real_epochs: of each training with real subjects.
         seed: of all trainings.
     """
-    common = {"overlay": OVERLAY, "seed": seed, "train#dataset#anatomies": str(anatomies)}
+    common = {"overlay": overlay, "seed": seed, "train#dataset#anatomies": str(anatomies)}
     base = work / "base" / "models" / "model.pt"
     workflows.train(name, "", str(work / "base"), **common, **({"epochs": epochs} if epochs else {}))
     tuned = {**common, "init_weights": str(base), "epochs": real_epochs, "learning_rate": REAL_RATE}
+    tuned["train#dataset#real_share"] = REAL_SHARE
     lists = lists_without_one(real, work / "lists")
     for person, file in lists.items():
         data, trained = str(file.parent), work / "without" / person
         workflows.train(name, data, str(trained), subject_list=file.name, **tuned)
-        for stage, weights in (("simulated", base), ("real", trained / "models" / "model.pt")):
-            scores = work / "scores" / person / stage
-            if not (scores / "scores_declared.json").is_file():
-                chosen = {"weights": str(weights), "subject_list": file.name, "multi_source": "subsets", "keep": 9}
-                workflows.evaluate(name, data, str(scores), **chosen)
+        score(name, file, base, work / "scores" / person / "simulated", multi_source=True)
+        own = trained / "models" / "model.pt"
+        score(name, file, own, work / "scores" / person / "real", multi_source="subsets", keep=9)
+        if not (work / "completed" / person).is_dir():
+            out = {"output_dir": str(work / "completed" / person), "targets": "all", "split": "test"}
+            workflows.complete_folder(data, bundle=name, weights=str(own), subject_list=str(file), **out)
     everyone = all_of(real, work / "lists")
     workflows.train(name, str(everyone.parent), str(work / "all"), subject_list=everyone.name, **tuned)
-    scores = [work / "scores" / person / "real" for person in lists]
-    return shipped(work / "all" / "models" / "model.pt", work / "model.pt", scores)
+    scores = [work / "scores" / person for person in lists]
+    weights = shipped(work / "all" / "models" / "model.pt", work / "model.pt", [folder / "real" for folder in scores])
+    card = work / "model_card.md"
+    command = f"./ci/weights {name} --recipe general --anatomies DIR --dataset_dir REAL"
+    command += f" --epochs {epochs}" if epochs else ""
+    write_text(card, general_card(name, weights, scores, work / "completed", read_subjects(real), command))
+    return weights, card
+
+
+def score(name: str, subject_list: Path, weights: Path, output_dir: Path, **options: object) -> None:
+    """The list's test subjects, unless that is done."""
+    if not (output_dir / "scores_declared.json").is_file():
+        options |= {"weights": str(weights), "subject_list": subject_list.name}
+        workflows.evaluate(name, str(subject_list.parent), str(output_dir), **options)
 
 
 def people(listed: Mapping[str, list]) -> dict[str, list[dict]]:

@@ -112,8 +112,9 @@ def weights(
     if recipe == "general":
         work = from_caller(work_dir or ROOT / "demo" / f"{name}_general")
         real, maps = from_caller(dataset_dir), from_caller(anatomies)
-        model = general_weights(name, real, maps, work, epochs=epochs, seed=seed)
-        [archive] = package(name, weights=str(model), output_dir=output_dir)
+        chosen = {"overlay": "general" if overlay == "small" else overlay, "epochs": epochs, "seed": seed}
+        model, card = general_weights(name, real, maps, work, **chosen)
+        [archive] = package(name, weights=str(model), card=str(card), output_dir=output_dir)
         return archive
     work = from_caller(work_dir or ROOT / "demo" / name)
     data = {"seed": seed, **SPLIT, **DATA.get(name, {}), **({"spacing": spacing} if spacing else {})}
