@@ -3,8 +3,9 @@
 Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, BACKGROUND, BELOW_ZERO, NO_AFFINE,
 SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE.
 Warnings: NEGATIVE, HOT_VOXELS, SKULL, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; PARAMETERS,
-which only networks that are told TR, TE and TI refuse; and SFORM_QFORM_DISAGREE if the two carry different codes, as
-they may then mean two spaces (scanner and template) on purpose.
+which only networks that are told TR, TE and TI refuse; with a network's weights WRONG_NAME and OTHER_PERSON; and
+SFORM_QFORM_DISAGREE if the two carry different codes, as they may then mean two spaces (scanner and template) on
+purpose.
 What is an error of a file here is refused by loading, too (`common.data.images`).
 """
 
@@ -48,6 +49,8 @@ def check(
     output_file: str = "",
     grid: str | None = None,
     trust_headers: bool | None = None,
+    weights: str = "",
+    bundle: str = "",
 ) -> None:
     """Reads every file of a subject list and reports what is wrong; the exit status is 1 if there is an error.
 
@@ -57,8 +60,11 @@ def check(
         output_file: a JSON file for the findings.
         grid: the sequence, such as T1, onto whose grid the loading will resample the others.
         trust_headers: what is doubtful about where headers place voxels is a warning; by default as the list says.
+        weights: file of a network's, with which images are looked for that are not what they are called.
+        bundle: the method that the weights are of, such as mri_seq2seq.
     """
     options = {"output_file": output_file, "grid": grid, "trust_headers": trust_headers}
+    options |= {"weights": weights, "bundle": bundle}
     findings = check_subjects(str(dataset_dir), subject_list=subject_list, **options)
     if any(finding.severity == ERROR for finding in findings):
         sys.exit(1)
@@ -71,6 +77,8 @@ def check_subjects(
     output_file: str | os.PathLike = "",
     grid: str | None = None,
     trust_headers: bool | None = None,
+    weights: str | os.PathLike = "",
+    bundle: str = "",
 ) -> list[Finding]:
     """Reads every file of a subject list once, prints a table of findings and returns them.
 
@@ -82,6 +90,7 @@ def check_subjects(
             subject are then a warning, not an error.
         trust_headers: what is doubtful about where a header places its voxels is a warning, not an error; None is as
             the list says, by which loading goes (`list --trust_headers`).
+        weights, bundle: a network, see `common.inference.agreement`; no subject is asked about that has an error.
 
     Raises:
         FileNotFoundError: there is no such list.
@@ -97,6 +106,10 @@ def check_subjects(
     seen: dict[str, tuple[str, str, str, str]] = {}
     for split, entry in bar(entries, desc="checking", unit="subjects"):
         findings += _check_subject(entry, split, grid, file.parent, seen, trust_headers)
+    if weights:
+        findings += _find_wrong_labels(
+            file, grid, str(weights), bundle, {f.subject for f in findings if f.severity == ERROR}
+        )
     errors = sum(finding.severity == ERROR for finding in findings)
     summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
     print(_table(findings) + "{errors} errors, {warnings} warnings in {subjects} subjects".format(**summary))
@@ -104,6 +117,20 @@ def check_subjects(
         report = {"list": file.name, **summary, "findings": [asdict(finding) for finding in findings]}
         write_text(output_file, json.dumps(report, indent=1) + "\n")
     return findings
+
+
+def _find_wrong_labels(file: Path, grid: str | None, weights: str, bundle: str, passed_over: set[str]) -> list[Finding]:
+    """Images that a network finds to be others than they are called; the subjects `passed_over` have errors."""
+    from ..inference.agreement import wrong_labels
+    from ..workflows import network_of
+
+    network, subjects = network_of(bundle, weights, dataset_dir=str(file.parent), subject_list=str(file), grid=grid)
+    items = [item for item in subjects.items("all") if item["subject"] not in passed_over]
+    return [
+        Finding(code, WARNING, item["subject"], _short(item["images"][name], file.parent), f"{name} {reason}")
+        for item in bar(items, desc="comparing names", unit="subjects")
+        for name, code, reason in wrong_labels(network, subjects, item)
+    ]
 
 
 def _find_leaks(entries: list[tuple[str, dict]], folder: Path) -> list[Finding]:

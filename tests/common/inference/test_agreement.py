@@ -1,0 +1,72 @@
+"""Names by which a subject's images predict each other best."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.inference.agreement import agreement, best_names, doubts
+from common.translation import TranslationNetwork
+
+NAMES = ["T1", "T2", "FLAIR", "PD"]
+
+
+class Code(NamedTuple):
+    tissue: Tensor
+
+
+class Powers(TranslationNetwork):
+    """Sequence j shows the tissue to the power of POWER[j]."""
+
+    POWER = torch.tensor([1.0, -2.0, 4.0, 0.3])
+
+    def encode(self, image: Tensor, source: Tensor) -> Code:
+        return Code(image.clamp(min=1e-6) ** (1 / (source @ self.POWER)))
+
+    def decode(self, representation: Code, target: Tensor) -> Tensor:
+        return representation.tissue ** (target @ self.POWER)
+
+
+def subject(*names: int, seed: int = 0) -> Tensor:
+    tissue = torch.rand(12, 12, 9, generator=torch.Generator().manual_seed(seed)) + 0.3
+    tissue[:3] = 0
+    image = torch.full((1, 4, 12, 12, 9), -1.0)
+    for i in names:
+        image[0, i] = torch.where(tissue > 0.1, tissue.clamp(min=0.1) ** Powers.POWER[i], 0)
+    return image
+
+
+@pytest.mark.parametrize(
+    "options", [{"slices": 1}, {"slices": 3}, {"slices": 3, "slice_axis": -2}, {"spatial_dims": 3}]
+)
+def test_right_names_predict_each_other(options: dict):
+    found = agreement(Powers(4, **options), subject(0, 1, 2), [0, 1, 2])
+    assert found.shape == (3, 4, 3, 4)
+    right = torch.stack([found[a, a, b, b] for a, b in permutations(range(3), 2)])
+    torch.testing.assert_close(right, torch.ones(6), rtol=0, atol=1e-4)
+    assert all(found[a, :, a].isnan().all() for a in range(3)) and found[0, 1, 1, 1].isnan()
+    assert best_names(found, [0, 1, 2])[0] == [0, 1, 2] and list(doubts(found, [0, 1, 2], NAMES)) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "doubted"), [([1, 0, 2], {"T2": "T1", "T1": "T2"}), ([0, 1, 3], {"PD": "FLAIR"}), ([0, 1, 2], {})]
+)
+def test_wrong_names_are_found(labels: list[int], doubted: dict[str, str]):
+    image = subject(0, 1, 2)
+    named = torch.full_like(image, -1)
+    named[:, labels] = image[:, [0, 1, 2]]
+    order = sorted(labels)
+    found = list(doubts(agreement(Powers(4), named, order), order, NAMES))
+    assert {name: reason.split("seems to be a ")[1].split(":")[0] for name, _, reason in found} == doubted
+    assert {code for _, code, _ in found} <= {"WRONG_NAME"}
+
+
+def test_an_image_of_another_person_is_found():
+    image = subject(0, 1, 2)
+    image[:, 1] = subject(1, seed=1)[:, 1]
+    found = list(doubts(agreement(Powers(4), image, [0, 1, 2]), [0, 1, 2], NAMES))
+    assert ("T2", "OTHER_PERSON") in {(name, code) for name, code, _ in found}
