@@ -79,7 +79,7 @@ def wrong_labels(
     if sum(name in item["images"] for name in subjects.sequences) > 1:
         data = subjects.use()(item)
         labels = data["available"].nonzero()[:, 0].tolist()
-        image = plain(data["image"])[None].to(next(network.parameters()).device)
+        image = plain(data["image"])[None].to(network.codes.device)
         yield from doubts(agreement(network, image, labels), labels, subjects.sequences)
 
 

@@ -30,6 +30,10 @@ HEAD = """# What bad input is answered with
 grid, so that nothing is made from it. Inference goes on with the other subjects and ends with status 1. Subject P0 has
 a good T1; its T2 is bad in one way each.
 
+With a network's weights (`check --weights FILE`) two more warnings are possible. WRONG_NAME: by other names the images
+predict each other better. Two that are swapped are found, but for T1 and T1Gd, which differ little. OTHER_PERSON: an
+image agrees with none of two or more others.
+
 | the T2 | `check` | loading |
 |---|---|---|
 """

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import NamedTuple
 
+import nibabel as nib
 import pytest
 import torch
 from torch import Tensor
 
+from common import workflows
+from common.data.check import check_subjects
+from common.data.preparation import Subjects
+from common.data.subjects import write_subjects
 from common.inference.agreement import agreement, best_names, doubts
 from common.translation import TranslationNetwork
 
@@ -70,3 +76,19 @@ def test_an_image_of_another_person_is_found():
     image[:, 1] = subject(1, seed=1)[:, 1]
     found = list(doubts(agreement(Powers(4), image, [0, 1, 2]), [0, 1, 2], NAMES))
     assert ("T2", "OTHER_PERSON") in {(name, code) for name, code, _ in found}
+
+
+def test_check_warns_of_swapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    image = subject(0, 1, 2)[0]
+    files = {name: str(tmp_path / f"{name}.nii.gz") for name in NAMES[:3]}
+    for name, channel in zip(NAMES[:3], (1, 0, 2), strict=True):
+        nib.save(nib.Nifti1Image(image[channel].numpy(), torch.eye(4).numpy()), files[name])
+    listed = {"sequences": NAMES[:3], "training": [], "validation": [], "test": [{"subject": "P0", "images": files}]}
+    write_subjects(tmp_path / "subjects.json", listed)
+    monkeypatch.setattr(workflows, "network_of", lambda *_, grid, **where: (Powers(4), Subjects(NAMES, **where)))
+    found = check_subjects(tmp_path, weights="model.pt")
+    assert [(f.code, f.severity, f.file) for f in found if f.code == "WRONG_NAME"] == [
+        ("WRONG_NAME", "warning", "T1.nii.gz"),
+        ("WRONG_NAME", "warning", "T2.nii.gz"),
+    ]
+    assert "WRONG_NAME" not in {f.code for f in check_subjects(tmp_path)}
