@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
@@ -92,3 +93,38 @@ def test_check_warns_of_swapped_files(tmp_path: Path, monkeypatch: pytest.Monkey
         ("WRONG_NAME", "warning", "T2.nii.gz"),
     ]
     assert "WRONG_NAME" not in {f.code for f in check_subjects(tmp_path)}
+
+
+def test_a_subject_in_two_splits_leaves_the_others_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    image, entries = subject(0, 1, 2)[0], []
+    for person, order in (("P0", (0, 1, 2)), ("P1", (1, 0, 2))):
+        files = {name: str(tmp_path / person / f"{name}.nii.gz") for name in NAMES[:3]}
+        (tmp_path / person).mkdir()
+        for name, channel in zip(NAMES[:3], order, strict=True):
+            voxels = image[channel] * (1 + (person == "P1"))
+            nib.save(nib.Nifti1Image(voxels.numpy(), torch.eye(4).numpy()), files[name])
+        entries.append({"subject": person, "images": files})
+    listed = {"sequences": NAMES[:3], "training": [], "validation": entries[:1], "test": entries}
+    (tmp_path / "subjects.json").write_text(json.dumps(listed))
+    monkeypatch.setattr(workflows, "network_of", lambda *_, grid, **where: (Powers(4), Subjects(NAMES, **where)))
+    with pytest.warns(UserWarning, match="not all names were compared: there are errors in P0"):
+        found = check_subjects(tmp_path, weights="model.pt")
+    assert {(f.code, f.subject) for f in found if f.code in ("SUBJECT_IN_TWO_SPLITS", "WRONG_NAME")} == {
+        ("SUBJECT_IN_TWO_SPLITS", "P0"),
+        ("WRONG_NAME", "P1"),
+    }
+    assert "SUBJECT_IN_TWO_SPLITS" in capsys.readouterr().out
+
+
+def test_weights_for_other_sequences_leave_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    nib.save(nib.Nifti1Image(subject(0)[0, 0].numpy(), torch.eye(4).numpy()), tmp_path / "T1.nii.gz")
+    listed = {"sequences": ["T1"], "training": [{"subject": "P0", "images": {"T1": "T1.nii.gz"}}]}
+    write_subjects(tmp_path / "subjects.json", {**listed, "validation": [], "test": []})
+    monkeypatch.setattr(workflows, "network_of", lambda *_, grid, **where: (Powers(4), Subjects(["DWI"], **where)))
+    with pytest.warns(UserWarning, match="not all names were compared: .* none of its subjects has any of DWI"):
+        check_subjects(tmp_path, weights="model.pt")
+    assert "ONE_SEQUENCE_ONLY" in capsys.readouterr().out
