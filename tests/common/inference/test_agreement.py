@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ci import benchmark_agreement
 from common import workflows
 from common.data.check import check_subjects
 from common.data.preparation import Subjects
 from common.data.subjects import write_subjects
 from common.inference.agreement import agreement, best_names, doubts
+from common.inference.inferers import plain
 from common.translation import TranslationNetwork
 
 NAMES = ["T1", "T2", "FLAIR", "PD"]
@@ -128,3 +131,35 @@ def test_weights_for_other_sequences_leave_the_table(
     with pytest.warns(UserWarning, match="not all names were compared: .* none of its subjects has any of DWI"):
         check_subjects(tmp_path, weights="model.pt")
     assert "ONE_SEQUENCE_ONLY" in capsys.readouterr().out
+
+
+def test_the_benchmark_counts_what_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    entries = []
+    for seed in range(2):
+        (tmp_path / f"P{seed}").mkdir()
+        files = {name: str(tmp_path / f"P{seed}" / f"{name}.nii.gz") for name in NAMES[:3]}
+        for channel, file in zip(subject(0, 1, 2, seed=seed)[0], files.values(), strict=False):
+            nib.save(nib.Nifti1Image(channel.numpy(), torch.eye(4).numpy()), file)
+        entries.append({"subject": f"P{seed}", "images": files})
+    listed = {"sequences": NAMES[:3], "training": [], "validation": [], "test": entries}
+    write_subjects(tmp_path / "subjects.json", listed)
+    network, subjects = Powers(4), Subjects(NAMES, dataset_dir=tmp_path)
+    item = subjects.items("test")[0]
+    named = {tuple(names): found for names, found in benchmark_agreement.namings(network, subjects, item)}
+    files = item["images"]
+    swapped = {**item, "images": {"T1": files["T2"], "T2": files["T1"], "FLAIR": files["FLAIR"]}}
+    direct = agreement(network, plain(subjects.use()(swapped)["image"])[None], [0, 1, 2])
+    turned = named[1, 0, 2][[1, 0, 2]][:, :, [1, 0, 2]]  # rows by name, not by what they are
+    torch.testing.assert_close(turned, direct, rtol=0, atol=0.01, equal_nan=True)
+    monkeypatch.setattr(benchmark_agreement, "network_of", lambda *_, **__: (network, subjects))
+    benchmark_agreement.benchmark(str(tmp_path / "subjects.json"), "model.pt")
+    told = capsys.readouterr().out
+    # PD is the T1 of these subjects to the power of 0.3, so that the two may be taken for each other.
+    found = re.search(
+        r"wrong names: (\d+) of 46 doubted, the right ones told in (\d+); left: (none|T1 taken for PD 1)", told
+    )
+    assert found and found[1] == found[2] == ("46" if found[3] == "none" else "45")
+    assert "right names: false alarms in 0 of 2 for the name, in 0 for the person" in told
+    assert "another person's image: 6 of 6 found; missed: none" in told
