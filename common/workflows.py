@@ -20,6 +20,9 @@ from .options import words
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
+    from .data.preparation import Subjects
+    from .translation import TranslationNetwork
+
 HERE = Path(__file__).resolve().parent
 DEFAULT = "mri_seq2seq"
 
@@ -90,6 +93,27 @@ def _found_by_import(folder: Path) -> None:
     """A bundle's package lies in its folder, which configurations name things of."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+
+def network_of(bundle: str, weights: str, **options: Any) -> tuple[TranslationNetwork, Subjects]:
+    """A bundle's network with its weights, and how subjects are prepared for it, as inference has both.
+
+    Args:
+        bundle: its name.
+        weights: file of the weights; "" is the bundle's own.
+        options: of inference.json, such as dataset_dir.
+
+    Raises:
+        FileNotFoundError, ValueError: no such bundle or weights.
+    """
+    folder = bundle_folder(bundle)
+    _found_by_import(folder)
+    from .launch import merged
+
+    given = {name: value for name, value in {"weights": weights, **options}.items() if value not in (None, "")}
+    configuration = merged([str(config_file(folder, "inference"))], given)
+    configuration["bundle_root"] = str(folder)
+    return configuration.get_parsed_content("network"), configuration.get_parsed_content("subjects")
 
 
 def config_file(folder: Path, name: str) -> Path:

@@ -3,8 +3,9 @@
 Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, BACKGROUND, BELOW_ZERO, NO_AFFINE,
 SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE.
 Warnings: NEGATIVE, HOT_VOXELS, SKULL, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; PARAMETERS,
-which only networks that are told TR, TE and TI refuse; and SFORM_QFORM_DISAGREE if the two carry different codes, as
-they may then mean two spaces (scanner and template) on purpose.
+which only networks that are told TR, TE and TI refuse; with a network's weights WRONG_NAME and OTHER_PERSON; and
+SFORM_QFORM_DISAGREE if the two carry different codes, as they may then mean two spaces (scanner and template) on
+purpose.
 What is an error of a file here is refused by loading, too (`common.data.images`).
 """
 
@@ -14,9 +15,11 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +29,11 @@ from .acquisition import refused
 from .doubts import hot_voxels, misplaced, remaining_skull, uncovered
 from .grids import Grid, grid_differences, same_grid
 from .images import ERROR, UNREADABLE, WARNING, Problem, image_problems, read_image, unreadable
-from .subjects import FILE_FIELDS, SPLITS, list_of, read_subjects
+from .subjects import FILE_FIELDS, SPLITS, list_of, read_subjects, some
+
+if TYPE_CHECKING:
+    from ..translation import TranslationNetwork
+    from .preparation import Subjects
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ def check(
     output_file: str = "",
     grid: str | None = None,
     trust_headers: bool | None = None,
+    weights: str = "",
+    bundle: str = "",
 ) -> None:
     """Reads every file of a subject list and reports what is wrong; the exit status is 1 if there is an error.
 
@@ -57,8 +66,11 @@ def check(
         output_file: a JSON file for the findings.
         grid: the sequence, such as T1, onto whose grid the loading will resample the others.
         trust_headers: what is doubtful about where headers place voxels is a warning; by default as the list says.
+        weights: file of a network's weights, by which images are found that are not what they are called.
+        bundle: the method that the weights are of, such as mri_seq2seq.
     """
     options = {"output_file": output_file, "grid": grid, "trust_headers": trust_headers}
+    options |= {"weights": weights, "bundle": bundle}
     findings = check_subjects(str(dataset_dir), subject_list=subject_list, **options)
     if any(finding.severity == ERROR for finding in findings):
         sys.exit(1)
@@ -71,6 +83,8 @@ def check_subjects(
     output_file: str | os.PathLike = "",
     grid: str | None = None,
     trust_headers: bool | None = None,
+    weights: str | os.PathLike = "",
+    bundle: str = "",
 ) -> list[Finding]:
     """Reads every file of a subject list once, prints a table of findings and returns them.
 
@@ -82,27 +96,68 @@ def check_subjects(
             subject are then a warning, not an error.
         trust_headers: what is doubtful about where a header places its voxels is a warning, not an error; None is as
             the list says, by which loading goes (`list --trust_headers`).
+        weights, bundle: a network, see `common.inference.agreement`; "" compares no names. A subject that has an error
+            is passed over, which a warning says.
 
     Raises:
-        FileNotFoundError: there is no such list.
-        ValueError: the list is malformed, or has no sequence `grid`.
+        FileNotFoundError: there is no such list, or no such weights.
+        ValueError: the list is malformed, or has no sequence `grid`; the weights are not the bundle's.
     """
     file = list_of(dataset_dir, subject_list)
     subjects = read_subjects(file, unique=False)
     if grid and grid not in subjects["sequences"]:
         raise ValueError(f"No sequence {grid!r} to resample to: {file} has {', '.join(subjects['sequences'])}")
     trust_headers = subjects.get("trust_headers", False) if trust_headers is None else trust_headers
+    named = _network(weights, bundle, file, grid) if weights else None  # refused before the hours that the files take
     entries = [(split, entry) for split in SPLITS for entry in subjects[split]]
     findings = _find_leaks(entries, file.parent)
     seen: dict[str, tuple[str, str, str, str]] = {}
     for split, entry in bar(entries, desc="checking", unit="subjects"):
         findings += _check_subject(entry, split, grid, file.parent, seen, trust_headers)
+    if named:
+        wrong = {finding.subject for finding in findings if finding.severity == ERROR}
+        findings += _find_wrong_labels(*named, {**subjects, "trust_headers": trust_headers}, file.parent, wrong)
     errors = sum(finding.severity == ERROR for finding in findings)
     summary = {"errors": errors, "warnings": len(findings) - errors, "subjects": len(entries)}
     print(_table(findings) + "{errors} errors, {warnings} warnings in {subjects} subjects".format(**summary))
     if output_file:
         report = {"list": file.name, **summary, "findings": [asdict(finding) for finding in findings]}
         write_text(output_file, json.dumps(report, indent=1) + "\n")
+    return findings
+
+
+def _network(
+    weights: str | os.PathLike, bundle: str, file: Path, grid: str | None
+) -> tuple[TranslationNetwork, Subjects]:
+    from ..workflows import network_of
+
+    return network_of(bundle, str(weights), dataset_dir=str(file.parent), subject_list=str(file), grid=grid)
+
+
+def _find_wrong_labels(
+    network: TranslationNetwork, subjects: Subjects, listed: dict, folder: Path, passed_over: set[str]
+) -> list[Finding]:
+    """Images that a network finds to be others than they are called; the subjects `passed_over` have errors."""
+    from ..inference.agreement import wrong_labels
+
+    findings: list[Finding] = []
+    refused = [f"there are errors in {some(sorted(passed_over))}"] * bool(passed_over)
+    try:
+        # As it was read: loading refuses the whole of a list in which one subject stands twice.
+        items = [item for item in subjects.items("all", found=listed) if item["subject"] not in passed_over]
+    except ValueError as error:  # none of its sequences is the network's
+        items, refused = [], [str(error)]
+    for item in bar(items, desc="comparing names", unit="subjects"):
+        try:
+            doubts = list(wrong_labels(network, subjects, item))
+        except ValueError as error:  # loading asks for more than the check, such as TR where a network is told it
+            doubts = []
+            refused.append(str(error))
+        for name, code, reason in doubts:
+            file = _short(item["images"][name], folder)
+            findings.append(Finding(code, WARNING, item["subject"], file, f"{name} {reason}"))
+    if refused:
+        warnings.warn(f"not all names were compared: {some(refused)}", stacklevel=3)
     return findings
 
 
