@@ -33,7 +33,7 @@ EXACT = ("reference_scale", "reference_spread")  # scales are any numbers, such 
 def general_weights(
     name: str,
     real: Path,
-    anatomies: Path,
+    anatomies: Path | str,
     work: Path,
     *,
     overlay: str = OVERLAY,
@@ -47,7 +47,7 @@ def general_weights(
         name: of the bundle.
         real: folder of real subjects with a list, all of which are used, or the list; "person" of a subject there says
             whose visit it is, where its name does not, and "about" of the list, in Markdown, whose data they are.
-        anatomies: folder of label maps; none is MNI152.
+        anatomies: folder of label maps; "" is MNI152.
         work: base/, without/<person>/, scores/<person>/simulated and /real, completed/, all/.
         overlay: configuration of the trainings.
         epochs: of the training on simulated subjects; 0 for the overlay's.

@@ -110,12 +110,9 @@ def weights(
         raise ValueError(f"recipe is {recipe!r}; there are phantom and general.")
     bundle = workflows.bundle_folder(name)
     if recipe == "general":
-        work = from_caller(work_dir or ROOT / "demo" / f"{name}_general")
-        real, maps = from_caller(dataset_dir), from_caller(anatomies)
-        chosen = {"overlay": "general" if overlay == "small" else overlay, "epochs": epochs, "seed": seed}
-        model, card = general_weights(name, real, maps, work, **chosen)
-        [archive] = package(name, weights=str(model), card=str(card), output_dir=output_dir)
-        return archive
+        return _general(
+            name, dataset_dir, anatomies, "" if overlay == "small" else overlay, epochs, work_dir, output_dir
+        )
     work = from_caller(work_dir or ROOT / "demo" / name)
     data = {"seed": seed, **SPLIT, **DATA.get(name, {}), **({"spacing": spacing} if spacing else {})}
     _same_recipe(work, {"subjects": subjects, **data, "overlay": overlay, "epochs": epochs})
@@ -126,15 +123,25 @@ def weights(
     if real:
         _score(name, work / "models", real, work / "scores_real", "images")
     given = {"dataset_dir": "DIR" if dataset_dir else "", "overlay": overlay, "epochs": epochs, "subjects": subjects}
-    given |= {"spacing": spacing, "seed": seed}
-    changed = [f" --{key} {value}" for key, value in given.items() if value != weights.__kwdefaults__[key]]
+    command = _command(name, {**given, "spacing": spacing, "seed": seed})
     card = work / "model_card.md"
-    write_text(
-        card,
-        _card(bundle, work, overlay, f"./ci/weights {name}{''.join(changed)}", _phantom_command(subjects, data)),
-    )
+    write_text(card, _card(bundle, work, overlay, command, _phantom_command(subjects, data)))
     model = str(work / "models" / "model.pt")
     [archive] = package(name, weights=model, card=str(card), output_dir=output_dir)
+    return archive
+
+
+def _general(
+    name: str, dataset_dir: str, anatomies: str, overlay: str, epochs: int, work_dir: str, output_dir: str
+) -> str:
+    """`weights` by `ci.general`."""
+    if not dataset_dir:
+        raise ValueError("--recipe general needs --dataset_dir: real subjects with a list, two persons at least.")
+    work = from_caller(work_dir or ROOT / "demo" / f"{name}_general")
+    maps = from_caller(anatomies) if anatomies else ""
+    options = {"epochs": epochs, **({"overlay": overlay} if overlay else {})}
+    model, card = general_weights(name, from_caller(dataset_dir), maps, work, **options)
+    [archive] = package(name, weights=str(model), card=str(card), output_dir=output_dir)
     return archive
 
 
@@ -157,6 +164,11 @@ def _train(name: str, work: Path, overlay: str, epochs: int) -> None:
 def _score(name: str, models: Path, data: Path, output_dir: Path, truth: str) -> None:
     options = {"weights": str(models / "model.pt"), "ckpt_dir": str(models), "truth": truth}
     workflows.evaluate(name, str(data), str(output_dir), **options)
+
+
+def _command(name: str, given: dict[str, object]) -> str:
+    changed = [f" --{key} {value}" for key, value in given.items() if value != weights.__kwdefaults__[key]]
+    return f"./ci/weights {name}{''.join(changed)}"
 
 
 def _phantom_command(subjects: int, data: dict[str, object]) -> str:

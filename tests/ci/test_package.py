@@ -53,11 +53,11 @@ def test_what_it_says_and_where_it_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tiny_network: Callable[..., Any]
 ):
     """No weights are said; with --output_dir all is in there; what is wrong is one line."""
-    package("mri_seq2seq", output_dir=str(tmp_path / "out"))
-    assert "mri_seq2seq_v0.1.0 holds no weights" in (said := capsys.readouterr().err)
-    assert "--weights FILE" in said and "./ci/weights mri_seq2seq" in said and said.count("\n") == 1
+    package("mri_vq_seq2seq", output_dir=str(tmp_path / "out"))
+    assert "mri_vq_seq2seq_v0.1.0 holds no weights" in (said := capsys.readouterr().err)
+    assert "--weights FILE" in said and "./ci/weights mri_vq_seq2seq" in said and said.count("\n") == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("mri_seq2seq_v0.1.0.zip", "mri_seq2seq_v0.1.0.zip.sha256", "model_info.json"),
+        *("mri_vq_seq2seq_v0.1.0.zip", "mri_vq_seq2seq_v0.1.0.zip.sha256", "model_info.json"),
     }
     assert not module.LIST.exists()
     settings = {"sequences": ["T1", "T1Gd", "T2", "FLAIR"], "normalisation": "p99", "roi_size": [32, 32, 3]}
