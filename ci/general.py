@@ -64,7 +64,7 @@ def general_weights(
         data, trained = str(file.parent), work / "without" / person
         workflows.train(name, data, str(trained), subject_list=file.name, **tuned)
         score(name, file, base, work / "scores" / person / "simulated", multi_source=True)
-        own = trained / "models" / "model.pt"
+        own = averaged(base, trained / "models" / "model.pt", trained / "model.pt")
         score(name, file, own, work / "scores" / person / "real", multi_source="subsets", keep=9)
         if not (work / "completed" / person).is_dir():
             out = {"output_dir": str(work / "completed" / person), "targets": "all", "split": "test"}
@@ -72,12 +72,25 @@ def general_weights(
     everyone = all_of(real, work / "lists")
     workflows.train(name, str(everyone.parent), str(work / "all"), subject_list=everyone.name, **tuned)
     scores = [work / "scores" / person for person in lists]
-    weights = shipped(work / "all" / "models" / "model.pt", work / "model.pt", [folder / "real" for folder in scores])
+    both = averaged(base, work / "all" / "models" / "model.pt", work / "all" / "model.pt")
+    weights = shipped(both, work / "model.pt", [folder / "real" for folder in scores])
     card = work / "model_card.md"
     command = f"./ci/weights {name} --recipe general --anatomies DIR --dataset_dir REAL"
     command += f" --epochs {epochs}" if epochs else ""
     write_text(card, general_card(name, weights, scores, work / "completed", read_subjects(real), command))
     return weights, card
+
+
+def averaged(before: Path, after: Path, file: Path) -> Path:
+    """The mean of the weights that a training began and ended with, which keeps more of what it did not see
+    (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022); with the scales and description of the end.
+    """
+    begun, ended = read_state(before), read_state(after)
+    mean = {name: value if name in EXACT else (begun[name] + value) / 2 for name, value in ended.items()}
+    with replacing(file) as partial:
+        torch.save(mean, partial)
+        write_text(description_file(file), json.dumps({**read(after), "sha256": sha256(partial)}, indent=4) + "\n")
+    return file
 
 
 def score(name: str, subject_list: Path, weights: Path, output_dir: Path, **options: object) -> None:
