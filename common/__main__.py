@@ -44,6 +44,16 @@ VERBS = {
             "complete scans/ completed/ --bundle mri_seq2seq --weights run/models/model.pt",
         ),
     ),
+    "prepare": Verb(
+        "preparing.prepare",
+        "prepare",
+        "bring a scanner's DICOM or NIfTI onto one grid, without skull",
+        (
+            "prepare dicom/ prepared/",
+            "prepare session.zip prepared/ --spacing 1 --map T1=series3",
+            'prepare raw/ prepared/ --pattern "{subject}/{sequence}.nii.gz" --reference T1',
+        ),
+    ),
     "list": Verb(
         "data.layouts",
         "make_list",

@@ -6,10 +6,12 @@ another image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from scipy.ndimage import affine_transform
 
 from ..files import write_text
@@ -33,9 +35,19 @@ def resampled(image: nib.Nifti1Image, grid: nib.Nifti1Image, transform: np.ndarr
     return affine_transform(data, voxels, output_shape=grid.shape[:3], order=order, mode="constant")
 
 
+def regridded(grid: nib.Nifti1Image, spacing: Sequence[float]) -> nib.Nifti1Image:
+    """A grid of another spacing, one or three numbers in mm, along the same axes from the same outer corner."""
+    sizes = np.broadcast_to(np.asarray(spacing, float), 3)
+    factors = sizes / voxel_sizes(grid.affine)
+    shape = np.ceil(np.array(grid.shape[:3]) / factors - 1e-3).astype(int)
+    affine = grid.affine @ np.diag([*factors, 1])
+    affine[:3, 3] += (affine[:3, :3] - grid.affine[:3, :3]) @ np.full(3, 0.5)
+    return nib.Nifti1Image(np.zeros(shape, np.uint8), affine)
+
+
 def covered(image: nib.Nifti1Image, grid: nib.Nifti1Image, transform: np.ndarray) -> np.ndarray:
     """bool [X, Y, Z]: where on the grid the image has voxels."""
-    there = nib.Nifti1Image(np.ones(image.shape, np.float32), image.affine)
+    there = nib.Nifti1Image(np.ones(image.shape[:3], np.float32), image.affine)
     return resampled(there, grid, transform) > 0.99
 
 
