@@ -77,7 +77,7 @@ def read_scans(folder: Path) -> list[Scan]:
         ValueError: files are encrypted as a whole.
     """
     library, scans, known = pydicom(), {}, set()
-    files = [Path(where, name) for where, _, names in os.walk(folder) for name in sorted(names) if name[0] != "."]
+    files = sorted(Path(where, name) for where, _, names in os.walk(folder) for name in names if name[0] != ".")
     for path in bar(files, desc="reading DICOM headers", unit="files", leave=False):
         try:
             header = library.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
@@ -101,6 +101,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
         ValueError: it is damaged, or has a password.
         DiskFull: there is no room for them.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as zipped:
             if any(info.flag_bits & 1 for info in zipped.infolist()):

@@ -16,6 +16,7 @@ from ..files import replacing, write_text
 from ..inference.pictures import PLANES, upright, white_level
 from .session import Image, Prepared
 
+MARGIN_MM = 15.0  # around the brain
 WIDTH = 900  # pixels of a picture in the page
 
 
@@ -52,7 +53,11 @@ def _panels(axes: Sequence[Any], grid: nib.Nifti1Image, data: np.ndarray, brain:
     )
     spacing = nib.affines.voxel_sizes(volume.affine)
     values, inside = volume.get_fdata(dtype=np.float32), mask.get_fdata(dtype=np.float32)
-    middle = np.argwhere(inside).mean(0).round().astype(int)
+    places = np.argwhere(inside)
+    middle = places.mean(0).round().astype(int)
+    around = np.ceil(MARGIN_MM / spacing).astype(int)
+    box = tuple(map(slice, (places.min(0) - around).clip(min=0), places.max(0) + around + 1))
+    values, inside, middle = values[box], inside[box], middle - [each.start for each in box]
     for panel, plane in zip(axes, PLANES, strict=True):
         across, up = (spacing[axis] for axis in range(3) if axis != plane.axis)
         shown, outline = (upright(each, plane.axis, middle[plane.axis]) for each in (values, inside))

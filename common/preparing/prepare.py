@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,7 @@ def _prepare_one(
     found = prepare_session(session.subject, chosen, _masks(masks, session, chosen, asked["session"]), options)
     for said in found.warnings:
         logger.warning(f"{session.subject}: {said}")
-    _write(place, found, {**asked, **decided(found, options), "series": rows})
+    _write(place, found, {**asked, **decided(found), "series": rows})
 
 
 def _write(place: Path, found: Prepared, record: dict) -> None:
@@ -145,7 +146,9 @@ def _write(place: Path, found: Prepared, record: dict) -> None:
             nib.save(image.mask, partial / "masks" / f"{name}.nii.gz")
             write_itk(partial / "transforms" / f"{name}_to_{found.reference}.txt", image.transform)
         draw_prepared(partial / "preparation.png", found)
-        write_text(partial / RECORD, json.dumps(record, indent=1))
+        numbers = re.compile(r"\[\s+([-\d.e,\s]+?)\s+\]")  # a matrix' row is a line
+        text = numbers.sub(lambda row: f"[{' '.join(row[1].split())}]", json.dumps(record, indent=1))
+        write_text(partial / RECORD, text)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
     finally:

@@ -26,16 +26,21 @@ MOST_LOST = 0.005  # of the masks' Dice
 
 
 class Registered(NamedTuple):
-    """What takes the reference's mm to the image's, whether it was better than the headers, and by what.
+    """What was found to take the reference's mm to the image's, whether it was better than the headers, and by what.
 
     `edges` and `dice` are by the headers, and by what was found.
     """
 
-    transform: np.ndarray
+    found: np.ndarray
     kept: bool
     moved_mm: float
     edges: tuple[float, float]
     dice: tuple[float, float]
+
+    @property
+    def transform(self) -> np.ndarray:
+        """What is used."""
+        return self.found if self.kept else np.eye(4)
 
 
 def register(
@@ -65,7 +70,7 @@ def register(
     dice = tuple(overlap(*masks, each) for each in (headers, found))
     kept = edges[1] > edges[0] * (1 + LEAST_GAIN) and dice[1] > dice[0] - MOST_LOST
     moved = float(np.linalg.norm(apply_affine(found, agreement.places) - agreement.places, axis=1).mean())
-    return Registered(found if kept else headers, kept, moved, edges, dice)
+    return Registered(found, kept, moved, edges, dice)
 
 
 class Agreement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ class Image:
     native: nib.Nifti1Image
     brain: np.ndarray
     mask_from: str
+    seconds: dict[str, float] = field(default_factory=dict)
     registered: Registered | None = None
     prepared: np.ndarray | None = None
 
@@ -100,7 +102,9 @@ def prepare_session(
     for name, image in images.items():
         if name != reference:
             logger.info(f"{subject}: {name} onto {reference}")
+            begun = time.monotonic()
             image.registered = _placed(fixed, image, options.register)
+            image.seconds["registration"] = round(time.monotonic() - begun, 1)
     grid = regridded(fixed.native, options.spacing) if options.spacing else fixed.native
     brain = consensus(images, grid)
     for image in images.values():
@@ -131,7 +135,7 @@ def consensus(images: Mapping[str, Image], grid: nib.Nifti1Image) -> np.ndarray:
 
 
 def _read(name: str, series: Series, mask: Path | None, options: Options) -> Image:
-    image = _volume(series.file)
+    image, begun = _volume(series.file), time.monotonic()
     for _, severity, reason in image_problems(image, np.asanyarray(image.dataobj)):
         if severity == ERROR:
             raise ValueError(f"{series.file} ({name}): {reason}")
@@ -147,7 +151,7 @@ def _read(name: str, series: Series, mask: Path | None, options: Options) -> Ima
     else:
         logger.info(f"brain mask of {series.file.name} by {options.brain}")
         brain, how = extractors()[options.brain](image), options.brain
-    return Image(series, image, brain, how)
+    return Image(series, image, brain, how, {"brain_mask": round(time.monotonic() - begun, 1)})
 
 
 def _volume(path: Path) -> nib.Nifti1Image:
@@ -216,7 +220,7 @@ def _doubts(found: Prepared) -> list[str]:
     return said
 
 
-def decided(found: Prepared, options: Options) -> dict[str, Any]:
+def decided(found: Prepared) -> dict[str, Any]:
     """All that was decided and measured, for a JSON file."""
 
     def of(image: Image) -> dict[str, Any]:
@@ -228,12 +232,14 @@ def decided(found: Prepared, options: Options) -> dict[str, Any]:
             "shape": list(image.native.shape),
             "affine": image.native.affine.tolist(),
             "brain_mask": image.mask_from,
+            "seconds": image.seconds,
             "brain_ml": round(image.millilitres, 1),
             "transform": image.transform.tolist(),
         }
         if placed is not None:
             told["registration"] = {
                 "kept": "registered" if placed.kept else "headers",
+                "found": placed.found.tolist(),
                 "moved_mm": round(placed.moved_mm, 3),
                 **{f"{name}_{which}": round(value, 4) for name, both in (("edges", placed.edges), ("dice", placed.dice))
                    for which, value in zip(("headers", "registered"), both, strict=True)},
@@ -248,7 +254,6 @@ def decided(found: Prepared, options: Options) -> dict[str, Any]:
             "spacing": as_text(voxel_sizes(found.grid.affine)),
             "affine": found.grid.affine.tolist(),
         },
-        "options": options._asdict(),
         "images": {name: of(image) for name, image in found.images.items()},
         "parameters": {name: times for name, image in found.images.items() if (times := times_of(image.series.said))},
         "lowest_dice": round(found.lowest_dice, 4),
