@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -67,6 +68,9 @@ def pydicom() -> ModuleType:
         import pydicom
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"DICOM needs pydicom: see requirements-prepare.txt ({error}).") from None
+    # A number with a digit too many is no news, a thousand times even less.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     return pydicom
 
 
@@ -123,7 +127,7 @@ def problem(scan: Scan) -> str:
     if len(sizes) > 1:
         return f"slices of different size: {' and '.join(f'{w} x {h}' for w, h in sorted(sizes))}"
     try:
-        places = [place for header in scan.headers for place in _places(header)]
+        places = [place for header in scan.headers for place in places_of(header)]
     except UNDEFINED:
         return "slices without a place (ImagePositionPatient, ImageOrientationPatient)"
     directions = {tuple(np.round(direction, 3)) for direction, _ in places}
@@ -153,7 +157,7 @@ def _misplaced(positions: np.ndarray, counts: np.ndarray, normal: np.ndarray) ->
     return f"a gantry tilt of {tilt:.1f} degree: its voxels are askew" if tilt > MOST_TILT else ""
 
 
-def _places(header: Dataset) -> list[tuple[list[float], list[float]]]:
+def places_of(header: Dataset) -> list[tuple[list[float], list[float]]]:
     """Direction (of rows, then columns) and position of each slice, in a classic or an enhanced image."""
     if "PerFrameFunctionalGroupsSequence" not in header:
         return [(list(map(float, header.ImageOrientationPatient)), list(map(float, header.ImagePositionPatient)))]

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -21,13 +22,13 @@ from ..options import from_caller, words
 from ..progress import bar
 from .brains import extractors
 from .grids import write_itk
+from .native import RECORD
 from .pictures import draw_prepared, write_page
 from .series import Series, as_lines, choose, table
 from .session import Options, Prepared, decided, prepare_session
-from .sources import Session, find_sessions
+from .sources import find_sessions
 
 logger = logging.getLogger(__name__)
-RECORD = "preparation.json"
 
 
 def prepare(
@@ -74,30 +75,45 @@ def prepare(
         FileNotFoundError, ValueError: what is wrong with the files or the options. One subject's failure does not stop
             the others; it is raised at the end.
     """
-    source, out = from_caller(session), from_caller(output_dir)
     options = Options(str(reference or ""), _spacing(spacing), str(brain), bool(n4), bool(register))
-    if options.brain not in extractors():
-        raise ValueError(f"--brain is {brain}; it must be {' or '.join(extractors())}.")
-    wanted = _mapping(map)
+    request = Request(from_caller(session), _mapping(map), words(sequences), str(masks or ""), options)
+    return _prepare_all(request, from_caller(output_dir), pattern, overwrite)
+
+
+class Request(NamedTuple):
+    """What subjects are prepared from, and how."""
+
+    source: Path
+    map: dict[str, str]
+    sequences: list[str]
+    masks: str
+    options: Options
+
+    def as_record(self, subject: str) -> dict[str, Any]:
+        """What a subject's preparation depends on, as JSON has it."""
+        asked = {"map": self.map, "sequences": self.sequences, "masks": self.masks, **self.options._asdict()}
+        return json.loads(json.dumps({"session": str(self.source), "subject": subject, "asked": asked}))
+
+
+def _prepare_all(request: Request, out: Path, pattern: str, overwrite: bool) -> Path:
+    source, failed = request.source, {}
+    if request.options.brain not in extractors():
+        raise ValueError(f"--brain is {request.options.brain}; it must be {' or '.join(extractors())}.")
     if source == out or source.is_relative_to(out):
         raise ValueError(f"output_dir {out} holds the session; pass another one.")
     prepare_folder(out, "output_dir")
     _remove_leftovers(out)
-    failed = {}
     with tempfile.TemporaryDirectory(prefix="mri-contrast-") as folder:
         found = find_sessions(source, Path(folder, "unpacked"), pattern)
-        if wanted and len(found) > 1:
+        if request.map and len(found) > 1:
             raise ValueError(f"--map is for one subject, and {source} has {len(found)}: pass one's folder.")
         for each in bar(found, desc="preparing", unit="subjects"):
             try:
-                place = out / each.subject
-                asked = _asked(source, each, options, wanted, words(sequences), masks)
-                if _is_done(place, asked, overwrite):
+                if not overwrite and _is_done(out / each.subject, request):
                     logger.info(f"{each.subject} was prepared before.")
                     continue
                 with tempfile.TemporaryDirectory(dir=folder) as room:
-                    series = each.series(Path(room))
-                    _prepare_one(place, each, series, wanted, words(sequences), masks, options, asked)
+                    _prepare_one(out / each.subject, request, each.series(Path(room)))
             except (ValueError, FileNotFoundError) as error:
                 if len(found) == 1:
                     raise
@@ -106,30 +122,22 @@ def prepare(
     return _finish(out, failed)
 
 
-def _prepare_one(
-    place: Path,
-    session: Session,
-    series: list[Series],
-    wanted: Mapping[str, str],
-    sequences: Sequence[str],
-    masks: str,
-    options: Options,
-    asked: dict,
-) -> None:
-    chosen = choose(series, wanted)
+def _prepare_one(place: Path, request: Request, series: list[Series]) -> None:
+    subject, chosen = place.name, choose(series, request.map)
     rows = table(series)
-    logger.info(f"{session.subject}\n{as_lines(rows)}")
-    if lacking := [name for name in sequences if name not in chosen]:
-        raise ValueError(f"{session.subject}: no series is {', '.join(lacking)}; name it with --map.")
-    chosen = {name: chosen[name] for name in (sequences or chosen)}
+    logger.info(f"{subject}\n{as_lines(rows)}")
+    if lacking := [name for name in request.sequences if name not in chosen]:
+        raise ValueError(f"{subject}: no series is {', '.join(lacking)}; name it with --map.")
     if not chosen:
-        raise ValueError(f"{session.subject}: no series is taken; name them with --map T1=series1.\n{as_lines(rows)}")
+        reasons = "; ".join(f"{each.name}: {each.reason}" for each in series)
+        raise ValueError(f"{subject}: no series is taken ({reasons}); name them with --map T1=series1.")
     order = [*SEQUENCES, *chosen]
-    chosen = dict(sorted(chosen.items(), key=lambda item: order.index(item[0])))
-    found = prepare_session(session.subject, chosen, _masks(masks, session, chosen, asked["session"]), options)
+    names = sorted(request.sequences or chosen, key=order.index)
+    chosen = {name: chosen[name] for name in names}
+    found = prepare_session(subject, chosen, _masks(request, subject, names), request.options)
     for said in found.warnings:
-        logger.warning(f"{session.subject}: {said}")
-    _write(place, found, {**asked, **decided(found), "series": rows})
+        logger.warning(f"{subject}: {said}")
+    _write(place, found, {**request.as_record(subject), **decided(found), "series": rows})
 
 
 def _write(place: Path, found: Prepared, record: dict) -> None:
@@ -181,41 +189,27 @@ def _finish(out: Path, failed: Mapping[str, str]) -> Path:
     return written
 
 
-def _asked(
-    source: Path, session: Session, options: Options, wanted: Mapping[str, str], sequences: Sequence[str], masks: str
-) -> dict:
-    """What a subject's preparation depends on, as it stands in its record."""
-    asked = {"map": dict(wanted), "sequences": list(sequences), "masks": masks}
-    return {"session": str(source), "subject": session.subject, "asked": {**asked, **options._asdict()}}
-
-
-def _is_done(place: Path, asked: dict, overwrite: bool) -> bool:
+def _is_done(place: Path, request: Request) -> bool:
     record = place / RECORD
     if not record.is_file():
         if place.exists():
             raise ValueError(f"{place} exists, and is nothing that was prepared: pass another output_dir.")
         return False
-    known = json.loads(record.read_text(encoding="utf-8"))
-    if overwrite:
-        return False
-    differs = [name for name in ("session", "asked") if known.get(name) != json.loads(json.dumps(asked[name]))]
-    if differs:
+    known, asked = json.loads(record.read_text(encoding="utf-8")), request.as_record(place.name)
+    if any(known.get(name) != asked[name] for name in asked):
         raise ValueError(f"{place} was prepared with other options or from another session: pass --overwrite.")
     return True
 
 
-def _masks(masks: str, session: Session, chosen: Mapping[str, Series], root: str) -> dict[str, Path]:
+def _masks(request: Request, subject: str, names: Sequence[str]) -> dict[str, Path]:
     """By sequence, the brain masks that the user has."""
-    if not masks:
-        return {}
-    if "{sequence}" not in masks:
+    masks, found = request.masks, {}
+    if masks and "{sequence}" not in masks:
         raise ValueError(f"--masks {masks} lacks {{sequence}}: write something like {{sequence}}_mask.nii.gz.")
-    found = {}
-    for name in chosen:
-        path = Path(root) / masks.replace("{subject}", session.subject).replace("{sequence}", name)
-        if not path.is_file():
-            raise ValueError(f"{session.subject}: there is no {path} for {name}, which --masks names.")
-        found[name] = path
+    for name in names if masks else ():
+        found[name] = request.source / masks.replace("{subject}", subject).replace("{sequence}", name)
+        if not found[name].is_file():
+            raise ValueError(f"{subject}: there is no {found[name]} for {name}, which --masks names.")
     return found
 
 

@@ -87,10 +87,11 @@ def _write_series(folder: Path, image: nib.Nifti1Image, number: int, contrast: s
         times = TIMES.get(contrast, TIMES["T1"])
         each.RepetitionTime, each.EchoTime, each.InversionTime = (str(time) for time in times)
         each.Rows, each.Columns = data.shape[1], data.shape[0]
-        each.ImageOrientationPatient = [*(affine[:3, 0] / spacing[0]), *(affine[:3, 1] / spacing[1])]
-        each.ImagePositionPatient = list(affine[:3, :3] @ [0, 0, k] + affine[:3, 3])
-        each.PixelSpacing, each.SliceThickness = [spacing[1], spacing[0]], spacing[2]
-        each.SpacingBetweenSlices = spacing[2]
+        directions = [*(affine[:3, 0] / spacing[0]), *(affine[:3, 1] / spacing[1])]
+        each.ImageOrientationPatient = [f"{value:.10f}" for value in directions]
+        each.ImagePositionPatient = [f"{value:.8f}" for value in affine[:3, :3] @ [0, 0, k] + affine[:3, 3]]
+        each.PixelSpacing = [f"{spacing[1]:.8f}", f"{spacing[0]:.8f}"]
+        each.SliceThickness = each.SpacingBetweenSlices = f"{spacing[2]:.8f}"
         each.SamplesPerPixel, each.PhotometricInterpretation = 1, "MONOCHROME2"
         each.BitsAllocated, each.BitsStored, each.HighBit, each.PixelRepresentation = 16, 16, 15, 1
         each.PixelData = data[:, :, k].T.tobytes()
