@@ -243,7 +243,7 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
     advice = (
         f"there is no readable {wanted} to resample to"
         if wanted
-        else f"register first (ANTs, elastix, FSL), or resample with --grid {name} if the patient lay still"
+        else f"register first (`mri-contrast prepare`), or resample with --grid {name} if the patient lay still"
     )
     for path, own in grids.items():
         differences = list(grid_differences(own, grids[images[name]]))

@@ -24,7 +24,7 @@ FEWEST_LEVELS = 255
 OF_THE_STUDY = (
     "PatientName PatientID PatientBirthDate PatientSex PatientAge PatientWeight StudyInstanceUID StudyDate StudyTime "
     "StudyID StudyDescription AccessionNumber ReferringPhysicianName FrameOfReferenceUID PositionReferenceIndicator "
-    "MagneticFieldStrength PatientPosition BodyPartExamined SpecificCharacterSet IssuerOfPatientID"
+    "MagneticFieldStrength PatientPosition SpecificCharacterSet IssuerOfPatientID"
 )
 
 
@@ -139,6 +139,7 @@ def _common(scan: Scan, made: Made, factor: float, top: int, mark: bool) -> Data
     for name in OF_THE_STUDY.split():
         if name in first:
             each[name] = first[name]
+    each.BodyPartExamined = first.get("BodyPartExamined") or "BRAIN"
     each.FrameOfReferenceUID = first.get("FrameOfReferenceUID") or library.uid.generate_uid()
     each.PositionReferenceIndicator = first.get("PositionReferenceIndicator", "")
     now = datetime.datetime.now()
