@@ -251,7 +251,7 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
             found = "; ".join(text for _, text in differences)
             reason = (
                 f"not on the grid of {name}: {found}. Only the headers align them, no registration is done here: "
-                "register first (ANTs, elastix, FSL) unless the patient lay still"
+                "register first (`mri-contrast prepare`) unless the patient lay still"
             )
             yield path, ("HEADER_ALIGNED_ONLY", WARNING, reason)
         else:

@@ -171,8 +171,8 @@ def find_subjects(
     files = [path for path in _files(folder, (".nii", ".nii.gz")) if not is_synthesised(folder / path)]
     if not files:
         raise ValueError(
-            f"{folder} has no NIfTI file that a scanner made. DICOM is to be prepared first (`mri-contrast prepare`, which "
-            "converts it by dcm2niix; or `complete --prepare`)"
+            f"{folder} has no NIfTI file that a scanner made. DICOM is to be converted and prepared first: "
+            "`mri-contrast prepare` does (by dcm2niix), or `complete --prepare`"
         )
     label, match = _the_one_layout(folder, files, pattern, texts)
     found = _find(folder, (label, match))
