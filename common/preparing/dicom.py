@@ -74,6 +74,15 @@ def pydicom() -> ModuleType:
     return pydicom
 
 
+def files_of(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, but for hidden ones and those in hidden folders."""
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [Path(where, name) for name in names if name[0] != "."]
+    return sorted(found)
+
+
 def read_scans(folder: Path) -> list[Scan]:
     """The MR series below a folder, in the order of their numbers; a file that is there twice counts once.
 
@@ -81,8 +90,7 @@ def read_scans(folder: Path) -> list[Scan]:
         ValueError: files are encrypted as a whole.
     """
     library, scans, known = pydicom(), {}, set()
-    files = sorted(Path(where, name) for where, _, names in os.walk(folder) for name in names if name[0] != ".")
-    for path in bar(files, desc="reading DICOM headers", unit="files", leave=False):
+    for path in bar(files_of(folder), desc="reading DICOM headers", unit="files", leave=False):
         try:
             header = library.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
         except (library.errors.InvalidDicomError, *UNDEFINED, OSError, EOFError):
@@ -197,7 +205,8 @@ def convert(scans: Sequence[Scan], folder: Path, root: Path) -> list[Series]:
             image = nib.load(path)
             sidecar = path.with_suffix(".json")
             both = said | (read_object(sidecar) if sidecar.is_file() else {})
-            both["ImageType"] = said.get("ImageType") or both.get("ImageType")
+            if len(made) == 1:  # of several, such as magnitude and phase, each has its own
+                both["ImageType"] = said["ImageType"] or both.get("ImageType")
             grid = (image.shape, tuple(map(float, nib.affines.voxel_sizes(image.affine))))
             found.append(Series(name + letter * (len(made) > 1), path, both, *grid, source=source))
     return found

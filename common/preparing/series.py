@@ -84,6 +84,7 @@ class Rule(NamedTuple):
 
 LEFT_OUT = (
     Rule("made by a network", lambda f: "synthesi" in f.text),
+    Rule("a mask", lambda f: f.has(r"\w*mask|seg\w*|labels?|lesions?")),
     Rule("a localiser", lambda f: f.has(LOCALISER) or "LOCALIZER" in f.kinds),
     Rule("a mosaic", lambda f: "MOSAIC" in f.kinds),
     Rule("phase, or a part of a complex image", lambda f: bool(PHASE_KINDS & f.kinds) or f.has("phase|imag|real")),

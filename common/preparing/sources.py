@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from ..data.acquisition import read_object
 from ..data.images import UNREADABLE, unreadable
 from ..data.layouts import find_subjects, is_synthesised
 from ..data.subjects import SPLITS, read_subjects
-from .dicom import Scan, convert, has_dicom, read_scans, unpacked
+from .dicom import Scan, convert, files_of, has_dicom, read_scans, unpacked
 from .series import Series
 
 logger = logging.getLogger(__name__)
@@ -48,25 +47,27 @@ def find_sessions(root: Path, workspace: Path, pattern: str = "") -> list[Sessio
     if root.is_file():
         if root.suffix.lower() != ".zip":
             raise ValueError(f"{root} is one file: pass the folder that holds the session, or a zip of it.")
-        folder = unpacked(root, workspace)
-    name = root.name[: -len(".zip")] if root.is_file() else root.resolve().name
-    files = [Path(where, each) for where, _, names in os.walk(folder) for each in names if each[0] != "."]
+        folder = unpacked(root, workspace / root.stem)
+    name = folder.resolve().name
+    files = files_of(folder)
     images = [path for path in files if path.name.lower().endswith((".nii", ".nii.gz"))]
     if not images and has_dicom(files):
         return _dicom_sessions(folder, root, name)
+    if has_dicom(path for path in files if path not in images):
+        logger.warning(f"{root} has NIfTI files, which are taken, and DICOM, which is not.")
     images = [path for path in images if not is_synthesised(path)]
     if not images:
         raise ValueError(f"{root} has neither DICOM nor a NIfTI file that a scanner made: it has {len(files)} files.")
     if pattern or len({path.parent for path in images}) > 1 or (folder / "subjects.json").is_file():
         return _listed(folder, pattern)
     try:
-        return _listed(folder, pattern, name)
+        return _listed(folder, pattern)
     except ValueError as error:
         logger.info(f"The series are told by their sidecars and names ({str(error).split('; ')[0]}).")
     return [Session(name, lambda _: [_of_file(path) for path in sorted(images)])]
 
 
-def _listed(folder: Path, pattern: str, name: str = "") -> list[Session]:
+def _listed(folder: Path, pattern: str) -> list[Session]:
     found = find_subjects(folder, pattern) or read_subjects(folder)
     sessions = []
     for entry in (entry for split in SPLITS for entry in found[split]):
@@ -75,7 +76,7 @@ def _listed(folder: Path, pattern: str, name: str = "") -> list[Session]:
         def series(_: Path, images: dict[str, str] = images) -> list[Series]:
             return [_of_file(Path(file), sequence) for sequence, file in images.items()]
 
-        sessions.append(Session(name or entry["subject"], series))
+        sessions.append(Session(entry["subject"], series))
     return sessions
 
 
