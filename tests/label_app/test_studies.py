@@ -70,6 +70,7 @@ def test_an_unknown_image_says_which_there_are():
 
 def test_dicom_is_prepared_once(tmp_path: Path):
     pytest.importorskip("dcm2niix", reason="requirements-prepare.txt is not installed")
+    pytest.importorskip("pydicom", minversion="3")
     from tests.common.preparing.conftest import _write_series
 
     places = np.stack(np.meshgrid(*(np.linspace(-1.3, 1.3, n) for n in (60, 70, 40)), indexing="ij"), -1)
