@@ -20,6 +20,7 @@ from ..data.subjects import LIST_NAME, write_subjects
 from ..files import is_alive, prepare_folder, write_text
 from ..options import from_caller, words
 from ..progress import bar
+from .atlas import atlas_grid
 from .brains import extractors
 from .grids import write_itk
 from .native import RECORD
@@ -39,6 +40,7 @@ def prepare(
     sequences: str | Sequence[str] = "",
     reference: str = "",
     spacing: float | Sequence[float] | None = None,
+    atlas: str = "",
     brain: str = "deepbet",
     masks: str = "",
     n4: bool = False,
@@ -59,6 +61,8 @@ def prepare(
         sequences: those to take, such as T1,FLAIR; by default all that are found.
         reference: the sequence that the others are registered to; by default that with the thinnest slices.
         spacing: of the grid in mm, such as 1 or 1,1,3; by default the reference's own.
+        atlas: mni or brats (240 x 240 x 155 voxels): the grid is one of 1 mm in MNI152's space, into which the brain is
+            stretched.
         brain: what makes brain masks, deepbet or hd-bet (where it is installed).
         masks: brain masks that there are, each on the grid of its image, such as {subject}/{sequence}_mask.nii.gz below
             session.
@@ -75,7 +79,7 @@ def prepare(
         FileNotFoundError, ValueError: what is wrong with the files or the options. One subject's failure does not stop
             the others; it is raised at the end.
     """
-    options = Options(str(reference or ""), _spacing(spacing), str(brain), bool(n4), bool(register))
+    options = Options(str(reference or ""), _spacing(spacing), str(brain), bool(n4), str(atlas or ""), bool(register))
     request = Request(from_caller(session), _mapping(map), words(sequences), str(masks or ""), options)
     return _prepare_all(request, from_caller(output_dir), pattern, overwrite)
 
@@ -96,9 +100,13 @@ class Request(NamedTuple):
 
 
 def _prepare_all(request: Request, out: Path, pattern: str, overwrite: bool) -> Path:
-    source, failed = request.source, {}
-    if request.options.brain not in extractors():
-        raise ValueError(f"--brain is {request.options.brain}; it must be {' or '.join(extractors())}.")
+    source, failed, options = request.source, {}, request.options
+    if options.atlas:
+        atlas_grid(options.atlas)
+    if options.atlas and options.spacing:
+        raise ValueError("--atlas has a grid of 1 mm: leave out --spacing.")
+    if options.brain not in extractors():
+        raise ValueError(f"--brain is {options.brain}; it must be {' or '.join(extractors())}.")
     if source == out or source.is_relative_to(out):
         raise ValueError(f"output_dir {out} holds the session; pass another one.")
     prepare_folder(out, "output_dir")
@@ -152,7 +160,9 @@ def _write(place: Path, found: Prepared, record: dict) -> None:
             prepared.header.set_xyzt_units("mm")
             nib.save(prepared, partial / f"{name}.nii.gz")
             nib.save(image.mask, partial / "masks" / f"{name}.nii.gz")
-            write_itk(partial / "transforms" / f"{name}_to_{found.reference}.txt", image.transform)
+            write_itk(
+                partial / "transforms" / f"{name}_to_{record['asked']['atlas'] or found.reference}.txt", image.transform
+            )
         draw_prepared(partial / "preparation.png", found)
         numbers = re.compile(r"\[\s+([-\d.e,\s]+?)\s+\]")  # a matrix' row is a line
         text = numbers.sub(lambda row: f"[{' '.join(row[1].split())}]", json.dumps(record, indent=1))

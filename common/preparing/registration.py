@@ -110,16 +110,19 @@ class Agreement:
         sizes = ((fixed**2).sum(0) + self.edge[0]) * ((moving**2).sum(0) + self.edge[1])
         return float(((fixed * moving).sum(0) ** 2 / sizes).mean())
 
-    def maximum(self, start: np.ndarray) -> np.ndarray:
-        """The rigid transform, near `start`, at which the edges that are not held out agree best."""
-        options = {"xtol": 0.02, "ftol": 1e-4}
-        result = minimize(lambda six: -self(start @ self._rigid(six)), np.zeros(6), method="Powell", options=options)
-        return start @ self._rigid(result.x)
+    def maximum(self, start: np.ndarray, affine: bool = False) -> np.ndarray:
+        """The transform, `start` moved rigidly or affinely, at which the edges that are not held out agree best."""
+        options, begin = {"xtol": 0.02, "ftol": 1e-4}, np.zeros(12 if affine else 6)
+        result = minimize(lambda numbers: -self(start @ self._moved(numbers)), begin, method="Powell", options=options)
+        return start @ self._moved(result.x)
 
-    def _rigid(self, six: np.ndarray) -> np.ndarray:
-        matrix = np.eye(4)
-        matrix[:3, :3] = Rotation.from_rotvec(six[:3] / RADIUS_MM).as_matrix()
-        matrix[:3, 3] = self.centre - matrix[:3, :3] @ self.centre + six[3:]
+    def _moved(self, numbers: np.ndarray) -> np.ndarray:
+        """4 x 4 about the brain's centre of three numbers to turn by, three to shift by, and six to stretch by."""
+        matrix, stretched = np.eye(4), np.eye(3)
+        if len(numbers) > 6:
+            stretched[np.triu_indices(3)] += numbers[6:] / RADIUS_MM
+        matrix[:3, :3] = Rotation.from_rotvec(numbers[:3] / RADIUS_MM).as_matrix() @ stretched
+        matrix[:3, 3] = self.centre - matrix[:3, :3] @ self.centre + numbers[3:6]
         return matrix
 
 

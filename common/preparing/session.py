@@ -16,6 +16,8 @@ from nibabel.affines import voxel_sizes
 from ..data.doubts import remaining_skull
 from ..data.grids import as_text, same_grid
 from ..data.images import ERROR, UNREADABLE, image_problems, read_image, unreadable
+from .atlas import LEAST_DICE as ATLAS_DICE
+from .atlas import atlas_grid, to_atlas
 from .brains import extractors
 from .grids import covered, regridded, resampled
 from .registration import Registered, overlap, register
@@ -34,6 +36,7 @@ class Options(NamedTuple):
     spacing: tuple[float, ...] = ()
     brain: str = "deepbet"
     n4: bool = False
+    atlas: str = ""
     register: bool = True
 
 
@@ -47,11 +50,13 @@ class Image:
     mask_from: str
     seconds: dict[str, float] = field(default_factory=dict)
     registered: Registered | None = None
+    to_reference: np.ndarray = field(default_factory=lambda: np.eye(4))
     prepared: np.ndarray | None = None
 
     @property
     def transform(self) -> np.ndarray:
-        return np.eye(4) if self.registered is None else self.registered.transform
+        """From the grid's mm to the image's: by way of the reference's where the grid is an atlas'."""
+        return self.to_reference if self.registered is None else self.registered.transform @ self.to_reference
 
     @property
     def mask(self) -> nib.Nifti1Image:
@@ -106,13 +111,23 @@ def prepare_session(
             image.registered = _placed(fixed, image, options.register)
             image.seconds["registration"] = round(time.monotonic() - begun, 1)
     grid = regridded(fixed.native, options.spacing) if options.spacing else fixed.native
+    warnings = []
+    if options.atlas:
+        logger.info(f"{subject}: {reference} onto the atlas")
+        found, dice = to_atlas(fixed.native, fixed.brain)
+        grid = atlas_grid(options.atlas)
+        for image in images.values():
+            image.to_reference = found
+        if dice < ATLAS_DICE:
+            warnings.append(f"{reference}: its brain mask overlaps with the atlas' by {dice:.3f} (Dice)")
     brain = consensus(images, grid)
     for image in images.values():
         native = _without_bias(image) if options.n4 else image.native
         image.prepared = np.where(brain, resampled(native, grid, image.transform), 0).astype(np.float32)
-    found = Prepared(subject, images, reference, nib.Nifti1Image(brain.astype(np.uint8), grid.affine))
-    found.warnings += _doubts(found)
-    return found
+    mask = nib.Nifti1Image(brain.astype(np.uint8), grid.affine)
+    prepared = Prepared(subject, images, reference, mask, warnings)
+    prepared.warnings += _doubts(prepared)
+    return prepared
 
 
 def finest(images: Mapping[str, nib.Nifti1Image]) -> str:
