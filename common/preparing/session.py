@@ -26,6 +26,7 @@ from .series import Series, times_of
 logger = logging.getLogger(__name__)
 PLAUSIBLE_ML = (800.0, 2000.0)  # of an adult's brain
 LEAST_DICE = 0.93  # of two masks of one brain; those of one subject's sequences are at 0.97
+N4_MM, N4_ITERATIONS = 4.0, [30, 30, 30]
 FARTHEST_MM = 15.0  # that a patient moves within a session, and has not left the coil
 
 
@@ -202,7 +203,7 @@ def _placed(fixed: Image, moving: Image, wanted: bool) -> Registered:
 
 
 def _without_bias(image: Image) -> nib.Nifti1Image:
-    """N4 (Tustison et al. 2010) by SimpleITK, its field found at a quarter of the resolution in the brain."""
+    """N4 (Tustison et al. 2010) by SimpleITK, its field found in the brain on voxels of N4_MM, where it is smooth."""
     try:
         import SimpleITK as sitk
     except ModuleNotFoundError as error:
@@ -211,11 +212,14 @@ def _without_bias(image: Image) -> nib.Nifti1Image:
     whole, brain = (sitk.GetImageFromArray(each.T.astype(kind)) for each, kind in ((data, "f4"), (image.brain, "u1")))
     whole.SetSpacing([float(size) for size in voxel_sizes(image.native.affine)])
     brain.CopyInformation(whole)
-    factors = [max(1, round(3 / size)) for size in whole.GetSpacing()]
+    coarse, inside = (
+        sitk.Shrink(each, [max(1, round(N4_MM / size)) for size in whole.GetSpacing()]) for each in (whole, brain)
+    )
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
-    corrector.Execute(sitk.Shrink(whole, factors), sitk.Shrink(brain, factors))
-    field = np.exp(sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(whole)).T)
-    return nib.Nifti1Image(data / field, image.native.affine)
+    corrector.SetMaximumNumberOfIterations(N4_ITERATIONS)
+    corrector.Execute(coarse, inside)
+    field = sitk.Resample(corrector.GetLogBiasFieldAsImage(coarse), whole)
+    return nib.Nifti1Image(data / np.exp(sitk.GetArrayFromImage(field).T), image.native.affine)
 
 
 def _doubts(found: Prepared) -> list[str]:

@@ -155,6 +155,18 @@ def test_what_is_refused(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         prepare(raw, tmp_path / "out", brain="hd-bet")
 
 
+def test_n4_takes_a_bias_field_out(raw: Path, tmp_path: Path):
+    pytest.importorskip("SimpleITK", reason="requirements-prepare.txt is not installed")
+    image = nib.load(raw / "T1.nii.gz")
+    field = np.exp(np.linspace(-0.4, 0.4, image.shape[1]))[:, None]
+    nib.save(nib.Nifti1Image((image.get_fdata() * field).astype(np.float32), image.affine), raw / "T1.nii.gz")
+    prepare(raw, tmp_path / "out", masks=MASKS, sequences="T1", n4=True)
+    found = nib.load(tmp_path / "out" / "raw" / "T1.nii.gz").get_fdata()
+    inside = binary_erosion(found > 0, iterations=2)
+    left = np.log(found[inside] / image.get_fdata()[inside].clip(1))
+    assert left.std() < 0.5 * np.log(np.broadcast_to(field, image.shape)[inside]).std()
+
+
 def test_hd_bet_is_called_as_it_wants(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     command = tmp_path / "bin" / "hd-bet"
     command.parent.mkdir()
