@@ -17,7 +17,7 @@ from common.preparing.bids import bids_path, write_bids
 from common.preparing.sources import find_sessions
 from common.workflows import complete_folder
 
-WEIGHTS = Path(__file__).parents[3] / "bundles" / "mri_seq2seq" / "models" / "general.pt"
+WEIGHTS = Path(__file__).parents[3] / "bundles" / "mri_seq2seq" / "models" / "model.pt"
 MASKS = "{sequence}_mask.nii.gz"
 SEQUENCES = ("T1", "FLAIR")
 
