@@ -41,6 +41,7 @@ VERBS = {
         (
             "complete patient/ completed/",
             "complete patient/ completed/ --targets FLAIR --grid T1",
+            "complete dicom/ completed/ --prepare --spacing 1 --on_grid T1 --dicom",
             "complete scans/ completed/ --bundle mri_seq2seq --weights run/models/model.pt",
         ),
     ),
@@ -52,6 +53,16 @@ VERBS = {
     ),
     "check": Verb(
         "data.check", "check", "read every file of a list, and say what is wrong", ("check BraTS2021/ --grid T1",)
+    ),
+    "prepare": Verb(
+        "preparing.prepare",
+        "prepare",
+        "bring a scanner's DICOM or NIfTI onto one grid, without skull",
+        (
+            "prepare dicom/ prepared/",
+            "prepare session.zip prepared/ --spacing 1 --map T1=series3",
+            'prepare raw/ prepared/ --pattern "{subject}/{sequence}.nii.gz" --reference T1',
+        ),
     ),
     "phantom": Verb(
         "data.phantom", "make_phantom", "simulate a data set", ("phantom phantom/ 20 --sequences T1,T2 --seed 1",)

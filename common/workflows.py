@@ -139,12 +139,17 @@ def complete_folder(
     grid: str = "",
     pattern: str = "",
     subject_list: str = "",
+    prepare: bool = False,
+    on_grid: str = "",
+    dicom: str | bool = False,
+    layout: str = "",
     **options: Any,
 ) -> None:
     """Makes the sequences that subjects lack, each on its subject's own grid.
 
     Each becomes OUTPUT_DIR/<subject>/<subject>_<sequence>.nii.gz, with a sidecar that says what it was made from and by
-    which weights. The images of a subject must be registered and without skull. Nothing is written beside the scans.
+    which weights. The images of a subject must be registered and without skull, or are made so by --prepare. Nothing is
+    written beside the scans.
 
     Args:
         dataset_dir: a folder with one subject's images (T1.nii.gz, T2.nii.gz ...), or with a folder per subject, or
@@ -157,11 +162,25 @@ def complete_folder(
         pattern: the files' paths below dataset_dir, such as "{subject}/{subject}_{sequence}.nii.gz", where their names
             are not known.
         subject_list: a list made by `mri-contrast list`, in place of a search.
+        prepare: first bring raw scans (DICOM, or NIfTI with skull or on different grids) to OUTPUT_DIR/prepared, by
+            `mri-contrast prepare` and its options, such as --spacing 1.
+        on_grid: write what is made also on an image's own grid, as it was before the preparation: native (the
+            reference's), or a sequence, such as T1.
+        dicom: write what is made also as a derived DICOM series of the study, on the grid of --on_grid; "marked" writes
+            SYNTHESISED into the pixels, too.
+        layout: bids writes a BIDS derivative in place of a folder per subject.
         options: further ones of the bundle's inference.json, such as --uncertainty true or --device cpu.
 
     Raises:
         FileNotFoundError, ValueError: no such scans or weights; the message says which.
     """
+    if prepare or on_grid or dicom or layout:
+        from .preparing.completing import complete_and_write
+
+        what = {"bundle": bundle, "weights": weights, "targets": targets, "grid": grid, "pattern": pattern}
+        what |= {"subject_list": subject_list, **options}
+        complete_and_write(dataset_dir, output_dir, prepare, str(on_grid or ""), dicom, str(layout or ""), what)
+        return
     options |= {"weights": weights, "targets": targets, "grid": grid, "pattern": pattern, "subject_list": subject_list}
     paths = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
     run_workflow(bundle, "inference", ["inference"], **paths, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from common.data.layouts import make_list
 from common.data.subjects import LIST_NAME, SPLITS, read_subjects, some, write_subjects
 
 from .uploads import ADVICE, first_dicom
+
+logger = logging.getLogger(__name__)
 
 
 class Scan(NamedTuple):
@@ -23,7 +26,8 @@ class Scan(NamedTuple):
 
 
 class Studies:
-    """The subjects of a folder: those of its subjects.json, or else those that the known layouts find in it.
+    """The subjects of a folder: those of its subjects.json, or else those that the known layouts find in it, or
+    those that `prepare` makes of DICOM.
 
     Args:
         folder: holds the scans.
@@ -40,9 +44,9 @@ class Studies:
             try:
                 self.list = make_list(folder, subject_list=work_dir / LIST_NAME, extend=True)
             except ValueError:
-                if file := first_dicom(folder):
-                    raise ValueError(f"{folder} holds DICOM, such as {file.relative_to(folder)}. {ADVICE}") from None
-                raise
+                if not (file := first_dicom(folder)):
+                    raise
+                self.list = _prepared(folder, work_dir / "prepared", file)
         self.subjects = read_subjects(self.list)
 
     @functools.cached_property
@@ -69,6 +73,27 @@ class Studies:
         sequences = list(dict.fromkeys([*self.subjects["sequences"], *entry["images"]]))
         splits = {**{split: [] for split in SPLITS}, "test": [dict(entry)]}
         return write_subjects(path, {**self.subjects, "sequences": sequences, **splits})
+
+
+def _prepared(folder: Path, out: Path, file: Path) -> Path:
+    """The list of what `prepare` makes of DICOM; what was prepared before is not prepared again.
+
+    Raises:
+        ValueError: its packages are not installed, or nothing could be prepared.
+    """
+    from common.preparing.prepare import prepare
+
+    logger.info(f"{folder} holds DICOM, which is prepared in {out}: converted, registered and without skull.")
+    reason = f"{folder} holds DICOM, such as {file.relative_to(folder)}."
+    try:
+        return prepare(folder, out)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{reason} {ADVICE} Or install what lacks, and it is done here ({error})") from None
+    except ValueError as error:
+        if not (out / LIST_NAME).is_file():
+            raise ValueError(f"{reason} {error}") from None
+        logger.warning(str(error))  # of some subjects
+        return out / LIST_NAME
 
 
 def unknown_image(name: str, known: Mapping[str, Any]) -> FileNotFoundError:

@@ -15,15 +15,16 @@ ROOT = Path(__file__).parents[1]
 OWN = {"common", "ci", "tests", "label_app", *(path.name for path in (ROOT / "bundles").iterdir())}
 SLICER = {"qt", "slicer", "MONAILabelLib", "MRIContrastLib"}  # what 3D Slicer brings, and the module's own
 LISTED = {
-    "common bundles": ("requirements.txt", "requirements-onnx.txt"),
+    "common bundles": ("requirements.txt", "requirements-onnx.txt", "requirements-prepare.txt"),
     "ci": ("requirements.txt", "tests/requirements.txt"),
-    "tests": ("requirements.txt", "tests/requirements.txt", "requirements-mlflow.txt"),
+    "tests": ("requirements.txt", "tests/requirements.txt", "requirements-mlflow.txt", "requirements-prepare.txt"),
     "label_app": ("requirements.txt", "label_app/requirements.txt", "label_app/requirements-no-deps.txt"),
 }
 USERS = {
     "requirements.txt": "common bundles",
     "requirements-onnx.txt": "common bundles",
     "requirements-mlflow.txt": "tests",
+    "requirements-prepare.txt": "common",
     "tests/requirements.txt": "tests ci common",
 }
 NEEDED_BY = {  # without an import here: where the need stands

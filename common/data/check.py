@@ -243,7 +243,7 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
     advice = (
         f"there is no readable {wanted} to resample to"
         if wanted
-        else f"register first (ANTs, elastix, FSL), or resample with --grid {name} if the patient lay still"
+        else f"register first (`mri-contrast prepare`), or resample with --grid {name} if the patient lay still"
     )
     for path, own in grids.items():
         differences = list(grid_differences(own, grids[images[name]]))
@@ -251,7 +251,7 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
             found = "; ".join(text for _, text in differences)
             reason = (
                 f"not on the grid of {name}: {found}. Only the headers align them, no registration is done here: "
-                "register first (ANTs, elastix, FSL) unless the patient lay still"
+                "register first (`mri-contrast prepare`) unless the patient lay still"
             )
             yield path, ("HEADER_ALIGNED_ONLY", WARNING, reason)
         else:

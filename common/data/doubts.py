@@ -67,7 +67,7 @@ def remaining_skull(image: np.ndarray, affine: np.ndarray) -> str:
     if np.count_nonzero(shell) < FEWEST or dark <= MOST_DARK:
         return ""
     where = f"{SKULL[0]:g} to {SKULL[1]:g} mm below its surface"
-    return f"seems to have its skull ({dark:.0%} is dark {where}); remove it first (HD-BET, SynthStrip)"
+    return f"seems to have its skull ({dark:.0%} is dark {where}); remove it first (`mri-contrast prepare`)"
 
 
 def misplaced(images: Mapping[str, np.ndarray], affine: np.ndarray) -> dict[str, str]:

@@ -170,7 +170,10 @@ def find_subjects(
     texts = {name: name for name in names}
     files = [path for path in _files(folder, (".nii", ".nii.gz")) if not is_synthesised(folder / path)]
     if not files:
-        raise ValueError(f"{folder} has no NIfTI file that a scanner made. DICOM is to be converted first (dcm2niix)")
+        raise ValueError(
+            f"{folder} has no NIfTI file that a scanner made. DICOM is to be converted and prepared first: "
+            "`mri-contrast prepare` does (by dcm2niix), or `complete --prepare`"
+        )
     label, match = _the_one_layout(folder, files, pattern, texts)
     found = _find(folder, (label, match))
     twice = [path for path in found.further if match(path).field == "images"]

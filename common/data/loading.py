@@ -141,7 +141,8 @@ class LoadSubject(Transform):
             return image
         if not self.grid:
             raise ValueError(
-                f"Subject {subject}: {name} and {grid_name} lie on different grids: {difference}. Register them first, "
+                f"Subject {subject}: {name} and {grid_name} lie on different grids: {difference}. Register them "
+                "first (`mri-contrast prepare`), "
                 f"or if the patient lay still resample all to one of them with --grid {grid_name}."
             )
         mode = "bilinear" if is_image else "nearest"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from common.data.subjects import SPLITS, read_subjects
@@ -49,7 +51,7 @@ def test_a_folder_without_scans(tmp_path: Path):
 def test_a_folder_of_dicom(tmp_path: Path):
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "IM0001").write_bytes(bytes(128) + b"DICM")
-    with pytest.raises(ValueError, match=r"holds DICOM, such as series/IM0001\. Convert .*dcm2niix"):
+    with pytest.raises(ValueError, match=r"holds DICOM, such as series/IM0001\. (Convert .*dcm2niix|.*none is an MR)"):
         Studies(tmp_path, tmp_path / "work")
 
 
@@ -64,3 +66,19 @@ def test_a_list_of_one(studies_dir: Path, tmp_path: Path):
 
 def test_an_unknown_image_says_which_there_are():
     assert "'x' in the studies. They have a, b;" in str(unknown_image("x", {"a": 1, "b": 2}))
+
+
+def test_dicom_is_prepared_once(tmp_path: Path):
+    pytest.importorskip("dcm2niix", reason="requirements-prepare.txt is not installed")
+    pytest.importorskip("pydicom", minversion="3")
+    from tests.common.preparing.conftest import _write_series
+
+    places = np.stack(np.meshgrid(*(np.linspace(-1.3, 1.3, n) for n in (60, 70, 40)), indexing="ij"), -1)
+    brain = (places**2).sum(-1) < 1
+    image = nib.Nifti1Image((brain * 500).astype(np.int16), np.diag([-3.2, -3.2, 4.4, 1]))
+    _write_series(tmp_path / "patient", image, 1, "T1")
+    studies = Studies(tmp_path, tmp_path / ".monailabel")
+    assert studies.scans.keys() == {f"{tmp_path.name}_T1"}
+    before = Path(studies.scans[f"{tmp_path.name}_T1"].file).stat().st_mtime_ns
+    studies = Studies(tmp_path, tmp_path / ".monailabel")
+    assert Path(studies.scans[f"{tmp_path.name}_T1"].file).stat().st_mtime_ns == before

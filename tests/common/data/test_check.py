@@ -77,7 +77,7 @@ def test_good_files_give_no_finding(pair, capsys):
         ({"voxels": VOXELS + 1j}, "FILE_UNREADABLE", "voxels are complex"),
         ({"voxels": VOXELS[:3]}, "SHAPE_DIFFERS", "not on the grid of T1: shape (3, 5, 6) against (4, 5, 6)"),
         ({"affine": np.diag([1, 1, 2.5, 1])}, "SPACING_DIFFERS", "spacing (1, 1, 2.5) against (1, 1, 2) mm"),
-        ({"affine": turned(5)}, "AXES_DIFFER", "register first (ANTs, elastix, FSL), or resample with --grid T1"),
+        ({"affine": turned(5)}, "AXES_DIFFER", "register first (`mri-contrast prepare`), or resample with --grid T1"),
         ({"affine": np.diag([-1.0, 1, 2, 1])}, "AXES_DIFFER", "axes LAS from (0, 0, 0) against RAS from (0, 0, 0) mm"),
         ({"sform": 0, "qform": 0}, "NO_AFFINE", "neither sform nor qform is set"),
         ({"qform_affine": turned(90)}, "SFORM_QFORM_DISAGREE", "sform (code 1) and qform (code 1) are up to"),
