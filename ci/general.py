@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from ci.general_card import general_card
 from common import workflows
@@ -41,7 +42,8 @@ def general_weights(
     real_epochs: int = 1,
     seed: int = 0,
 ) -> tuple[Path, Path]:
-    """Makes all of it in a folder; returns the weights, in half precision and described, and their card.
+    """Makes all of it in a folder; returns the weights, in half precision and described, and their card. The card shows
+    pictures of gallery/, which goes where it goes.
 
     Args:
         name: of the bundle.
@@ -75,10 +77,19 @@ def general_weights(
     both = averaged(base, work / "all" / "models" / "model.pt", work / "all" / "model.pt")
     weights = shipped(both, work / "model.pt", [folder / "real" for folder in scores])
     card = work / "model_card.md"
+    gallery(sorted((work / "completed").glob("*/*/*.png")), work / "gallery")
     command = f"./ci/weights {name} --recipe general --anatomies DIR --dataset_dir REAL"
     command += f" --epochs {epochs}" if epochs else ""
     write_text(card, general_card(name, weights, scores, work / "completed", read_subjects(real), command))
     return weights, card
+
+
+def gallery(pictures: Sequence[Path], folder: Path) -> None:
+    """The pictures in 128 colours, a third of their size."""
+    folder.mkdir(exist_ok=True)
+    for path in pictures:
+        with Image.open(path) as picture:
+            picture.convert("RGB").quantize(128).save(folder / path.name, optimize=True)
 
 
 def averaged(before: Path, after: Path, file: Path) -> Path:

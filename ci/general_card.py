@@ -54,6 +54,12 @@ Of the voxels, the share that is off by less than the uncertainty that is writte
 was taken from the other persons (mean over persons, and the least):
 
 {kept}
+
+## Pictures
+
+Of each subject all sequences, each made from all others by weights that did not see that person, beside the truth.
+
+{pictures}
 """
 
 
@@ -83,6 +89,7 @@ def general_card(
         about=listed.get("about", ""),
         scores=_scores(tables),
         pairs=_pairs([row for table in tables["real"] for row in table.rows], described["sequences"]),
+        pictures="\n".join(f"![{path.stem}](gallery/{path.name})" for path in sorted(completed.glob("*/*/*.png"))),
         medians=_medians(sorted(completed.glob("*/*/*.json")), listed, described["sequences"]),
         kept=_table(
             ["target", "within", "within twice"],
