@@ -124,7 +124,7 @@ def test_bids(session: Path, tmp_path: Path):
     described = json.loads((tmp_path / "b" / "dataset_description.json").read_text())
     assert described["DatasetType"] == "derivative" and described["GeneratedBy"][0]["Name"] == "mri_seq2seq"
     assert described["DatasetLinks"]["raw"].endswith("/prepared") and not (tmp_path / "b" / "dicom").exists()
-    if validator := shutil.which("bids-validator"):
+    if validator := shutil.which("bids-validator-deno") or shutil.which("bids-validator"):
         done = subprocess.run([validator, str(tmp_path / "b")], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
