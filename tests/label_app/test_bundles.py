@@ -114,10 +114,13 @@ def test_trained_here_and_used_at_once(name: str, overlay: Callable, studies: St
     """From none, then from the present weights, by every stage that the bundle has."""
     bundle = ServedBundle(BUNDLES / name, [str(overlay(name))], tmp_path / "work")
     entry = studies.entries["phantom_002"]
-    with pytest.raises(FileNotFoundError, match=f'{name} has no weights: .* POST /train/{name} with the body {{"pre'):
-        bundle.synthesise(studies, entry, "T1", None)
-    with pytest.raises(FileNotFoundError, match="no weights"):
-        bundle.train(studies)
+    if not bundle.weights.exists():  # a bundle may come with some
+        with pytest.raises(
+            FileNotFoundError, match=f'{name} has no weights: .* POST /train/{name} with the body {{"pre'
+        ):
+            bundle.synthesise(studies, entry, "T1", None)
+        with pytest.raises(FileNotFoundError, match="no weights"):
+            bundle.train(studies)
     bundle.train(studies, pretrained=False, epochs=1)
     first = torch.load(bundle.weights, weights_only=True)
     path, before = bundle.synthesise(studies, entry, "T1", None)
