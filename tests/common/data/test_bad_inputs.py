@@ -32,10 +32,10 @@ a good T1; its T2 is bad in one way each.
 
 With a network's weights (`check --weights FILE`) two more warnings are possible. WRONG_NAME: by other names the images
 predict each other better. OTHER_PERSON: an image agrees with none of two or more others. Five real scans of four people
-under all wrong names: 110 of 115 namings were found by `models/general.pt` of mri_seq2seq, and T1 was not told from
-T1Gd in the other five. All 16 images of another person were found. No right name or person was doubted, but an image of
-the subject's own beside one of the 16. The limits were chosen on these scans, so others may do worse;
-`.venv/bin/python -m ci.benchmark_agreement LIST WEIGHTS` measures it on yours. A subject with an error is not compared.
+under all wrong names: 110 of 115 namings were found by the weights that come with mri_seq2seq, and T1 was not told from
+T1Gd in the other five. Of 16 images of another person 15 were found. No right name or person was doubted. The weights
+have seen these people, and the limits were chosen on them, so others may do worse; `.venv/bin/python -m
+ci.benchmark_agreement LIST WEIGHTS` measures it on yours. A subject with an error is not compared.
 
 | the T2 | `check` | loading |
 |---|---|---|
