@@ -39,8 +39,6 @@ def general_weights(
     *,
     overlay: str = OVERLAY,
     epochs: int = 0,
-    real_epochs: int = 1,
-    seed: int = 0,
 ) -> tuple[Path, Path]:
     """Makes all of it in a folder; returns the weights, in half precision and described, and their card. The card shows
     pictures of gallery/, which goes where it goes.
@@ -53,13 +51,11 @@ def general_weights(
         work: base/, without/<person>/, scores/<person>/simulated and /real, completed/, all/.
         overlay: configuration of the trainings.
         epochs: of the training on simulated subjects; 0 for the overlay's.
-        real_epochs: of each training with real subjects.
-        seed: of all trainings.
     """
-    common = {"overlay": overlay, "seed": seed, "train#dataset#anatomies": str(anatomies)}
+    common = {"overlay": overlay, "train#dataset#anatomies": str(anatomies)}
     base = work / "base" / "models" / "model.pt"
     workflows.train(name, "", str(work / "base"), **common, **({"epochs": epochs} if epochs else {}))
-    tuned = {**common, "init_weights": str(base), "epochs": real_epochs, "learning_rate": REAL_RATE}
+    tuned = {**common, "init_weights": str(base), "epochs": 1, "learning_rate": REAL_RATE}
     tuned["train#dataset#real_share"] = REAL_SHARE
     lists = lists_without_one(real, work / "lists")
     for person, file in lists.items():
@@ -137,7 +133,7 @@ def lists_without_one(real: Path, folder: Path) -> dict[str, Path]:
 def all_of(real: Path, folder: Path) -> Path:
     """A list that trains on everyone."""
     listed = read_subjects(real)
-    everyone = [entry for entries in people(listed).values() for entry in entries]
+    everyone = [entry for split in SPLITS for entry in listed[split]]
     return write_subjects(folder / "all.json", {**listed, "training": everyone, "validation": [], "test": []})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from common.data.subjects import SPLITS
 from common.description import read
 from common.evaluation.scores import ScoreTable, is_sequence
 from common.inference.weights import read_state
@@ -150,9 +151,7 @@ def _pairs(rows: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> str:
 
 def _medians(sidecars: Sequence[Path], listed: Mapping[str, Any], sequences: Sequence[str]) -> str:
     """A row per subject: by target, the median of what was made over that of the true image, where both have tissue."""
-    files = {
-        entry["subject"]: entry["images"] for split in ("training", "validation", "test") for entry in listed[split]
-    }
+    files = {entry["subject"]: entry["images"] for split in SPLITS for entry in listed[split]}
     rows: dict[str, dict[str, str]] = {}
     for path in sidecars:
         said = json.loads(path.read_text())

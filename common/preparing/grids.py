@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from scipy.ndimage import affine_transform
+from nibabel.processing import resample_from_to
 
 from ..files import write_text
 
@@ -28,11 +28,11 @@ def resampled(image: nib.Nifti1Image, grid: nib.Nifti1Image, transform: np.ndarr
         transform: from the grid's mm to the image's.
         order: 1 is linear, 0 the nearest voxel.
     """
-    voxels = np.linalg.inv(image.affine) @ transform @ grid.affine
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    if np.allclose(voxels, np.eye(4), atol=1e-5) and image.shape == grid.shape:
+    data, placed = np.asarray(image.dataobj, dtype=np.float32), np.linalg.inv(transform) @ image.affine
+    if np.allclose(np.linalg.inv(placed) @ grid.affine, np.eye(4), atol=1e-5) and image.shape == grid.shape:
         return data
-    return affine_transform(data, voxels, output_shape=grid.shape[:3], order=order, mode="constant")
+    found = resample_from_to(nib.Nifti1Image(data, placed), (grid.shape[:3], grid.affine), order=order)
+    return np.asarray(found.dataobj, dtype=np.float32)
 
 
 def regridded(grid: nib.Nifti1Image, spacing: Sequence[float]) -> nib.Nifti1Image:
