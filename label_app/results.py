@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
-import nrrd
 import numpy as np
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd")
+from common.preparing.derived import write_dicom
+from common.preparing.native import Made, record_of
+
+DICOM = ".dcm.zip"
+ENDINGS = (".nii.gz", ".nii", ".nrrd", DICOM)
 TYPES = ("float32", "float64", "uint8", "int16", "uint16", "int32", "uint32")
 COARSEST = 0.01  # of the brightest voxel: what rounding may change
 
@@ -51,6 +55,8 @@ class Format(NamedTuple):
             file.unlink()
         path = file.with_name(file.name.removesuffix(".nii.gz") + self.ending)
         if self.ending == ".nrrd":
+            import nrrd
+
             affine = image.affine
             space = {"space": "right-anterior-superior", "space directions": affine[:3, :3].T}
             nrrd.write(str(path), voxels, {**space, "space origin": affine[:3, 3], "kinds": ["domain"] * 3})
@@ -59,6 +65,21 @@ class Format(NamedTuple):
             header.set_data_dtype(self.dtype)
             nib.save(nib.Nifti1Image(voxels, image.affine, header), path)
         return path
+
+    def write_dicom(self, file: Path, sidecar: Mapping[str, Any], entry: Mapping[str, Any], sequence: str) -> Path:
+        """Puts an image into a zip of a derived DICOM series where the subject's `sequence` has its slices.
+
+        Raises:
+            ValueError: the subject was not prepared from DICOM, which the series would join.
+        """
+        made = Made(file, dict(sidecar), record_of(Path(entry["images"][sequence])))
+        try:
+            series = write_dicom(made, sequence)
+        finally:
+            file.unlink()
+        archive = shutil.make_archive(str(series).removesuffix("_dicom") + ".dcm", "zip", series)
+        shutil.rmtree(series)
+        return Path(archive)
 
     def _cast(self, voxels: np.ndarray) -> np.ndarray:
         if self.dtype.kind == "f":

@@ -19,7 +19,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from .bundles import ServedBundle
 from .options import training_options
-from .results import ENDINGS, Format
+from .results import DICOM, ENDINGS, Format
 from .studies import Studies
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class Synthesise(InferTask):
         made, sidecar = self.bundle.synthesise(
             self.studies, entry, image, request.get("target"), **choice, **device(request)
         )
+        if form.ending == DICOM:
+            return str(form.write_dicom(made, sidecar, entry, image)), sidecar
         return str(form.write(made)), sidecar
 
 

@@ -58,7 +58,7 @@ def complete_and_write(
     for made in made_images(out, scans) if on_grid or wants_dicom else ():
         if on_grid:
             logger.info(f"written: {write_on_grid(made, on_grid)}")
-        if wants_dicom:
+        if wants_dicom and not made.is_uncertainty:
             logger.info(f"written: {write_dicom(made, on_grid or 'native', mark=str(dicom).lower() == 'marked')}")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 
-from .dicom import Scan, places_of, pydicom, read_scans, unpacked
+from .dicom import Scan, places_of, pydicom, read_scans, unpacked, write_file
 from .grids import LPS
 from .native import Made, on_grid, sequence_of_grid
 
@@ -56,7 +56,7 @@ def write_dicom(made: Made, wanted: str, mark: bool = False) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
         try:
             for k, each in enumerate(_series(data, scan, made, grid, places, mark)):
-                each.save_as(partial / f"IM{k + 1:04}.dcm", enforce_file_format=True)
+                write_file(each, partial / f"IM{k + 1:04}.dcm")
             shutil.rmtree(folder, ignore_errors=True)
             partial.chmod(0o755)
             partial.rename(folder)

@@ -74,6 +74,15 @@ def pydicom() -> ModuleType:
     return pydicom
 
 
+def write_file(header: Dataset, path: Path) -> None:
+    """Writes a data set with its meta information; MONAI Label's pydicom is 2, whose words for it are others."""
+    if pydicom().__version__.startswith("2."):
+        header.is_little_endian, header.is_implicit_VR = True, False
+        header.save_as(path, write_like_original=False)
+    else:
+        header.save_as(path, enforce_file_format=True)
+
+
 def files_of(folder: Path) -> list[Path]:
     """All files below a folder, sorted, but for hidden ones and those in hidden folders."""
     found = []

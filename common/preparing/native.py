@@ -18,7 +18,7 @@ RECORD = "preparation.json"
 
 
 class Made(NamedTuple):
-    """One synthesised image: its file, its sidecar, and how its subject was prepared."""
+    """One synthesised image, or its uncertainty: the file, its sidecar, and how its subject was prepared."""
 
     file: Path
     said: dict[str, Any]
@@ -27,6 +27,10 @@ class Made(NamedTuple):
     @property
     def target(self) -> str:
         return self.said["target"]
+
+    @property
+    def is_uncertainty(self) -> bool:
+        return self.file.name.endswith("_uncertainty.nii.gz")
 
 
 def records(prepared_dir: Path) -> list[dict[str, Any]]:
@@ -44,13 +48,24 @@ def records(prepared_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
+def record_of(image: Path) -> dict[str, Any]:
+    """How the subject of a prepared image was prepared.
+
+    Raises:
+        ValueError: it was not.
+    """
+    if not (path := image.with_name(RECORD)).is_file():
+        raise ValueError(f"{image} was not made by `mri-contrast prepare`, so that no DICOM study is known to join.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def made_images(completed_dir: Path, prepared_dir: Path) -> Iterator[Made]:
-    """The synthesised images of an inference on what `prepare` made."""
+    """The synthesised images, each with its uncertainty where there is one, of an inference on what `prepare` made."""
     for record in records(prepared_dir):
         subject = record["subject"]
         for sidecar in sorted((completed_dir / subject).glob(f"{subject}_*.json")):
             said = json.loads(sidecar.read_text(encoding="utf-8"))
-            if sidecar.stem == f"{subject}_{said.get('target')}":
+            if sidecar.stem.removesuffix("_uncertainty") == f"{subject}_{said.get('target')}":
                 yield Made(sidecar.with_suffix(".nii.gz"), said, record)
 
 
@@ -73,7 +88,7 @@ def on_grid(made: Made, grid: nib.Nifti1Image, transform: np.ndarray) -> np.ndar
 
 
 def write_on_grid(made: Made, wanted: str) -> Path:
-    """Writes `<subject>_<target>_on_<sequence>.nii.gz` and its sidecar beside the image; returns its path."""
+    """Writes `<name>_on_<sequence>.nii.gz` and its sidecar beside the image of that name; returns its path."""
     name = sequence_of_grid(made.record, wanted)
     image = made.record["images"][name]
     grid = nib.Nifti1Image(np.zeros(image["shape"][:3], np.uint8), np.array(image["affine"]))

@@ -19,6 +19,7 @@ import pytest
 
 from ci import package
 from common.data.subjects import read_subjects, write_subjects
+from label_app.bundles import ServedBundle
 
 from .serving import NAMES, PYTHON, ROOT, Server
 
@@ -43,6 +44,15 @@ def overlay(tiny: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFa
 def studies_dir(phantom_dir: Path, tmp_path: Path) -> Path:
     """The phantom: subject 2 on a rotated grid without its FLAIR, subject 3 on a sheared one."""
     return make_studies(phantom_dir, tmp_path / "studies")
+
+
+@pytest.fixture
+def served(overlay: Callable, weights_of: Callable, tmp_path: Path) -> ServedBundle:
+    """Seq2Seq with random weights."""
+    bundle = ServedBundle(ROOT / "bundles" / "mri_seq2seq", [str(overlay("mri_seq2seq"))], tmp_path / "work")
+    bundle.trained.mkdir(parents=True)
+    shutil.copyfile(weights_of("mri_seq2seq"), bundle.trained / "model.pt")
+    return bundle
 
 
 def make_studies(phantom_dir: Path, folder: Path) -> Path:

@@ -250,6 +250,11 @@ def test_the_client_s_format_and_type(server: Server, tmp_path: Path, ending: st
     assert np.abs(voxels - plain.get_fdata()).max() <= (0.5 if voxels.dtype.kind in "iu" else 0)
 
 
+def test_dicom_out_needs_dicom_in(server: Server):
+    said = server.refused(SCAN, target="T2", result_extension=".dcm.zip")
+    assert "was not made by `mri-contrast prepare`" in said
+
+
 def read_nrrd(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Voxels, and their affine without its last row."""
     head, _, data = content.partition(b"\n\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,15 +25,6 @@ EVIL = "$print('evaluated')"
 @pytest.fixture
 def studies(studies_dir: Path, tmp_path: Path) -> Studies:
     return Studies(studies_dir, tmp_path / "work")
-
-
-@pytest.fixture
-def served(overlay: Callable, weights_of: Callable, tmp_path: Path) -> ServedBundle:
-    """Seq2Seq with random weights."""
-    bundle = ServedBundle(BUNDLES / "mri_seq2seq", [str(overlay("mri_seq2seq"))], tmp_path / "work")
-    bundle.trained.mkdir(parents=True)
-    shutil.copyfile(weights_of("mri_seq2seq"), bundle.trained / "model.pt")
-    return bundle
 
 
 @pytest.mark.parametrize(("subject", "image", "target"), [("phantom_002", "T2", None), ("phantom_003", "T1", "T2")])

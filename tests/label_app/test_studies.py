@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from common.data.subjects import SPLITS, read_subjects
+from label_app.bundles import ServedBundle
+from label_app.results import Format
 from label_app.studies import Studies, unknown_image
 
 
@@ -70,15 +73,41 @@ def test_an_unknown_image_says_which_there_are():
 
 def test_dicom_is_prepared_once(tmp_path: Path):
     pytest.importorskip("dcm2niix", reason="requirements-prepare.txt is not installed")
-    pytest.importorskip("pydicom", minversion="3")
-    from tests.common.preparing.conftest import _write_series
-
-    places = np.stack(np.meshgrid(*(np.linspace(-1.3, 1.3, n) for n in (60, 70, 40)), indexing="ij"), -1)
-    brain = (places**2).sum(-1) < 1
-    image = nib.Nifti1Image((brain * 500).astype(np.int16), np.diag([-3.2, -3.2, 4.4, 1]))
-    _write_series(tmp_path / "patient", image, 1, "T1")
+    pytest.importorskip("pydicom")
+    _write_t1(tmp_path / "patient")
     studies = Studies(tmp_path, tmp_path / ".monailabel")
     assert studies.scans.keys() == {f"{tmp_path.name}_T1"}
     before = Path(studies.scans[f"{tmp_path.name}_T1"].file).stat().st_mtime_ns
     studies = Studies(tmp_path, tmp_path / ".monailabel")
     assert Path(studies.scans[f"{tmp_path.name}_T1"].file).stat().st_mtime_ns == before
+
+
+def test_dicom_in_and_out(served: ServedBundle, tmp_path: Path):
+    """An image that is asked for as DICOM is a series of the same study, where the source's slices are."""
+    pytest.importorskip("dcm2niix", reason="requirements-prepare.txt is not installed")
+    pydicom = pytest.importorskip("pydicom")
+    [*sources] = map(pydicom.dcmread, _write_t1(tmp_path / "studies" / "patient"))
+    studies = Studies(tmp_path / "studies", tmp_path / "work")
+    [(subject, entry)] = studies.entries.items()
+    form = Format.of({"result_extension": ".dcm.zip"})
+    archive = form.write_dicom(*served.synthesise(studies, entry, "T1", "T2"), entry, "T1")
+    assert archive.name.startswith(f"{subject}_T2_") and archive.name.endswith(".dcm.zip")
+    assert list(archive.parent.glob(f"{subject}_T2_*")) == [archive], "nothing else is left"
+    with zipfile.ZipFile(archive) as series:
+        series.extractall(tmp_path / "made")
+    archive.unlink()
+    made = [pydicom.dcmread(path) for path in (tmp_path / "made").iterdir()]
+    assert {each.StudyInstanceUID for each in made} == {each.StudyInstanceUID for each in sources}
+    places = [sorted(tuple(each.ImagePositionPatient) for each in series) for series in (made, sources)]
+    np.testing.assert_allclose(*places, atol=1e-4)
+    assert {each.SeriesDescription for each in made} == {"T2 synthesised from T1"}
+    assert max(each.pixel_array.max() for each in made) > 0
+
+
+def _write_t1(folder: Path) -> list[Path]:
+    from tests.common.preparing.conftest import _write_series
+
+    places = np.stack(np.meshgrid(*(np.linspace(-1.3, 1.3, n) for n in (60, 70, 40)), indexing="ij"), -1)
+    brain = (places**2).sum(-1) < 1
+    image = nib.Nifti1Image((brain * 500).astype(np.int16), np.diag([-3.2, -3.2, 4.4, 1]))
+    return _write_series(folder, image, 1, "T1")

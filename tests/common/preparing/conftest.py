@@ -67,6 +67,8 @@ def _write_series(folder: Path, image: nib.Nifti1Image, number: int, contrast: s
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+    from common.preparing.dicom import write_file
+
     data, affine = np.asarray(image.dataobj).astype(np.int16), np.diag([-1, -1, 1, 1]) @ image.affine
     spacing = nib.affines.voxel_sizes(affine)
     files = list(range(data.shape[2]))
@@ -97,5 +99,5 @@ def _write_series(folder: Path, image: nib.Nifti1Image, number: int, contrast: s
         each.PixelData = data[:, :, k].T.tobytes()
         for name, value in said.items():
             setattr(each, name, value(k) if callable(value) else value)
-        each.save_as(folder / f"IM{file:04}", enforce_file_format=True)
+        write_file(each, folder / f"IM{file:04}")
     return [folder / f"IM{file:04}" for file in files]
