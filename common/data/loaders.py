@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, DistributedSampler
+from monai.transforms import Compose, RandSpatialCropd, RandSpatialCropSamplesd, Transform
+from monai.transforms.traits import RandomizableTrait
 
 from ..distributed import is_distributed
 from ..progress import bar
 
+CROPS = (RandSpatialCropd, RandSpatialCropSamplesd)  # which write to nothing
+
+
+class CopyTensors(Transform, RandomizableTrait):
+    """A dict with tensors of its own; no part of what is cached, although nothing is drawn."""
+
+    def __call__(self, data: Any) -> Any:
+        # Not deepcopy, which of a box would copy all that it was cropped from.
+        return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in data.items()}
+
 
 class CachedSubjects(CacheDataset):
-    """A `CacheDataset` whose bar says what it waits for, and is lines in a log."""
+    """A `CacheDataset` that copies, of a subject that it keeps, the box that is cropped first, not the whole.
+
+    What follows may write to an item. Its bar says what it waits for, and is lines in a log.
+
+    Args:
+        data, transform, options: as for `CacheDataset`.
+    """
+
+    def __init__(self, data: Sequence, transform: Compose, **options: Any) -> None:
+        steps = list(transform.transforms)
+        anew = [
+            k for k, each in enumerate(steps) if isinstance(each, RandomizableTrait) or not isinstance(each, Transform)
+        ]
+        if anew:
+            steps.insert(anew[0] + isinstance(steps[anew[0]], CROPS), CopyTensors())
+            transform = Compose(steps)
+        super().__init__(data, transform, copy_cache=False, **options)
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
         indices = range(self.cache_num) if indices is None else indices
@@ -50,16 +78,28 @@ class SeededItems(torch.utils.data.Dataset):
         return self.dataset[index]
 
 
-def training_loader(dataset: Dataset, **options: Any) -> DataLoader:
+class EpochLoader(DataLoader):
+    """Whose processes may outlive an epoch, and draw as those that begin with it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._iterator is not None:
+            torch.empty((), dtype=torch.int64).random_()  # the seed of processes, which torch draws for new ones
+        return super().__iter__()
+
+
+def training_loader(dataset: Dataset, *, num_workers: int = 0, **options: Any) -> DataLoader:
     """Batches in an order that is drawn anew for every epoch; all processes that train get equally many.
 
     Args:
         dataset: with a `transform` whose `set_random_state` seeds all of it, see `SeededItems`.
-        options: as for `monai.data.DataLoader`: batch_size, num_workers ...
+        num_workers: processes that load, until the training ends.
+        options: as for `monai.data.DataLoader`: batch_size, pin_memory (by default where there is CUDA) ...
     """
     sampler = DistributedSampler(dataset, even_divisible=True, shuffle=True) if is_distributed() else None
-    options = {"worker_init_fn": None, **options}  # MONAI's seeds by process
-    return DataLoader(SeededItems(dataset), shuffle=sampler is None, sampler=sampler, **options)
+    usual = {"persistent_workers": num_workers > 0, "pin_memory": torch.cuda.is_available()}
+    options = {"worker_init_fn": None, **usual, **options}  # MONAI's seeds by process
+    shuffled = {"shuffle": sampler is None, "sampler": sampler}
+    return EpochLoader(SeededItems(dataset), num_workers=num_workers, **shuffled, **options)
 
 
 def subject_loader(dataset: Dataset, num_workers: int = 0) -> DataLoader:
