@@ -154,7 +154,9 @@ class ScaleSequencesd(MapTransform):
         shape = (-1,) + (1,) * (image.ndim - 1)
         for key in self.key_iterator(d):
             scaled = ((d[key] - offset.view(shape)) / scale.view(shape)).clamp(DARKEST_TISSUE, 1)
-            inside = torch.stack([torch.as_tensor(tissue(np.asarray(each))) for each in d[key]])
+            inside = torch.zeros(d[key].shape, dtype=torch.bool)  # as an image that lacks is, without a look at it
+            for i in available.nonzero()[:, 0].tolist():
+                inside[i] = torch.as_tensor(tissue(np.asarray(d[key][i])))
             d[key] = torch.where(inside, scaled, 0)
         d["scale"], d["offset"] = scale, offset
         return d

@@ -34,10 +34,18 @@ class VGG19Loss(nn.Module):
         self.layers = nn.ModuleList(nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in layers)
         self.requires_grad_(False).eval()
 
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Images [P, c, H, W] in [-1, 1]; 3D volumes [P, c, X, Y, Z] are taken as their axial slices."""
+    def forward(self, prediction: Tensor, target: Tensor, row: Tensor | None = None) -> Tensor:
+        """Images [P, c, H, W] in [-1, 1]; 3D volumes [P, c, X, Y, Z] are taken as their axial slices.
+
+        With `row` [P], on the CPU, prediction k is to be as target[row[k]]: features of each of these are found once.
+        """
+        if row is not None:
+            used, row = row.unique(return_inverse=True)
+            target = target[used]
         with torch.no_grad():
             wanted = self._features(target)
+        if row is not None:
+            wanted = [each.unflatten(0, (len(target), -1))[row].flatten(0, 1) for each in wanted]
         made = self._features(prediction)
         return torch.stack([F.mse_loss(a, b) for a, b in zip(made, wanted, strict=True)]).sum()
 

@@ -94,6 +94,16 @@ def median(found: dict) -> float:
     return found["image"][found["image"] > 0].median().item()
 
 
+def test_air_of_an_image_that_lacks_is_not_looked_for(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr("common.data.normalisation.tissue", lambda image: seen.append(image.max()) or tissue(image))
+    image = torch.zeros(3, 8, 8, 8)
+    image[1, 2:6, 2:6, 2:6] = 5
+    data = {"image": image, "available": torch.tensor([False, True, False])}
+    scaled = ScaleSequencesd("image", "p99")(data)["image"]
+    assert seen == [5] and scaled[1].any() and not scaled[0].any() and not scaled[2].any()
+
+
 @pytest.mark.parametrize("factor", [2, 20, 1e4])
 def test_bright_vessels_hardly_change_where_tissue_lies(factor: float):
     plain, bright = brain(), brain()

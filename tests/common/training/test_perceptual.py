@@ -62,6 +62,22 @@ def test_channels_and_slices_are_grey_images(weights: Path):
     torch.testing.assert_close(loss(*stacks), loss(*slices))
 
 
+@pytest.mark.parametrize("size", [(2, 16, 16), (1, 16, 16, 3)])
+def test_a_truth_of_several_predictions_is_looked_at_once(weights: Path, size: tuple[int, ...]):
+    loss, counts = VGG19Loss(str(weights)), []
+    predictions, targets = torch.rand(5, *size, requires_grad=True), torch.rand(4, *size)
+    row = torch.tensor([3, 0, 3, 3, 0])
+    each = loss(predictions, targets[row])
+    (expected,) = torch.autograd.grad(each, predictions)
+    features = loss._features
+    loss._features = lambda images: counts.append(len(images)) or features(images)
+    once = loss(predictions, targets, row)
+    (gradient,) = torch.autograd.grad(once, predictions)
+    assert counts == [2, 5]
+    torch.testing.assert_close(once, each, rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_gradient_reaches_the_prediction_only(weights: Path):
     loss = VGG19Loss(str(weights))
     prediction, target = (torch.rand(1, 1, 16, 16, requires_grad=True) for _ in range(2))
