@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..distributed import is_distributed
+from .optimizers import fused, gradient_norm
 
 
 class SequenceDiscriminators(nn.Module):
@@ -46,7 +47,7 @@ class Adversary:
         if is_distributed():
             # A batch need not hold every sequence, so some discriminators may go unused in a step.
             self.trained = DistributedDataParallel(self.discriminators, find_unused_parameters=True)
-        self.optimizer = torch.optim.Adam(discriminators.parameters(), lr=learning_rate, betas=(0.5, 0.999))
+        self.optimizer = fused(torch.optim.Adam(discriminators.parameters(), lr=learning_rate, betas=(0.5, 0.999)))
         self.criterion = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
 
     def generator_loss(self, fake: Tensor, sequence: Tensor) -> Tensor:
@@ -56,11 +57,12 @@ class Adversary:
         self.discriminators.requires_grad_(True)
         return torch.stack([self.criterion(v, True, for_discriminator=False) for v in verdicts]).mean()
 
-    def step(self, real: Tensor, real_sequence: Tensor, fake: Tensor, fake_sequence: Tensor) -> Tensor:
-        """One step of ||D_j(real) - 1||_2 + ||D_j(fake)||_2, the mean over the sequences seen; returns the loss.
+    def backward(
+        self, real: Tensor, real_sequence: Tensor, fake: Tensor, fake_sequence: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and gradient's norm of ||D_j(real) - 1||_2 + ||D_j(fake)||_2, the mean over the sequences seen.
 
-        Raises:
-            FloatingPointError: the gradient is NaN or infinite; nothing is updated.
+        Nothing waits for the device or is stepped: `optimizer` does that, once the norm is known to be finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
         sequence = torch.cat([real_sequence, fake_sequence])
@@ -74,14 +76,7 @@ class Adversary:
                     losses.append(self.criterion(verdict[rows], truth, for_discriminator=True))
         loss = torch.stack(losses).sum() / sum(verdict is not None for verdict in verdicts)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.discriminators.parameters(), torch.inf)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"The discriminators' gradient has the norm {norm.item()}, their loss is {loss.item():g}. Training "
-                "stops before their weights are touched; the last checkpoint is good. Lower the learning rate."
-            )
-        self.optimizer.step()
-        return loss.detach()
+        return loss.detach(), gradient_norm(self.discriminators)
 
     def state_dict(self) -> dict:
         return {"discriminators": self.discriminators.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from ..distributed import unwrapped, wrapped
 from ..memory import advising
 from ..options import switch
+from .optimizers import gradient_norm
 
+NORM, NORM_OF_DISCRIMINATORS = "gradient's norm", "norm of the discriminators' gradient"
+HOST = ("available", "parameters")  # what a step consists of depends on them
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,7 +28,8 @@ class TranslationTrainer(SupervisedTrainer):
     network is only ever called through `network(...)`, so that distributed training sees every step.
 
     Args:
-        objective: returns `(terms, samples)`: a dict of scalars, and the keyword arguments of `adversary.step`.
+        objective: returns `(terms, samples)`: a dict of scalars, and the keyword arguments of `adversary.backward`.
+            What is not an image, `HOST`, it gets on the CPU, so that looking at it does not wait for the device.
         adversary: discriminators with an optimiser of their own (`common.training.adversary`); None is without. They
             rest while the objective has no samples for them.
         amp: mixed precision on CUDA: "bf16", "fp16" or "" for none. On the CPU it is ignored.
@@ -83,7 +88,9 @@ class TranslationTrainer(SupervisedTrainer):
     def _step(self, engine: TranslationTrainer, batchdata: dict[str, Any]) -> list[dict[str, float]]:
         device = engine.state.device
         batch = {
-            k: v.to(device, non_blocking=engine.non_blocking) for k, v in batchdata.items() if isinstance(v, Tensor)
+            k: v if k in HOST else v.to(device, non_blocking=engine.non_blocking)
+            for k, v in batchdata.items()
+            if isinstance(v, Tensor)
         }
         engine.network.train()
         self.objective.epoch = engine.state.epoch  # for those that change as training goes on
@@ -92,26 +99,31 @@ class TranslationTrainer(SupervisedTrainer):
         with torch.autocast(device.type, dtype=self.amp_type, enabled=self.amp_type is not None):
             terms, samples = self.objective(engine.network, batch)
             loss = torch.stack(list(terms.values())).sum()
-        self._check_finite(loss, terms, "loss")
         self.grad_scaler.scale(loss).backward()
         self.grad_scaler.unscale_(engine.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.clip_grad or torch.inf)
-        if self.amp_type is not torch.float16:  # whose scaler leaves out such steps by itself
-            self._check_finite(norm, terms, "gradient's norm")
+        output = {Keys.LOSS: loss, **terms}
+        norms = {NORM: gradient_norm(engine.network, self.clip_grad)}
+        adversary = self.adversary if samples else None  # none until it begins
+        if adversary is not None:
+            output["discriminator"], norms[NORM_OF_DISCRIMINATORS] = adversary.backward(**samples)
+        found = torch.stack([value.detach().float() for value in {**output, **norms}.values()])
+        values = dict(zip([*output, *norms], found.tolist(), strict=True))  # the one wait for the device in a step
+        self._check_finite(values, terms)
         self.grad_scaler.step(engine.optimizer)
         self.grad_scaler.update()
-        output = {Keys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
-        if self.adversary is not None and samples:  # none until it begins
-            output["discriminator"] = self.adversary.step(**samples)
-        values = torch.stack([value.float() for value in output.values()]).tolist()  # one wait for the device
-        engine.state.output = [dict(zip(output, values, strict=True))]  # a list, as MONAI's handlers expect
+        if adversary is not None:
+            adversary.optimizer.step()
+        engine.state.output = [{name: values[name] for name in output}]  # a list, as MONAI's handlers expect
         return engine.state.output
 
-    def _check_finite(self, value: Tensor, terms: dict[str, Tensor], name: str) -> None:
-        if not torch.isfinite(value):
-            values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+    def _check_finite(self, values: dict[str, float], terms: dict[str, Tensor]) -> None:
+        checked = [Keys.LOSS, NORM, "discriminator", NORM_OF_DISCRIMINATORS]
+        if self.amp_type is torch.float16:  # whose scaler leaves out such steps by itself
+            checked.remove(NORM)
+        for name in (name for name in checked if not math.isfinite(values.get(name, 0.0))):
+            said = ", ".join(f"{term} {values[term]:g}" for term in terms)
             raise FloatingPointError(
-                f"The {name} is {value.item()} at epoch {self.state.epoch}, iteration {self.state.iteration} "
-                f"({values}). Training stops before the weights are touched; the last checkpoint is good. Lower the "
+                f"The {name} is {values[name]} at epoch {self.state.epoch}, iteration {self.state.iteration} "
+                f"({said}). Training stops before the weights are touched; the last checkpoint is good. Lower the "
                 "learning rate, set clip_grad, or use amp 'bf16' in place of 'fp16'."
             )

@@ -22,6 +22,7 @@ from .adversary import Adversary
 from .beginning import begin_with
 from .checkpoints import Checkpoints
 from .handlers import MovingAverage, ReferenceScale, Reseed, TrainingProgress
+from .optimizers import fused
 from .trainer import TranslationTrainer
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def usual_trainer(
         max_epochs=max_epochs,
         train_data_loader=train_data_loader,
         network=network,
-        optimizer=lr_scheduler.optimizer,
+        optimizer=fused(lr_scheduler.optimizer),
+        non_blocking=True,
         objective=objective.to(device),
         adversary=adversary,
         amp=amp,

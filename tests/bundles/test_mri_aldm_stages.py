@@ -55,7 +55,7 @@ def test_air_costs_nothing_and_the_adversary_begins_when_it_shall():
     made = Reconstruction(torch.rand_like(images).requires_grad_(), made.latent, made.loss)
     terms, samples = objective.terms(made, images)
     assert terms["adversarial"] > 0 and samples.keys() == {"real", "real_sequence", "fake", "fake_sequence"}
-    assert adversary.step(**samples) > 0
+    assert adversary.backward(**samples)[0] > 0
 
 
 def test_the_codebook_learns(tiny_network):

@@ -83,7 +83,8 @@ class AutoencoderObjective(nn.Module):
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Batch "image" [B, S, X, Y, Z] to the weighted terms, and what the adversary is to be shown."""
-        subject, source = is_available(batch["image"]).cpu().nonzero(as_tuple=True)
+        available = batch["available"] if "available" in batch else is_available(batch["image"])
+        subject, source = available.cpu().nonzero(as_tuple=True)
         drawn = torch.randperm(len(subject))[: self.images_per_step or None]
         images = batch["image"][subject[drawn], source[drawn]][:, None]
         return self.terms(network(images, step="reconstruct"), images)

@@ -49,7 +49,10 @@ def test_generator_loss_is_the_mean_over_sequences():
 )
 def test_discriminator_step_by_hand(real: tuple, fake: tuple, expected: float):
     adversary = Adversary(Bias([0.0, 0.0]), CPU)
-    loss = adversary.step(grey(*real[0]), torch.tensor(real[1]), grey(*fake[0]), torch.tensor(fake[1]))
+    loss, norm = adversary.backward(grey(*real[0]), torch.tensor(real[1]), grey(*fake[0]), torch.tensor(fake[1]))
+    assert (
+        norm == sum(p.grad.square().sum() for p in adversary.discriminators.parameters() if p.grad is not None).sqrt()
+    )
     assert loss.item() == pytest.approx(expected) and not loss.requires_grad
 
 
@@ -59,7 +62,8 @@ def test_only_the_discriminators_of_the_sequences_seen_learn(spatial_dims: int, 
     adversary = Adversary(SequenceDiscriminators(3, spatial_dims, 1, channels=4), CPU)
     before = [[p.clone() for p in d.parameters()] for d in adversary.discriminators.each]
     fake = torch.rand(2, 1, *size, requires_grad=True)
-    adversary.step(torch.rand(2, 1, *size), torch.tensor([0, 2]), fake, torch.tensor([2, 2]))
+    adversary.backward(torch.rand(2, 1, *size), torch.tensor([0, 2]), fake, torch.tensor([2, 2]))
+    adversary.optimizer.step()
     changed = [
         all(not torch.equal(p, old) for p, old in zip(d.parameters(), olds, strict=True))
         for d, olds in zip(adversary.discriminators.each, before, strict=True)
@@ -75,17 +79,21 @@ def test_generator_step_leaves_no_gradient_in_the_discriminators():
     assert all(p.grad is None and p.requires_grad for p in adversary.discriminators.parameters())
 
 
+def steps(adversary: Adversary, number: int, fake: float = 0.25) -> list[float]:
+    losses, zero = [], torch.tensor([0])
+    for _ in range(number):
+        losses.append(adversary.backward(grey(1), zero, grey(fake), zero)[0].item())
+        adversary.optimizer.step()
+    return losses
+
+
 def test_learns_to_tell_black_from_white():
     adversary = Adversary(Bias([-5.0]), CPU, learning_rate=0.1)
-    losses = [adversary.step(grey(1), torch.tensor([0]), grey(0), torch.tensor([0])).item() for _ in range(200)]
+    losses = steps(adversary, 200, 0)
     assert losses[-1] < 1e-2 < 1 < losses[0]
 
 
 def test_goes_on_from_its_state():
-    def steps(adversary: Adversary, number: int) -> list[float]:
-        zero = torch.tensor([0])
-        return [adversary.step(grey(1), zero, grey(0.25), zero).item() for _ in range(number)]
-
     whole, first, second = (Adversary(Bias([value]), CPU, 0.1) for value in (3.0, 3.0, 0.0))
     expected = steps(whole, 6)
     steps(first, 3)

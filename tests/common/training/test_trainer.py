@@ -9,6 +9,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.training.checkpoints import Checkpoints
 from common.training.trainer import TranslationTrainer
@@ -57,12 +58,14 @@ def test_clipping_bounds_the_step(clip_grad: float, change: float):
 
 
 class FixedAdversary:
-    def __init__(self) -> None:
-        self.shown: list[float] = []
+    def __init__(self, norm: float = 1.0) -> None:
+        self.shown: list[Tensor] = []
+        self.norm = norm
+        self.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
 
-    def step(self, fake: Tensor) -> Tensor:
-        self.shown.append(fake.item())
-        return torch.tensor(7.0)
+    def backward(self, fake: Tensor) -> tuple[Tensor, Tensor]:
+        self.shown.append(fake.mean())
+        return torch.tensor(7.0), torch.tensor(self.norm)
 
 
 def test_the_adversary_is_shown_the_samples():
@@ -89,7 +92,7 @@ def test_stops_before_a_loss_that_is_not_finite_touches_the_weights(bad: float):
     message = rf"epoch 1, iteration 2 \(first -18, second -?{bad:g}\).*last checkpoint is good"
     with pytest.raises(FloatingPointError, match=message):
         engine.run()
-    assert len(weights) == len(adversary.shown) == 1 and torch.equal(engine.network.weight, weights[0])
+    assert len(weights) == 1 and torch.equal(engine.network.weight, weights[0])
 
 
 def test_stops_before_a_gradient_that_is_not_finite_touches_the_weights():
@@ -104,6 +107,36 @@ def test_stops_before_a_gradient_that_is_not_finite_touches_the_weights():
     with pytest.raises(FloatingPointError, match=r"gradient's norm is nan at epoch 1, iteration 1 \(root 0\)"):
         engine.run()
     assert torch.equal(engine.network.weight, before)
+
+
+def test_the_discriminators_gradient_that_is_not_finite_stops_both():
+    engine = trainer([1.0], adversary=FixedAdversary(float("nan")))
+    before = engine.network.weight.clone()
+    with pytest.raises(FloatingPointError, match=r"norm of the discriminators' gradient is nan at epoch 1"):
+        engine.run()
+    assert torch.equal(engine.network.weight, before)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that wait for a device, but for the reading of a whole tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function._overloadpacket.__name__ in ("_local_scalar_dense", "is_nonzero", "equal", "nonzero"):
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clip_grad", [0.0, 1.0])
+def test_a_step_reads_its_values_at_once(clip_grad: float, monkeypatch: pytest.MonkeyPatch):
+    engine, read, tolist = trainer([1.0], adversary=FixedAdversary(), clip_grad=clip_grad), [], Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda values: read.append(len(values)) or tolist(values))
+    with Waits() as waits:
+        engine._iteration(engine, {"image": torch.ones(1, 2), "factor": torch.ones(1)})
+    assert read == [6] and not waits.seen  # the loss, its two terms, the adversary's, and two norms
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
