@@ -26,6 +26,10 @@ class Pairs(NamedTuple):
     target: Tensor
     truth: Tensor
 
+    def encoded(self) -> tuple[Tensor, Tensor]:
+        """The rows [M] of the images that any pair is made from, in order, and which of these each pair's is [P]."""
+        return self.row.unique(return_inverse=True)
+
     def truths(self, batch: Mapping[str, Tensor]) -> Tensor:
         """What the images shall look like [N, 1, X, Y, Z]: the batch's "reference" [B, S, X, Y, Z], or as they are.
 
@@ -39,11 +43,17 @@ class Pairs(NamedTuple):
 
 
 def draw_pairs(
-    image: Tensor, *, include_self: bool = True, include_missing: bool = False, pairs_per_subject: int = 0
+    image: Tensor,
+    available: Tensor | None = None,
+    *,
+    include_self: bool = True,
+    include_missing: bool = False,
+    pairs_per_subject: int = 0,
 ) -> Pairs:
     """All pairs of a batch [B, S, X, Y, Z], or a random few (torch's CPU generator draws them).
 
     Args:
+        available: the batch's [B, S], on the CPU; None is looked for in the images, which waits for their device.
         include_self: pairs whose target is their source.
         include_missing: pairs whose target the subject does not have.
         pairs_per_subject: at most so many per subject, drawn at random; 0 is all.
@@ -51,7 +61,7 @@ def draw_pairs(
     Raises:
         ValueError: no pair is left, as when every subject of the batch has one sequence only.
     """
-    available = is_available(image).cpu()  # the one wait for the device in a step
+    available = (is_available(image) if available is None else available).cpu()
     subject, source = available.nonzero(as_tuple=True)
     row_of = torch.full(available.shape, -1)
     row_of[subject, source] = torch.arange(len(subject))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mri_seq2seq.common.training.adversary import Adversary
+from mri_seq2seq.common.training.pairs import Pairs
 from torch import Tensor, nn
 
 from mri_seq2seq.network import Seq2Seq
@@ -150,7 +151,9 @@ def test_adversary_and_cycle():
     assert network.encoder[0].conv.weight.grad.abs().sum() > 0
     before = {name: p.clone() for name, p in adversary.discriminators.named_parameters()}
     grads = [p.grad.clone() for p in network.parameters()]
-    assert torch.isfinite(adversary.step(**samples))
+    loss, norm = adversary.backward(**samples)
+    assert loss.isfinite() and norm > 0
+    adversary.optimizer.step()
     assert all(not torch.equal(p, before[name]) for name, p in adversary.discriminators.named_parameters())
     assert all(torch.equal(p.grad, grad) for p, grad in zip(network.parameters(), grads, strict=True))
 
@@ -176,13 +179,29 @@ def test_weights_of_the_terms():
 
 def test_perceptual_term(monkeypatch: pytest.MonkeyPatch):
     class Difference(nn.Module):
-        def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-            assert prediction.shape == target.shape == (9, 3, 8, 8)
-            return (prediction - target).mean()
+        def forward(self, prediction: Tensor, target: Tensor, row: Tensor) -> Tensor:
+            assert prediction.shape == (9, 3, 8, 8) and target.shape == (3, 3, 8, 8), "a truth once, not for each pair"
+            return (prediction - target[row]).mean()
 
     monkeypatch.setattr("mri_seq2seq.objective.VGG19Loss", lambda weights: Difference())
     terms, _ = Seq2SeqObjective(3, perceptual_weights="a file")(Translator(0.2), batch(ALL[:1]))
     assert terms["perceptual"].item() == pytest.approx(0.01 * 0.4, rel=1e-4)
+
+
+def test_images_that_no_pair_is_made_from_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    found, counts = [], []
+    for everything in (False, True):
+        if everything:
+            monkeypatch.setattr(Pairs, "encoded", lambda pairs: (torch.arange(len(pairs.images)), pairs.row))
+        network, objective = tiny(), Seq2SeqObjective(3, pairs_per_subject=1, gradient_weight=1.0)
+        network.register_forward_hook(lambda module, given, result: counts.append(len(given[0])))
+        torch.manual_seed(4)
+        terms, _ = objective(network, {**batch(ALL), "available": torch.ones(2, 3, dtype=torch.bool)})
+        sum(terms.values()).backward()
+        found.append([*terms.values(), *(p.grad for p in network.parameters())])
+    assert counts == [2, 6]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
 def test_few_pairs_are_bounded_and_repeatable():

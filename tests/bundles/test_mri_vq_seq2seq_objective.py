@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mri_vq_seq2seq.common.training.pairs import draw_pairs
 from torch import Tensor, nn
 
@@ -86,7 +87,9 @@ def test_eq_6_of_constants():
 
 
 def test_the_perceptual_term_sees_the_images_in_0_to_1(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mri_vq_seq2seq.objective.VGG19Loss", lambda weights: nn.MSELoss())
+    monkeypatch.setattr(
+        "mri_vq_seq2seq.objective.VGG19Loss", lambda weights: lambda made, truths, row: F.mse_loss(made, truths)
+    )
     terms = Reconstruction(2, 10.0, 1.0, 0.1, "a file")(torch.full((1, 1, 8, 8), 0.5), torch.zeros(1, 1, 8, 8))
     assert terms["perceptual"].item() == pytest.approx(0.1 * 0.25)
 

@@ -92,7 +92,8 @@ class CRLObjective(nn.Module):
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Batch "image" [B, S, X, Y, 1] and "parameters" [B, S, 3] in ms to the weighted terms."""
-        pairs = draw_pairs(batch["image"], include_self=self.self_weight > 0, pairs_per_subject=self.pairs_per_subject)
+        drawn = {"include_self": self.self_weight > 0, "pairs_per_subject": self.pairs_per_subject}
+        pairs = draw_pairs(batch["image"], batch.get("available"), **drawn)
         images = network_input(pairs.images, 2, self.slice_axis)
         parameters = batch["parameters"][pairs.subject, pairs.source]  # (N, 3)
         # What is decoded together has the same parameters, which need not be that of the same sequence.
@@ -100,7 +101,7 @@ class CRLObjective(nn.Module):
         target, order = setting[pairs.truth].sort(stable=True)
         row, truth = pairs.row[order], pairs.truth[order]
         rows = rows_by_target(row, target, len(wanted))
-        made, representation = network(images, parameters, rows, wanted.to(parameters))
+        made, representation = network(images, parameters.to(images), rows, wanted.to(images))
         if is_distributed():
             share_range(unwrapped(network).trained_range)
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.

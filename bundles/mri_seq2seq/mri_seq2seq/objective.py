@@ -85,6 +85,7 @@ class Seq2SeqObjective(nn.Module):
         """
         pairs = draw_pairs(
             batch["image"],
+            batch.get("available"),
             include_self=self.self_weight > 0,
             include_missing=self.adversary is not None,
             pairs_per_subject=self.pairs_per_subject,
@@ -93,8 +94,10 @@ class Seq2SeqObjective(nn.Module):
             network_input(each, self.spatial_dims, self.slice_axis)
             for each in (pairs.images, pairs.truths(batch), pairs.lesions(batch))
         )
-        rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
-        translated = network(images, self.codes[pairs.source], rows, self.codes)
+        # The lesions are told from all images; else those that no pair is made from are not encoded.
+        used, row = (torch.arange(len(images)), pairs.row) if self.lesion_head_weight else pairs.encoded()
+        rows = rows_by_target(row, pairs.target, len(self.codes))
+        translated = network(images[used], self.codes[pairs.source[used]], rows, self.codes)
         made = translated.prediction
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
         made = made * (images[pairs.row] > 0)
@@ -125,8 +128,8 @@ class Seq2SeqObjective(nn.Module):
         """Eq. 1, as the mean over the pairs in place of their sum, so that its size does not depend on their number."""
         paired = pairs.truth >= 0
         made, truth = made[paired], truths[pairs.truth[paired]]
-        itself = (pairs.source[pairs.row[paired]] == pairs.target[paired]).to(made.device)
-        weight = torch.where(itself, self.self_weight, 1.0) / max(len(made), 1)
+        itself = pairs.source[pairs.row[paired]] == pairs.target[paired]  # on the CPU: see `Pairs`
+        weight = (torch.where(itself, self.self_weight, 1.0) / max(len(made), 1)).to(made)
         difference = 2 * (made - truth)
         counts = 1 + self.lesion_weight * lesions[pairs.truth[paired]]
         error = (counts * difference.abs()).flatten(1).mean(1)
@@ -138,5 +141,7 @@ class Seq2SeqObjective(nn.Module):
             edges = sum(difference.diff(dim=axis).abs().flatten(1).mean(1) for axis in range(2, difference.ndim))
             terms["gradient"] = self.gradient_weight * (weight * edges).sum()
         if self.perceptual is not None and len(made):
-            terms["perceptual"] = self.perceptual_weight * self.perceptual(2 * made - 1, 2 * truth - 1)
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(
+                2 * made - 1, 2 * truths - 1, pairs.truth[paired]
+            )
         return terms

@@ -30,13 +30,14 @@ class Reconstruction(nn.Module):
         self.ssim = SSIMLoss(spatial_dims, kernel_type="uniform", win_size=7)
         self.perceptual = VGG19Loss(perceptual_weights) if perceptual_weights != "none" else None
 
-    def forward(self, made: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """The three terms, weighted; without VGG19 two."""
+    def forward(self, made: Tensor, truths: Tensor, row: Tensor | None = None) -> dict[str, Tensor]:
+        """The three terms, weighted; without VGG19 two. With `row` [P] the truth of made[k] is truths[row[k]]."""
+        truth = truths if row is None else truths[row]
         terms = {"l1": 2 * F.l1_loss(made, truth)}
         with torch.autocast(made.device.type, enabled=False):  # the variances of SSIM are small differences
             terms["ssim"] = self.ssim(made.float(), truth.float())
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(made, truth)
+            terms["perceptual"] = self.perceptual(made, truths, row)
         return {name: self.weights[name] * term for name, term in terms.items()}
 
 
@@ -151,7 +152,7 @@ class VQSeq2SeqObjective(nn.Module):
 
         Where the batch has a "reference" of the same shape, that is what the images shall look like.
         """
-        pairs = draw_pairs(batch["image"], pairs_per_subject=self.pairs_per_subject)
+        pairs = draw_pairs(batch["image"], batch.get("available"), pairs_per_subject=self.pairs_per_subject)
         images = network_input(pairs.images, self.spatial_dims, self.slice_axis)
         truths = network_input(pairs.truths(batch), self.spatial_dims, self.slice_axis)
         source = self.codes[pairs.source]
@@ -164,7 +165,7 @@ class VQSeq2SeqObjective(nn.Module):
         made, encoded = network(seen, source, rows, self.codes, pairs.subject if sampled else None)
         # As the finished image will be: 0 where its sources are air, so that nothing has to be learned about it.
         made = made * foreground_of(images, pairs.subject)[row]
-        terms = {name: RECONSTRUCTIONS * term for name, term in self.reconstruction(made, truths[truth]).items()}
+        terms = {name: RECONSTRUCTIONS * term for name, term in self.reconstruction(made, truths, truth).items()}
         if self.consistency_weight:
             terms |= self._consistency(encoded.latent, images, pairs.subject)
         terms["vq"] = self.vq_weight * 2 * encoded.loss.mean()

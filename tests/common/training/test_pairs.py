@@ -68,6 +68,18 @@ def test_few_pairs_are_bounded_per_subject_and_repeatable(bound: int):
     assert {pair for pairs in drawn for pair in pairs} == everything  # none is left out for good
 
 
+def test_images_of_no_pair_are_left_out_in_order():
+    image = batch(AVAILABLE)
+    whole = draw_pairs(image, torch.tensor(AVAILABLE, dtype=torch.bool))
+    used, row = whole.encoded()
+    assert used.tolist() == list(range(6)) and torch.equal(row, whole.row)
+    torch.manual_seed(0)
+    few = draw_pairs(image, pairs_per_subject=1)
+    used, row = few.encoded()
+    assert 0 < len(used) <= 3 and used.tolist() == sorted(used.tolist())
+    assert torch.equal(used[row], few.row) and len(few.images) == 6
+
+
 def test_no_pair_left():
     with pytest.raises(ValueError, match="one sequence only"):
         draw_pairs(batch([[1, 0], [0, 1]]), include_self=False)
