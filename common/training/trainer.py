@@ -21,6 +21,11 @@ HOST = ("available", "parameters")  # what a step consists of depends on them
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def has_fast(kind: torch.dtype, device: torch.device) -> bool:
+    """Whether mixed precision saves time there."""
+    return device.type == "cuda" or (kind is torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
+
+
 class TranslationTrainer(SupervisedTrainer):
     """A `SupervisedTrainer` whose objective calls the network itself.
 
@@ -32,7 +37,7 @@ class TranslationTrainer(SupervisedTrainer):
             What is not an image, `HOST`, it gets on the CPU, so that looking at it does not wait for the device.
         adversary: discriminators with an optimiser of their own (`common.training.adversary`); None is without. They
             rest while the objective has no samples for them.
-        amp: mixed precision on CUDA: "bf16", "fp16" or "" for none. On the CPU it is ignored.
+        amp: mixed precision: "bf16", "fp16" or "" for none. On a CPU "bf16" counts where it has such instructions.
         clip_grad: largest norm of the gradient; 0 does not clip.
         less_memory: options that lower what a step needs, in words, for the message when there is too little.
         network: not yet wrapped for several processes, if there are any.
@@ -65,7 +70,7 @@ class TranslationTrainer(SupervisedTrainer):
         self.objective = objective
         self.adversary = adversary
         self.clip_grad = clip_grad
-        self.amp_type = AMP_TYPES[amp] if amp and self.state.device.type == "cuda" else None
+        self.amp_type = AMP_TYPES[amp] if amp and has_fast(AMP_TYPES[amp], self.state.device) else None
         # bf16 has fp32's range: only fp16 needs its gradients scaled.
         self.grad_scaler = torch.amp.GradScaler(self.state.device.type, enabled=self.amp_type is torch.float16)
         self.less_memory = less_memory

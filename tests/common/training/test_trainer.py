@@ -139,11 +139,17 @@ def test_a_step_reads_its_values_at_once(clip_grad: float, monkeypatch: pytest.M
     assert read == [6] and not waits.seen  # the loss, its two terms, the adversary's, and two norms
 
 
-@pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_amp_is_ignored_without_cuda(amp: str):
-    engine = trainer([1 / 3], amp=amp)
+@pytest.mark.parametrize(("amp", "has", "kind"), [
+    ("bf16", True, torch.bfloat16), ("bf16", False, torch.float32), ("fp16", True, torch.float32),
+])  # fmt: skip
+def test_a_cpu_has_bf16_or_full_precision(amp: str, has: bool, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    engine, kinds = trainer([1 / 3], amp=amp), []
+    engine.network.register_forward_hook(lambda module, given, made: kinds.append(made.dtype))
     engine.run()
-    torch.testing.assert_close(engine.network.weight, torch.full((1, 2), 1 - 10 / 3))
+    assert kinds == [kind] and engine.network.weight.dtype == torch.float32
+    tolerance = {"rtol": 1e-2, "atol": 1e-2} if kind is torch.bfloat16 else {}
+    torch.testing.assert_close(engine.network.weight, torch.full((1, 2), 1 - 10 / 3), **tolerance)
 
 
 def test_unknown_amp():
