@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import words
+from .options import switch, words
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -143,13 +143,15 @@ def complete_folder(
     on_grid: str = "",
     dicom: str | bool = False,
     layout: str = "",
+    shard: str = "",
+    again: bool = False,
     **options: Any,
 ) -> None:
     """Makes the sequences that subjects lack, each on its subject's own grid.
 
     Each becomes OUTPUT_DIR/<subject>/<subject>_<sequence>.nii.gz, with a sidecar that says what it was made from and by
     which weights. The images of a subject must be registered and without skull, or are made so by --prepare. Nothing is
-    written beside the scans.
+    written beside the scans. Subjects that are done, by the same weights and from the same files, are left as they are.
 
     Args:
         dataset_dir: a folder with one subject's images (T1.nii.gz, T2.nii.gz ...), or with a folder per subject, or
@@ -169,6 +171,8 @@ def complete_folder(
         dicom: write what is made also as a derived DICOM series of the study, on the grid of --on_grid; "marked" writes
             SYNTHESISED into the pixels, too.
         layout: bids writes a BIDS derivative in place of a folder per subject.
+        shard: K/N, such as 3/8, does every N-th subject, from the K-th on: one of N jobs that share an output_dir.
+        again: make what is done anew, as for other options.
         options: further ones of the bundle's inference.json, such as --uncertainty true or --device cpu.
 
     Raises:
@@ -178,12 +182,22 @@ def complete_folder(
         from .preparing.completing import complete_and_write
 
         what = {"bundle": bundle, "weights": weights, "targets": targets, "grid": grid, "pattern": pattern}
-        what |= {"subject_list": subject_list, **options}
+        what |= {"subject_list": subject_list, "shard": shard, "again": again, **options}
         complete_and_write(dataset_dir, output_dir, prepare, str(on_grid or ""), dicom, str(layout or ""), what)
         return
     options |= {"weights": weights, "targets": targets, "grid": grid, "pattern": pattern, "subject_list": subject_list}
+    options["dataset#data"] = _items(shard, again)
     paths = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
     run_workflow(bundle, "inference", ["inference"], **paths, **options)
+
+
+def _items(shard: str, again: bool) -> str:
+    """What inference.json's items become."""
+    first, _, step = str(shard or "1/1").partition("/")
+    if not (first.isdecimal() and step.isdecimal() and 1 <= int(first) <= int(step)):
+        raise ValueError(f"--shard is {shard}; it must be K/N with K from 1 to N, such as 3/8.")
+    items = f"@subjects.items(@split)[{int(first) - 1}::{int(step)}]"
+    return f"${items}" if switch(again, "again") else f"$@saver.left({items}, @grid)"
 
 
 def complete(

@@ -76,6 +76,9 @@ class CompletionEvaluator(SupervisedEvaluator):
         """
         self.failures = {}
         items = self.data_loader.dataset.data
+        if not items:
+            logger.info("No subject is left to do.")
+            return
         for saver in self.savers:
             saver.prepare(items)
         super().run(global_epoch)

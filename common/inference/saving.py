@@ -139,9 +139,42 @@ class SaveVolumes(Transform):
                 needed += 4 * voxels * self.count([self.sequences.index(name) for name in files])
         prepare_folder(self.output_dir, "output_dir", needed, "the images, where they cannot be compressed,")
 
+    def planned(self, available: Sequence[int]) -> list[int]:
+        """Indices of the sequences that are made of a subject that has these."""
+        return resolve_targets(self.targets, self.sequences, available)
+
     def count(self, available: Sequence[int]) -> int:
         """How many volumes are written of a subject that has these sequences."""
-        return len(resolve_targets(self.targets, self.sequences, available))
+        return len(self.planned(available))
+
+    def left(self, items: Sequence[Mapping[str, Any]], grid: str = "") -> list[Mapping[str, Any]]:
+        """Of subjects, those that are not done: of these weights and files, a planned image is not there.
+
+        Args:
+            items: see `common.data.subjects.subject_items`.
+            grid: the sequence whose grid is wanted; "" is any.
+        """
+        left = [item for item in items if not self._is_done(item, grid)]
+        if done := len(items) - len(left):
+            logger.info(f"{done} of {len(items)} subjects are done in {self.output_dir}; --again true makes them anew.")
+        return left
+
+    def _is_done(self, item: Mapping[str, Any], grid: str) -> bool:
+        available = [j for j, name in enumerate(self.sequences) if name in item["images"]]
+        return all(self._is_there(item, j, sources_of(j, available), grid) for j in self.planned(available))
+
+    def _is_there(self, item: Mapping[str, Any], target: int, sources: Sequence[int], grid: str) -> bool:
+        sidecar = self.output_dir / item["subject"] / f"{item['subject']}_{self.sequences[target]}.json"
+        try:
+            said = json.loads(sidecar.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        names = [self.sequences[i] for i in sources]
+        same = said.items() >= self._origin.items() and list(said["sources"]) == names
+        files = [Path(item["images"][name]) for name in names]
+        newer = sidecar.stat().st_mtime > max(file.stat().st_mtime for file in files)
+        there = sidecar.with_suffix(".nii.gz").is_file()
+        return same and newer and there and (not grid or Path(said["grid"]).name == Path(item["images"][grid]).name)
 
     def _draw(self, data: Mapping[Hashable, Any], kind: str = "completed", **what: Any) -> None:
         """`products.draw_<kind>` of a subject, if that is wanted and can be done."""
@@ -229,9 +262,13 @@ class SaveCompleted(SaveVolumes):
                 raise ValueError(f"{message}, which targets names. Name others, or train on a list that has it.")
             logger.warning(f"{message}, which is not made.")
 
+    def planned(self, available: Sequence[int]) -> list[int]:
+        """See `SaveVolumes`."""
+        return [j for j in super().planned(available) if j not in self.untrained]
+
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         available = data["available"].nonzero()[:, 0].tolist()
-        targets = [j for j in resolve_targets(self.targets, self.sequences, available) if j not in self.untrained]
+        targets = self.planned(available)
         if not targets:
             logger.warning(f"{data['subject']} lacks nothing that can be made; name what you want with --targets.")
         pred = torch.as_tensor(data["pred"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from common import complete
-from common.data.subjects import read_subjects
+from common.data.subjects import SPLITS, read_subjects
 from common.workflows import bundle_folder, bundle_folders, complete_folder, evaluate, train
 
 from .conftest import TINY_CRL
@@ -76,3 +77,37 @@ def test_the_python_function_says_what_is_wrong(patient: dict[str, str], tmp_pat
         complete({"T1": patient["T1"]}, weights=str(tmp_path / "none.pt"))
     with pytest.raises(ValueError, match="did you mean --targets"):
         complete({"T1": patient["T1"]}, weights=str(described_weights), target="T2")
+
+
+def test_many_subjects_in_shares_and_what_is_done_is_left(
+    tmp_path: Path, phantom_dir: Path, described_weights: Path, caplog: Any
+):
+    """Two jobs share the subjects; a third one does only what has changed since."""
+    data = shutil.copytree(phantom_dir, tmp_path / "data")
+    names = [entry["subject"] for split in SPLITS for entry in read_subjects(data)[split]]
+
+    def made() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in Path("made").glob("*/*_FLAIR.nii.gz")}
+
+    options = {"weights": str(described_weights), "targets": "FLAIR", "saver#pictures": False}
+    complete_folder(str(data), "made", shard="1/2", **options)
+    assert sorted(made()) == names[0::2]
+    complete_folder(str(data), "made", shard="2/2", **options)
+    before = made()
+    assert sorted(before) == names
+    source = Path(read_subjects(data)["test"][0]["images"]["T1"])
+    source.touch()
+    with caplog.at_level(logging.INFO):
+        complete_folder(str(data), "made", **options)
+    assert f"{len(names) - 1} of {len(names)} subjects are done" in caplog.text
+    changed = {name for name, when in made().items() if when != before[name]}
+    assert changed == {source.parent.name}, "whose T1 is another"
+    with caplog.at_level(logging.INFO):
+        complete_folder(str(data), "made", shard=f"1/{len(names)}", **options)
+    assert "No subject is left to do" in caplog.text
+    before = made()
+    complete_folder(str(data), "made", shard=f"1/{len(names)}", again=True, **options)
+    assert {name for name, when in made().items() if when != before[name]} == {names[0]}
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(ValueError, match="it must be K/N with K from 1 to N"):
+            complete_folder(str(data), "made", shard=wrong, **options)

@@ -109,13 +109,13 @@ class SaveTargets(SaveVolumes):
         self.scale_per = scale_per
         self.scales = scales
 
-    def count(self, available: Sequence[int]) -> int:
+    def planned(self, available: Sequence[int]) -> list[int]:
         """See `SaveVolumes`."""
-        return len(self.wanted.slots(available))
+        return self.wanted.slots(available)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         available = data["available"].nonzero()[:, 0].tolist()
-        slots = self.wanted.slots(available)
+        slots = self.planned(available)
         if not slots:
             logger.warning(f"{data['subject']} lacks nothing, so nothing is made; name what you want with --targets.")
         settings, made = self.wanted.settings(data["parameters"].cpu()).tolist(), {}
