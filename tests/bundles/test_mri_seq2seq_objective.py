@@ -185,7 +185,7 @@ def test_perceptual_term(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr("mri_seq2seq.objective.VGG19Loss", lambda weights: Difference())
     terms, _ = Seq2SeqObjective(3, perceptual_weights="a file")(Translator(0.2), batch(ALL[:1]))
-    assert terms["perceptual"].item() == pytest.approx(0.01 * 0.4, rel=1e-4)
+    assert terms["perceptual"].item() == pytest.approx(0.01 * 0.2, rel=1e-4), "of images in [0, 1]"
 
 
 def test_images_that_no_pair_is_made_from_change_nothing(monkeypatch: pytest.MonkeyPatch):

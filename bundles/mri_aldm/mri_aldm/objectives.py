@@ -110,7 +110,7 @@ class AutoencoderObjective(nn.Module):
         losses = []
         for axis in (2, 3, 4):
             drawn = torch.randperm(image.shape[axis])[: self.perceptual_slices].to(image.device)
-            planes = [x.index_select(axis, drawn).movedim(axis, 1).flatten(0, 1) for x in (image, truth)]
+            planes = [(x.index_select(axis, drawn).movedim(axis, 1).flatten(0, 1) + 1) / 2 for x in (image, truth)]
             losses.append(self.perceptual(*planes))
         return torch.stack(losses).mean()
 

@@ -141,7 +141,5 @@ class Seq2SeqObjective(nn.Module):
             edges = sum(difference.diff(dim=axis).abs().flatten(1).mean(1) for axis in range(2, difference.ndim))
             terms["gradient"] = self.gradient_weight * (weight * edges).sum()
         if self.perceptual is not None and len(made):
-            terms["perceptual"] = self.perceptual_weight * self.perceptual(
-                2 * made - 1, 2 * truths - 1, pairs.truth[paired]
-            )
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(made, truths, pairs.truth[paired])
         return terms

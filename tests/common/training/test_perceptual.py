@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import vgg19
 from torchvision.models.vgg import cfgs, make_layers
 
+from common.training import perceptual
 from common.training.perceptual import VGG19Loss
 
 LAYOUT = [width if width == "M" else width // 32 for width in cfgs["E"]]
@@ -31,8 +33,11 @@ def weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def by_hand(weights: Path, prediction: Tensor, target: Tensor) -> Tensor:
-    """Grey images [P, 3, H, W] through thirteen convolutions with average pooling."""
-    state, layer, loss, pair = torch.load(weights, weights_only=True), 0, torch.zeros(()), [prediction, target]
+    """Grey images [P, 3, H, W] in [0, 1] through thirteen convolutions with average pooling."""
+    state, layer, loss, pair = torch.load(weights, weights_only=True), 0, torch.zeros(()), []
+    for image in (prediction, target):
+        normal = [(image[:, k] - m) / d for k, (m, d) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)])]
+        pair.append(torch.stack(normal, 1))
     for width in LAYOUT[:17]:  # thirteen convolutions and four poolings
         if width == "M":
             pair, layer = [F.avg_pool2d(x, 2) for x in pair], layer + 1
@@ -45,7 +50,7 @@ def by_hand(weights: Path, prediction: Tensor, target: Tensor) -> Tensor:
 
 def test_against_its_definition(weights: Path):
     loss = VGG19Loss(str(weights))
-    prediction, target = torch.rand(2, 2, 1, 16, 16) * 2 - 1
+    prediction, target = torch.rand(2, 2, 1, 16, 16)
     expected = by_hand(weights, *(x.expand(-1, 3, -1, -1) for x in (prediction, target)))
     torch.testing.assert_close(loss(prediction, target), expected)
     assert loss(prediction, prediction) == 0 and expected > 0
@@ -84,6 +89,17 @@ def test_gradient_reaches_the_prediction_only(weights: Path):
     loss(prediction, target).backward()
     assert prediction.grad.abs().sum() > 0 and target.grad is None
     assert not any(p.requires_grad or p.grad is not None for p in loss.parameters())
+
+
+def test_the_value_of_the_authors_code(monkeypatch: pytest.MonkeyPatch):
+    """Computed with fiy2W/mri_seq2seq at 0414c07; images were drawn after three networks, of which the first is used."""
+    torch.manual_seed(0)
+    network, *_ = [vgg19(weights=None) for _ in range(3)]
+    prediction, target = torch.rand(1, 3, 48, 48), torch.rand(1, 3, 48, 48)
+    monkeypatch.setattr(torchvision.models, "vgg19", lambda weights: network)
+    monkeypatch.setattr(perceptual, "pretrained_file", lambda *_: Path())
+    monkeypatch.setattr(perceptual, "read_state", lambda _: network.state_dict())
+    assert VGG19Loss("a file")(prediction, target).item() == pytest.approx(0.21100, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["absent.pt", ""])
