@@ -30,7 +30,8 @@ class SimulatedAndReal(Randomizable, torch.utils.data.Dataset):
         trained_on: what these images are, in words, for the description of weights.
 
     Raises:
-        ValueError: `real_share` is no share, or what `SimulatedSubjects` refuses.
+        ValueError: `real_share` is no share, the network is shown other axes than RAS, or what `SimulatedSubjects`
+            refuses.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class SimulatedAndReal(Randomizable, torch.utils.data.Dataset):
     ) -> None:
         if not 0 <= real_share <= 1:
             raise ValueError(f"real_share is {real_share}; it must be in [0, 1].")
+        if subjects.axes != "RAS":
+            raise ValueError(f"Simulated subjects lie in RAS, but the network is shown {subjects.axes}.")
         self.simulated = SimulatedSubjects(
             subjects.sequences,
             anatomies=anatomies,

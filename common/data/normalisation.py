@@ -73,6 +73,7 @@ def headroom(rule: str, sequence: str = "") -> float:
 
 # Tissue never becomes 0, the mark of air, however dark it is: liquor in T1 must not be cut out of the T2 made from it.
 DARKEST_TISSUE = 1e-3
+ALMOST_AIR = 1e-6  # by the authors' rule, whose weights have seen 0 there
 
 
 def tissue(image: np.ndarray) -> np.ndarray:
@@ -96,7 +97,8 @@ def unscale(image: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
 
 class ScaleSequencesd(MapTransform):
-    """Each available sequence to [0, 1] by a rule of `RULES`: `clip((x - offset) / scale, 0.001, 1)`, and 0 in air.
+    """Each available sequence to [0, 1] by a rule of `RULES`: `clip((x - offset) / scale, 0.001, 1)`, and 0 in air;
+    `p99` clips at 1e-6.
 
     Air is what is no `tissue`.
 
@@ -153,7 +155,8 @@ class ScaleSequencesd(MapTransform):
             scale, offset = _of_subject(scale + offset, d["parameters"], available), torch.zeros_like(offset)
         shape = (-1,) + (1,) * (image.ndim - 1)
         for key in self.key_iterator(d):
-            scaled = ((d[key] - offset.view(shape)) / scale.view(shape)).clamp(DARKEST_TISSUE, 1)
+            darkest = ALMOST_AIR if self.rule == "p99" else DARKEST_TISSUE
+            scaled = ((d[key] - offset.view(shape)) / scale.view(shape)).clamp(darkest, 1)
             inside = torch.zeros(d[key].shape, dtype=torch.bool)  # as an image that lacks is, without a look at it
             for i in available.nonzero()[:, 0].tolist():
                 inside[i] = torch.as_tensor(tissue(np.asarray(d[key][i])))

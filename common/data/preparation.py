@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.transforms import (
+    CenterSpatialCrop,
     CenterSpatialCropd,
     Compose,
     CopyItemsd,
@@ -27,11 +29,14 @@ from .loading import LoadSubject, MarkMissingd
 from .normalisation import ScaleSequencesd
 from .subjects import list_of, read_subjects, subject_items
 
+logger = logging.getLogger(__name__)
+
 Transform = Callable[[Any], Any]
+LITTLE = 0.001  # of an image, that noise in air may be
 
 
 class Subjects:
-    """A folder's subjects, and how each is prepared: loaded onto one grid, turned to RAS, scaled, cropped to its
+    """A folder's subjects, and how each is prepared: loaded onto one grid, turned to `axes`, scaled, cropped to its
     foreground, padded, and what it lacks marked.
 
     Args:
@@ -45,11 +50,14 @@ class Subjects:
         divisible: what the sizes of whole subjects are multiples of; 1 along the axis of a 2D network's slices.
         settings: (TR, TE, TI) [S, 3] in ms of the sequences, for networks that are told them, see `LoadSubject`.
         scale_per: see `ScaleSequencesd`.
+        axes: where the axes of what the network sees lead to. Images are written on their own grid whatever they are.
+        crop: the middle of an image that is taken, -1 for all along an axis; () takes what is not air.
 
     Attributes:
         trained_alike: by name, what weights must be used with as they were trained.
         sizes: by name, what they need not be used with.
         described: these two and all else that changes an image.
+        left_right: the axis, of what the network sees, along which a head is much the same when it is flipped.
     """
 
     def __init__(
@@ -65,16 +73,20 @@ class Subjects:
         divisible: Sequence[int] = (1, 1, 1),
         settings: Sequence[Sequence[float]] = (),
         scale_per: str = "image",
+        axes: str = "RAS",
+        crop: Sequence[int] = (),
     ) -> None:
         self.sequences, self.settings = list(sequences), settings
         self.dataset_dir, self.subject_list, self.pattern = dataset_dir, subject_list, pattern
         self.grid, self.roi_size, self.divisible = grid, list(roi_size), list(divisible)
+        self.axes, self.crop = axes, list(crop)
+        self.left_right = next(k for k, end in enumerate(axes) if end in "LR")
         # Where the sequences are settings, their names are the user's and say nothing.
         self.scaling = {"rule": normalisation, "per": scale_per, "sequences": [] if settings else self.sequences}
         self.tensors = ["image", "available", "scale", "offset", *(["parameters"] if settings else [])]
         # Where the sequences are settings, their names are the user's and their values the network's own.
         own = {"scale_per": scale_per} if settings else {"sequences": self.sequences}
-        self.trained_alike = {**own, "normalisation": normalisation}
+        self.trained_alike = {**own, "normalisation": normalisation, "axes": axes, "crop": self.crop}
         self.sizes = {"roi_size": self.roi_size, "divisible": self.divisible}
         self.described = {**self.trained_alike, **self.sizes, "sequences": self.sequences, "grid": grid}
         self.described["dataset_dir"] = Path(dataset_dir).name  # what says it may be shared
@@ -111,7 +123,7 @@ class Subjects:
             size = [CenterSpatialCropd("image", roi_size=self.roi_size), self._divisible()]
         if not lesions:
             return Compose([*self._prepared(), *size, *random, *self._finished()])
-        turned = Orientationd(lesions, axcodes="RAS", labels=None, allow_missing_keys=True)
+        turned = Orientationd(lesions, axcodes=self.axes, labels=None, allow_missing_keys=True)
         loaded = [*self._scaled("image", masks=lesions), turned, LesionChanneld("image", lesions), *self._cropped()]
         kept = SelectItemsd(["subject", *self.tensors])
         parted = [PartLesiond("image"), *self._finished(), EnsureTyped("lesion", track_meta=False)]
@@ -161,18 +173,33 @@ class Subjects:
     def _scaled(self, keys: str | list[str], **loaded: Any) -> list[Transform]:
         return [
             LoadSubject(self.sequences, self.grid, settings=self.settings, **loaded),
-            Orientationd("image", axcodes="RAS", labels=None),
+            Orientationd("image", axcodes=self.axes, labels=None),
             ScaleSequencesd(keys, **self.scaling),
         ]
 
     def _cropped(self) -> list[Transform]:
         # Along the slices the outer ones stand in for those that lack, as within the network; in plane, air.
         slices = [size if multiple == 1 else -1 for size, multiple in zip(self.roi_size, self.divisible, strict=True)]
+        if self.crop:
+            box = [self._warn_of_tissue_outside, CenterSpatialCropd("image", roi_size=self.crop)]
+        else:
+            box = [CropForegroundd("image", source_key="image", allow_smaller=True)]
         return [
-            CropForegroundd("image", source_key="image", allow_smaller=True),
+            *box,
             SpatialPadd("image", spatial_size=slices, mode="edge"),
             SpatialPadd("image", spatial_size=self.roi_size),
         ]
+
+    def _warn_of_tissue_outside(self, data: dict) -> dict:
+        tissue = (data["image"] > 0).any(0, keepdim=True)
+        inside = CenterSpatialCrop(self.crop)(tissue)
+        outside = 1 - float(inside.sum()) / max(float(tissue.sum()), 1)
+        if outside > LITTLE:
+            logger.warning(
+                f"{data['subject']}: {outside:.1%} of what is not air lies outside the middle {self.crop} voxels "
+                f"({self.axes}) that the network was trained on; nothing is made there."
+            )
+        return data
 
     def _prepared(self) -> list[Transform]:
         return [*self._scaled("image"), *self._cropped(), SelectItemsd(["subject", *self.tensors])]

@@ -52,6 +52,8 @@ def preparation(subjects: Subjects, inferer: SubjectInferer, network: Translatio
         "roi_size": subjects.roi_size,
         "divisible": subjects.divisible,
         "settings": [list(each) for each in subjects.settings],
+        "axes": subjects.axes,
+        "crop": subjects.crop,
         "reference_scale": [row if there else None for row, there in zip(scale.tolist(), known, strict=True)],
         "reference_spread": spread.tolist(),
         "windows": {"roi_size": inferer.roi_size, "slab": inferer.slab},
@@ -119,7 +121,8 @@ class Served:
         options = {
             name: self.record[name] for name in ("normalisation", "scale_per", "roi_size", "divisible", "settings")
         }
-        self.subjects = Subjects(self.sequences, **options)
+        shown = {name: self.record[name] for name in ("axes", "crop") if name in self.record}  # older exports have none
+        self.subjects = Subjects(self.sequences, **options, **shown)
         self.transform = self.subjects.loaded()
 
     def to_input(self, images: Mapping[str, np.ndarray], affine: np.ndarray | None = None) -> dict[str, Any]:

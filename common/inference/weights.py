@@ -145,17 +145,21 @@ def _reason(path: str | Path, error: Exception) -> str:
 
 
 def _check_shapes(path: str, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    differences = [
-        f"{name}: {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"
-        for name in sorted(found.keys() | wanted.keys())
-        if _shape(found, name) != _shape(wanted, name)
-    ]
-    if differences:
+    if differences := differing_shapes(found, wanted):
         shown = "; ".join(differences[:3])
         raise ValueError(
             f"{path} does not fit the network in {len(differences)} tensors ({shown}). It has no description, "
             "or another one's: give the options and overlays of its training, for example small.json."
         )
+
+
+def differing_shapes(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    """Tensors that a file and a network do not both have in one shape, each with its name and both shapes."""
+    return [
+        f"{name}: {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"
+        for name in sorted(found.keys() | wanted.keys())
+        if _shape(found, name) != _shape(wanted, name)
+    ]
 
 
 def pretrained_file(weights: str | Path, url: str, option: str) -> Path:

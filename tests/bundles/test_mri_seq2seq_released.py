@@ -1,12 +1,22 @@
-"""The released network, written out plainly with the authors' tensor names, against ours with converted weights."""
+"""The authors' weights: their network, written out plainly with their tensor names, against ours; files that their
+trainer wrote, and what their code makes with them, where MRI_DATA says where they are.
+"""
 
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.inference.released import architecture, released_state
 from mri_seq2seq.network import Seq2Seq
-from mri_seq2seq.released import convert, convert_file
+from mri_seq2seq.released import carry_over
+
+from .test_described import reason, run
 
 WIDTHS, CODE, BANK = (4, 6, 8), 12, 5
 
@@ -104,15 +114,21 @@ class Released(nn.Module):
         return self.decoder["conv_last"](y, s).tanh().unflatten(0, (len(x), frames))
 
 
-def ours():
-    return Seq2Seq(4, channels=WIDTHS, res_blocks=2, code_channels=CODE, bank_channels=BANK)
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    torch.save(Released().state_dict(), tmp_path / "theirs.pth")
+    return tmp_path / "theirs.pth"
 
 
 @pytest.mark.parametrize("time_points, frames", [(1, 1), (3, 2)])
-def test_converted_weights_give_the_released_networks_output(time_points, frames):
-    torch.manual_seed(0)
-    released, network = Released().double().eval(), ours().double().eval()
-    network.load_state_dict(convert(released.state_dict()))
+def test_converted_weights_give_the_released_networks_output(theirs: Path, time_points: int, frames: int):
+    released = Released()
+    released.load_state_dict(torch.load(theirs, weights_only=True))
+    state = released_state(theirs)
+    network = Seq2Seq(4, lstm_layers=3, **architecture(state))
+    network.load_state_dict(state, strict=False)
+    released, network = released.double().eval(), network.double().eval()
     image, code = torch.rand(2, time_points, 3, 16, 20, dtype=torch.float64), network.codes[2:3]
     with torch.no_grad():
         wanted = (released(2 * image - 1, code, frames) + 1) / 2
@@ -120,9 +136,78 @@ def test_converted_weights_give_the_released_networks_output(time_points, frames
     torch.testing.assert_close(found, wanted, atol=1e-9, rtol=0)
 
 
-def test_an_existing_file_is_not_replaced(tmp_path):
-    torch.save(Released().state_dict(), tmp_path / "theirs.pt")
-    convert_file(str(tmp_path / "theirs.pt"), str(tmp_path / "ours.pt"))
-    ours().load_state_dict(torch.load(tmp_path / "ours.pt", weights_only=True))
-    with pytest.raises(FileExistsError, match="name another"):
-        convert_file(str(tmp_path / "theirs.pt"), str(tmp_path / "ours.pt"))
+def test_the_description_says_how_images_were_shown(theirs: Path, tmp_path: Path):
+    carry_over(str(theirs), str(tmp_path / "released.pt"), "T1,T2,PD")
+    described = json.loads((tmp_path / "released.json").read_text())
+    assert described["sequences"] == ["T1", "T2", "PD"] and described["normalisation"] == "p99"
+    assert described["axes"] == "PLS" and described["crop"] == [192, 192, -1]
+    found = {name: described["network"][name] for name in ("sequences", "slices", "channels", "res_blocks")}
+    assert found == {"sequences": 3, "slices": 3, "channels": [4, 6, 8], "res_blocks": 2}
+    sizes = {name: described["network"][name] for name in ("lstm_layers", "code_channels", "bank_channels")}
+    assert sizes == {"lstm_layers": 3, "code_channels": CODE, "bank_channels": BANK}
+
+
+def test_a_training_goes_on_as_theirs(theirs: Path, tmp_path: Path, phantom_dir: Path):
+    carry_over(str(theirs), str(tmp_path / "released.pt"))
+    options = {"epochs": 1, "val_interval": 1, "num_workers": 0, "perceptual_weights": "none", "roi_size": [16, 16, 3]}
+    folders = {"dataset_dir": phantom_dir, "ckpt_dir": tmp_path / "run", "output_dir": tmp_path / "eval"}
+    run("mri_seq2seq", "train", init_weights=tmp_path / "released.pt", **folders, **options)
+    described = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert described["axes"] == "PLS" and described["crop"] == [192, 192, -1] and described["normalisation"] == "p99"
+    with pytest.raises(RuntimeError) as error:
+        wrong = {"weights": tmp_path / "run" / "model.pt", "subjects#axes": "RAS"}
+        run("mri_seq2seq", "inference", dataset_dir=phantom_dir, output_dir=tmp_path / "out", **wrong)
+    assert "axes 'PLS', now 'RAS'" in reason(error.value)
+
+
+def test_an_existing_file_is_not_replaced(theirs: Path, tmp_path: Path):
+    carry_over(str(theirs), str(tmp_path / "ours.pt"))
+    with pytest.raises(FileExistsError, match="ours.pt exists; name another"):
+        carry_over(str(theirs), str(tmp_path / "ours.pt"))
+    (tmp_path / "ours.pt").unlink()
+    with pytest.raises(FileExistsError, match="ours.json exists; name another"):
+        carry_over(str(theirs), str(tmp_path / "ours.pt"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: {}, "has no encoder.conv.0.0.weight, .*it has nothing"),
+        (lambda state: {"epoch": 3, **state, "style_fc.0.weight": 0}, "has no style_fc.0.weight, .*epoch, encoder"),
+        (lambda state: {f"module.{name}": value for name, value in state.items()}, r"state dict of `net\.module`"),
+        (lambda state: {"encoder.0.conv.weight": torch.ones(1)}, "project's names already: pass them as --weights"),
+        (lambda state: {"imnet.layers.0.weight": torch.ones(1)}, "CRL's"),
+        (lambda state: {**state, "quantize_conv.bias": torch.ones(3)}, "1 tensors .to_latent.bias: 3 .*mri_vq_seq2seq.rel"),
+        (lambda state: {n: v for n, v in state.items() if n != "decoder.convs.1.b"}, "decoder.up.1.conv.bias_bank: abs"),
+    ],
+)
+def test_other_files_are_refused(theirs: Path, tmp_path: Path, change, message: str):
+    torch.save(change(torch.load(theirs, weights_only=True)), theirs)
+    with pytest.raises(ValueError, match=message):
+        carry_over(str(theirs), str(tmp_path / "ours.pt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.pth"], "nothing is left behind"
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAR"])
+def test_the_whole_route_gives_the_authors_images(mri_data: Path, tmp_path: Path, axes: str):
+    """However a subject's files lie, what is written lies as they do."""
+    (tmp_path / "data" / "P1").mkdir(parents=True)
+    stored, other = (nib.orientations.axcodes2ornt(each) for each in ("LPS", axes))
+    turn, turn_back = nib.orientations.ornt_transform(stored, other), nib.orientations.ornt_transform(other, stored)
+    sources = []
+    for name in ("T1", "T1Gd", "T2"):
+        image = nib.load(mri_data / "ms_tcga-du-7294-atlas" / f"{name}.nii.gz").slicer[:, :, 66:78]
+        sources.append(image.get_fdata() > 0)
+        turned = image.as_reoriented(turn)
+        nib.save(turned, tmp_path / "data" / "P1" / f"{name}.nii.gz")
+    carry_over(str(mri_data / "parity" / "seq2seq_released_like.pth"), str(tmp_path / "released.pt"))
+    folders = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "out", "device": "cpu"}
+    run("mri_seq2seq", "inference", weights=tmp_path / "released.pt", **folders)
+    made = nib.load(tmp_path / "out" / "P1" / "P1_FLAIR.nii.gz")
+    assert made.shape == turned.shape and np.array_equal(made.affine, turned.affine)
+    found = made.as_reoriented(turn_back).get_fdata()[..., 1:-1]
+    wanted = np.load(mri_data / "parity" / "seq2seq_flair_expected.npz")["flair"][..., 1:-1]
+    tissue = np.all(sources, 0)[..., 1:-1]
+    assert tissue.sum() > 150_000
+    np.testing.assert_allclose(found[tissue], wanted[tissue], rtol=0, atol=1e-3 * np.ptp(wanted))
+    assert not found[~np.any(sources, 0)[..., 1:-1]].any(), "what is made of air is nothing"

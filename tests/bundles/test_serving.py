@@ -34,6 +34,8 @@ def served(workflow, crl, weights_of, crl_weights, phantom_dir: Path, fse_dir: P
         options |= {"output_file": folder / "model.ts", "device": "cpu"}
         if bundle == "mri_aldm":
             options |= {"sampler": "ddim", "steps": 2}
+        if bundle == "mri_vq_seq2seq":  # as the authors' weights see images
+            options |= {"subjects#axes": "PLS", "subjects#crop": [24, 20, -1]}
         files = ("inference.json", "export.json")
         made = crl(*files, **options) if bundle == "mri_crl" else workflow(bundle, *files, **options)
         made.parser["targets"] = target
