@@ -92,7 +92,7 @@ def test_gradient_reaches_the_prediction_only(weights: Path):
 
 
 def test_the_value_of_the_authors_code(monkeypatch: pytest.MonkeyPatch):
-    """Computed with fiy2W/mri_seq2seq at 0414c07; images were drawn after three networks, of which the first is used."""
+    """Of fiy2W/mri_seq2seq at 0414c07; images were drawn after three networks, of which the first is used."""
     torch.manual_seed(0)
     network, *_ = [vgg19(weights=None) for _ in range(3)]
     prediction, target = torch.rand(1, 3, 48, 48), torch.rand(1, 3, 48, 48)
