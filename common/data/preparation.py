@@ -123,7 +123,7 @@ class Subjects:
             size = [CenterSpatialCropd("image", roi_size=self.roi_size), self._divisible()]
         if not lesions:
             return Compose([*self._prepared(), *size, *random, *self._finished()])
-        turned = Orientationd(lesions, axcodes=self.axes, labels=None, allow_missing_keys=True)
+        turned = Orientationd(lesions, axcodes="RAS", labels=None, allow_missing_keys=True)
         loaded = [*self._scaled("image", masks=lesions), turned, LesionChanneld("image", lesions), *self._cropped()]
         kept = SelectItemsd(["subject", *self.tensors])
         parted = [PartLesiond("image"), *self._finished(), EnsureTyped("lesion", track_meta=False)]
@@ -173,18 +173,21 @@ class Subjects:
     def _scaled(self, keys: str | list[str], **loaded: Any) -> list[Transform]:
         return [
             LoadSubject(self.sequences, self.grid, settings=self.settings, **loaded),
-            Orientationd("image", axcodes=self.axes, labels=None),
+            Orientationd("image", axcodes="RAS", labels=None),
             ScaleSequencesd(keys, **self.scaling),
         ]
 
     def _cropped(self) -> list[Transform]:
         # Along the slices the outer ones stand in for those that lack, as within the network; in plane, air.
         slices = [size if multiple == 1 else -1 for size, multiple in zip(self.roi_size, self.divisible, strict=True)]
+        # Not before: rivals and disturbances see the same image whatever the axes are.
+        turned = [] if self.axes == "RAS" else [Orientationd("image", axcodes=self.axes, labels=None)]
         if self.crop:
             box = [self._warn_of_tissue_outside, CenterSpatialCropd("image", roi_size=self.crop)]
         else:
             box = [CropForegroundd("image", source_key="image", allow_smaller=True)]
         return [
+            *turned,
             *box,
             SpatialPadd("image", spatial_size=slices, mode="edge"),
             SpatialPadd("image", spatial_size=self.roi_size),

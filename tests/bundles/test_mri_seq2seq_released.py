@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.evaluation.scores import ScoreTable
 from common.inference.released import architecture, released_state
 from mri_seq2seq.network import Seq2Seq
 from mri_seq2seq.released import carry_over
@@ -158,6 +159,19 @@ def test_a_training_goes_on_as_theirs(theirs: Path, tmp_path: Path, phantom_dir:
         wrong = {"weights": tmp_path / "run" / "model.pt", "subjects#axes": "RAS"}
         run("mri_seq2seq", "inference", dataset_dir=phantom_dir, output_dir=tmp_path / "out", **wrong)
     assert "axes 'PLS', now 'RAS'" in reason(error.value)
+
+
+def test_rivals_do_not_depend_on_the_networks_axes(workflow, tiny_weights: Path, phantom_dir: Path, tmp_path: Path):
+    scores = []
+    for axes in ("RAS", "PLS"):
+        options = {"subjects#axes": axes, "weights": tiny_weights, "dataset_dir": phantom_dir, "disturbance": "motion"}
+        made = workflow("mri_seq2seq", "train.json", "evaluate.json", output_dir=tmp_path / axes, **options)
+        made.run()
+        scores.append({(r["method"], r["source"], r["target"]): r["psnr"] for r in ScoreTable.read(tmp_path / axes).rows})
+    ras, pls = scores
+    assert ras.keys() == pls.keys() and {method for method, *_ in ras} == {"network", "copy", "map"}
+    assert all(ras[key] == pytest.approx(pls[key], abs=1e-4) for key in ras if key[0] != "network")
+    assert any(abs(ras[key] - pls[key]) > 1e-3 for key in ras if key[0] == "network"), "a network sees them turned"
 
 
 def test_an_existing_file_is_not_replaced(theirs: Path, tmp_path: Path):
