@@ -167,7 +167,8 @@ def test_rivals_do_not_depend_on_the_networks_axes(workflow, tiny_weights: Path,
         options = {"subjects#axes": axes, "weights": tiny_weights, "dataset_dir": phantom_dir, "disturbance": "motion"}
         made = workflow("mri_seq2seq", "train.json", "evaluate.json", output_dir=tmp_path / axes, **options)
         made.run()
-        scores.append({(r["method"], r["source"], r["target"]): r["psnr"] for r in ScoreTable.read(tmp_path / axes).rows})
+        table = ScoreTable.read(tmp_path / axes)
+        scores.append({(r["method"], r["source"], r["target"]): r["psnr"] for r in table.rows})
     ras, pls = scores
     assert ras.keys() == pls.keys() and {method for method, *_ in ras} == {"network", "copy", "map"}
     assert all(ras[key] == pytest.approx(pls[key], abs=1e-4) for key in ras if key[0] != "network")
