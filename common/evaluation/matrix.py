@@ -1,9 +1,10 @@
-"""Every source to every target on the test subjects, beside the two trivial rivals."""
+"""Every source to every target on the test subjects, beside the rivals."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..options import words
 from ..progress import bar
 from .conventions import CONVENTIONS, brain_mask, score
 from .metrics import load_lpips
+from .relaxometry import FROM, PHYSICS
 from .rivals import IntensityMap, copy_source
 from .scores import ScoreTable
 from .volumes import KeptVolumes
@@ -43,6 +45,8 @@ class ScoreMatrix:
         brain: the batch's key of the brain mask; without it, the target's non-background.
         regions: keys of further masks, scored where a subject has them.
         lpips_weights: AlexNet's weights: a file, "download", or "none" to report LPIPS as missing.
+        physics: score the rivals of `common.evaluation.relaxometry`, too: the batch has "parameters" [S, 3], and all
+            images of a subject one scale.
         ceiling: beside the network's numbers of a pair, those of the target's own reconstruction, which no translation
             through the same latent space can be expected to exceed, as "ceiling_psnr" and so on.
         keep: the volumes of so many subjects, those with the worst scores, or of the named ones, are written for the
@@ -67,6 +71,7 @@ class ScoreMatrix:
         lpips_weights: str = "none",
         keep: int | str | Sequence[str] = 0,
         ceiling: bool = False,
+        physics: bool = False,
         info: Mapping[str, Any] | None = None,
     ) -> None:
         conventions = words(conventions)
@@ -84,6 +89,7 @@ class ScoreMatrix:
         self.origin = origin(metadata_file, weights)
         self.keep = keep
         self.ceiling = ceiling
+        self.physics = physics
         self.info = dict(info or {})
         self.map: IntensityMap | None = None
 
@@ -124,7 +130,9 @@ class ScoreMatrix:
             if not available[route.target] or not sources:
                 continue
             name = self._name(route)
-            for method, make in self._methods(route, sources, pred[channel], batch["source"]).items():
+            methods = self._methods(route, sources, pred[channel], batch["source"])
+            methods |= self._physics(route, sources, batch) if self.physics else {}
+            for method, make in methods.items():
                 made = self._make(make)
                 for convention, table in self.tables.items() if made is not None else ():
                     numbers = score(
@@ -172,6 +180,19 @@ class ScoreMatrix:
 
         made = {"network": lambda: pred, "copy": lambda: mean(copy_source), "map": lambda: mean(self.map.predict)}
         return made if len(self.training) else {name: made[name] for name in ("network", "copy")}
+
+    @staticmethod
+    def _physics(route: Route, sources: tuple[int, ...], batch: Mapping[str, Any]) -> dict[str, Callable[[], Tensor]]:
+        """The rivals from physics that so many sources do for; one between settings needs two."""
+        if sources == (route.target,):
+            return {}
+        settings = batch["parameters"].tolist()
+        images, timings = batch["source"][list(sources)], [settings[i] for i in sources]
+        return {
+            name: partial(predict, images, timings, settings[route.target])
+            for name, predict in PHYSICS.items()
+            if len(sources) >= FROM[name]
+        }
 
     @staticmethod
     def _make(make: Callable[[], Tensor]) -> Tensor | None:

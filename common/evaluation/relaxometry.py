@@ -25,8 +25,8 @@ T1, T2 = np.geomspace(100, 6000, 96), np.geomspace(10, 3000, 96)  # ms
 FEWEST = 3  # settings, for as many unknowns
 # The prior: tissues that vary from person to person, and voxels that hold two of them.
 SHARES = {"csf": 0.15, "grey_matter": 0.45, "white_matter": 0.35}  # of a brain; the other tissues have the rest
-DRAWS, SPREAD = 3000, 0.1
-GAINS = np.geomspace(0.2, 5, 49)
+DRAWS, SPREAD = 1500, 0.1
+GAINS = np.geomspace(0.2, 5, 33)
 NOISE = 0.03  # deviation, as a share of the brightest image's 99th percentile
 AT_ONCE = 1 << 14  # voxels
 ONSET = np.array([1000.0, 10.0, 100.0])  # ms, at which the logarithm of TR, TE, TI sets in
@@ -74,7 +74,7 @@ def prior(images: Tensor, settings: Sequence[Setting], wanted: Setting) -> Tenso
     if not len(seen):
         return torch.zeros_like(images[0])
     noise = NOISE * np.percentile(seen, 99, axis=0).max()
-    few = seen[:: max(len(seen) // 300, 1)]
+    few = seen[:: max(len(seen) // 100, 1)]
     gain = max(GAINS, key=lambda each: np.log(_likelihood(few, each * atoms, noise).mean(1) + 1e-12).mean())
     steps = 4 / noise  # voxels alike within a quarter of the noise are one
 
@@ -106,6 +106,7 @@ def between(images: Tensor, settings: Sequence[Setting], wanted: Setting) -> Ten
     return torch.lerp(images[i], images[j], share)
 
 
+FROM = {"fit": FEWEST, "prior": 1, "between": 2}  # so many settings
 PHYSICS: dict[str, Callable[[Tensor, Sequence[Setting], Setting], Tensor]] = {
     "fit": fit,
     "prior": prior,
@@ -131,6 +132,7 @@ def _drawn() -> NDArray:
 
 def _likelihood(voxels: NDArray, atoms: NDArray, noise: float) -> NDArray:
     """Of voxels [V, K] given atoms [draws, K], up to a factor, [V, draws]; what is like none of them is like all."""
+    voxels, atoms = voxels.astype(np.float32), atoms.astype(np.float32)
     square = (voxels**2).sum(1)[:, None] + (atoms**2).sum(1) - 2 * voxels @ atoms.T
     return np.exp(-square / (2 * noise**2)) + 1e-12
 

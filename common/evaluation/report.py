@@ -269,6 +269,23 @@ def _contribution(scores: ScoreTable) -> str:
     )
 
 
+def _physics(scores: ScoreTable) -> str:
+    """Averages beside what the signal equation makes of the same images; nothing where that was not scored."""
+    if not scores.physics:
+        return ""
+    methods, rows = ["network", *METHODS[1:], *scores.physics], []
+    for what, pairs in scores.groups().items():
+        found, count = scores.compared(pairs)
+        if count:
+            rows.append([escape(what), str(count), *(_number(found.get(name, math.nan)) for name in methods)])
+    note = (
+        "PSNR in dB. <em>fit</em>: PD, T1 and T2 of each voxel, fitted to three settings or more by the spin-echo "
+        "equation; <em>prior</em>: the same, expected of tissues as they are; <em>between</em>: linearly between the "
+        "two nearest settings."
+    )
+    return f'<p class="note">{note}</p>' + table(["mean over", "of them", *methods], rows)
+
+
 def _regions(scores: ScoreTable, means: dict[str, Means]) -> str:
     """PSNR of every region of the scores; nothing if there is no region."""
     names = [name for name in means if name.startswith("psnr_") and name != "psnr_volume"]
@@ -333,6 +350,7 @@ def _sections(tables: Sequence[ScoreTable], subjects: Sequence[dict[str, Any]], 
         ("Where it fails", _failures(scores, [s["subject"] for s in subjects])),
         ("Every source to every target", MATRIX_NOTE + _selectable("matrix", psnr["matrix"])),
         ("Chosen translations", "".join(map(_chosen, tables))),
+        ("Rivals from physics", _physics(scores)),
         ("Error over TR, TE and TI", _parameter_map(folder)),
         ("Every subject", SUBJECTS_NOTE + _selectable("subjects", psnr["subjects"])),
         ("Images", _viewer(subjects)),

@@ -18,6 +18,7 @@ from ..files import replacing, what_it_is
 from .significance import Interval, interval
 
 METHODS = ("network", "copy", "map")
+PHYSICS = ("fit", "prior", "between")  # rivals that only settings of TR, TE and TI have, see `relaxometry`
 OTHERS = (csv.Error, zipfile.BadZipFile, zlib.error)  # than Python's own, that a damaged file may cause
 KEYS = ("method", "subject", "source", "target")
 
@@ -34,6 +35,12 @@ def _finite(values: Iterable[float]) -> list[float]:
 def _mean(values: Iterable[float]) -> float:
     finite = _finite(values)
     return statistics.fmean(finite) if finite else math.nan
+
+
+def _shared(means: Mapping[str, Mapping[tuple[str, str], float]]) -> list[tuple[str, str]]:
+    """The pairs that every method has a finite mean of: only those compare."""
+    first, *_ = [*means.values(), {}]
+    return [pair for pair in first if all(math.isfinite(values[pair]) for values in means.values())]
 
 
 def _strict(value: Any) -> Any:
@@ -131,8 +138,8 @@ class ScoreTable:
         Raises:
             ValueError: an unknown method, or the row is there already.
         """
-        if method not in METHODS:
-            raise ValueError(f"Unknown method {method!r}; there are: {', '.join(METHODS)}")
+        if method not in (*METHODS, *PHYSICS):
+            raise ValueError(f"Unknown method {method!r}; there are: {', '.join((*METHODS, *PHYSICS))}")
         key = (method, subject, source, target)
         if key in self._rows:
             raise ValueError(f"Scored twice: {dict(zip(KEYS, key, strict=True))}")
@@ -231,11 +238,32 @@ class ScoreTable:
             lines += ["", "PSNR (dB) / SSIM, mean ± standard deviation over subjects:"]
             for row in (["source", "target", *METHODS], *chosen):
                 lines.append(row[0].ljust(head) + row[1].ljust(head) + "".join(cell.rjust(30) for cell in row[2:]))
-        seen = [(s, t) for s, t in pairs if is_sequence(s) and s != t and not {s, t} & {*self.held_out}]
-        lines += ["", self._verdict("pairs, source != target", seen), *self.unseen_verdicts()]
-        if fused := [pair for pair in pairs if pair[0] == "others"]:
-            lines += [self._verdict("sequences, each from all the others", fused)]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *(self._verdict(what, of) for what, of in self.groups().items())])
+
+    @property
+    def physics(self) -> list[str]:
+        """The rivals from physics that were scored."""
+        return [name for name in PHYSICS if any(method == name for method, *_ in self._rows)]
+
+    def groups(self) -> dict[str, list[tuple[str, str]]]:
+        """The pairs that averages are taken over, by what they are; all but the first are there only with pairs."""
+        pairs = dict.fromkeys((s, t) for _, _, s, t in self._rows)
+        plain = [(s, t) for s, t in pairs if is_sequence(s) and s != t]
+        others = {
+            "pairs to one never seen in training (*)": [(s, t) for s, t in plain if t in self.held_out],
+            "pairs from one never seen (*) to a seen one": [
+                (s, t) for s, t in plain if s in self.held_out and t not in self.held_out
+            ],
+            "sequences, each from all the others": [(s, t) for s, t in pairs if s == "others"],
+        }
+        seen = [(s, t) for s, t in plain if not {s, t} & {*self.held_out}]
+        return {"pairs, source != target": seen, **{what: of for what, of in others.items() if of}}
+
+    def compared(self, pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, float], int]:
+        """By method that scored any, the mean PSNR over the pairs that each of them scored, and how many these are."""
+        means = self._means(pairs)
+        shared = _shared(means)
+        return {method: _mean(values[pair] for pair in shared) for method, values in means.items()}, len(shared)
 
     @property
     def held_out(self) -> list[str]:
@@ -248,11 +276,7 @@ class ScoreTable:
 
     def unseen_verdicts(self) -> list[str]:
         """A sentence about the pairs to, and one about those from, sequences that training never saw."""
-        pairs = dict.fromkeys((s, t) for _, _, s, t in self._rows if is_sequence(s) and s != t)
-        to = [(s, t) for s, t in pairs if t in self.held_out]
-        come = [(s, t) for s, t in pairs if s in self.held_out and t not in self.held_out]
-        named = {"pairs to one never seen in training (*)": to, "pairs from one never seen (*) to a seen one": come}
-        return [self._verdict(what, of) for what, of in named.items() if of]
+        return [self._verdict(what, of) for what, of in self.groups().items() if "never seen" in what]
 
     def chosen(self) -> list[list[str]]:
         """A row per scored pair of `info["translations"]`: source, target, by method PSNR / SSIM, mean ± SD."""
@@ -283,11 +307,16 @@ class ScoreTable:
         network, *others = ("-" if math.isnan(value) else f"{value:.2f}" for value in psnr)
         return f"{network} / {'-' if math.isnan(ssim) else f'{ssim:.3f}'}", " | ".join(others)
 
+    def _means(self, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[tuple[str, str], float]]:
+        """By method that scored any of these pairs, its mean PSNR of each."""
+        methods = (*METHODS, *self.physics)
+        means = {m: {pair: _mean(self._values("psnr", m, *pair)) for pair in pairs} for m in methods}
+        return {method: values for method, values in means.items() if _finite(values.values())}
+
     def _verdict(self, what: str, pairs: list[tuple[str, str]]) -> str:
         """Averages over the pairs that every method scored: only those compare."""
-        means = {m: {pair: _mean(self._values("psnr", m, *pair)) for pair in pairs} for m in METHODS}
-        means = {method: values for method, values in means.items() if _finite(values.values())}
-        shared = [pair for pair in pairs if all(math.isfinite(values[pair]) for values in means.values())]
+        means = self._means(pairs)
+        shared = _shared(means)
         if not means or not shared:
             return f"None of the {what}, that every method scored."
         averages = ", ".join(f"{method} {_mean(values[p] for p in shared):.2f}" for method, values in means.items())

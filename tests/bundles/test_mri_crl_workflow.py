@@ -16,6 +16,7 @@ from common.data.loading import LoadSubject
 from common.data.mr_signal import FSE9
 from common.data.normalisation import ScaleSequencesd
 from common.data.subjects import read_subjects, subject_items
+from common.evaluation.report import report
 from mri_crl.sweep import _save_gif
 
 SETTINGS = [(each.tr, each.te, each.ti) for each in FSE9.values()]
@@ -149,12 +150,21 @@ def test_error_over_a_grid_of_parameters(trained: Path, crl, fse_dir: Path, tmp_
 
 def test_evaluating_scores_seen_and_unseen_settings(trained: Path, crl, fse_dir: Path, tmp_path: Path):
     settings = {"dataset_dir": fse_dir, "ckpt_dir": trained, "output_dir": tmp_path, "truth": "reference"}
-    crl("train.json", "evaluate.json", **settings).run()
+    crl("train.json", "evaluate.json", multi_source=True, **settings).run()
     with open(tmp_path / "scores_declared.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     ours = {(row["source"], row["target"]) for row in rows}
     assert {(a, b) for a in FSE9 for b in FSE9 if a != b} <= ours
     assert json.loads((tmp_path / "scores_declared.json").read_text())["held_out"] == ["FSE4", "FSE6"]
+    psnr = {(row["method"], row["source"], row["target"]): float(row["psnr"]) for row in rows}
+    assert {method for method, source, _ in psnr if source in FSE9} == {"network", "copy", "map", "prior"}
+    for name in FSE9:
+        copy, physics = psnr["copy", "others", name], [psnr[each, "others", name] for each in ("fit", "prior")]
+        assert min(physics) > copy + 3, "eight settings tell what a ninth looks like"
+        assert ("between", "others", name) in psnr
+    report(str(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert "Rivals from physics" in page and "<th>between</th>" in page
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ PAPERS_TRANSLATIONS = [
 
 
 class SettingsEvaluator(MatrixEvaluator):
-    """A `MatrixEvaluator` whose report lists some translations by themselves.
+    """A `MatrixEvaluator` whose report lists some translations by themselves, and has the rivals from physics.
 
     Args:
         inferer: of the network's slots.
@@ -46,5 +46,6 @@ class SettingsEvaluator(MatrixEvaluator):
             mapped=[name for name in subjects.sequences if name not in held_out],
             info={"held_out": held_out, "translations": [list(pair) for pair in chosen]},
             prepare_batch=with_parameters,
+            physics=subjects.scaling["per"] == "subject",  # else images do not compare
             **others,
         )
