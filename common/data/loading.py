@@ -65,6 +65,11 @@ class LoadSubject(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         subject = data["subject"]
         files = {name: data["images"][name] for name in self.sequences if name in data["images"]}
+        if series := [name for name, file in files.items() if not isinstance(file, str)]:
+            raise ValueError(
+                f"Subject {subject}: {', '.join(series)} has a file per frame; the network takes one volume. Leave it "
+                "out of its sequences, or list the frame that is meant."
+            )
         if not files:
             raise ValueError(f"Subject {subject} has none of the sequences {', '.join(self.sequences)}.")
         if self.grid and self.grid not in files:

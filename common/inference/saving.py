@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
-from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
+from ..data.finding import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
 from ..description import error_bound, expected, read
 from ..files import prepare_folder, replacing, write_text
