@@ -55,6 +55,12 @@ def changed_paths(value: str | Sequence[str | None], change: Callable[[str], str
     return change(value) if isinstance(value, str) else [file and change(file) for file in value]
 
 
+def channel_names(sequences: Sequence[str], frames: Mapping[str, int]) -> list[str]:
+    """What each channel of a subject's image is: "T1", and of the T frames of a series "DCE 1" to "DCE T"."""
+    counts = [(name, frames.get(name, 1)) for name in sequences]
+    return [name if count == 1 else f"{name} {k}" for name, count in counts for k in range(1, count + 1)]
+
+
 def frames_of(value: str | Sequence[str | None]) -> Frames | dict[str, int]:
     """What a subject list is to say of a sequence: `Frames`, {"count": T} if only their number is known, or {} of 3D.
 

@@ -8,8 +8,9 @@ import pytest
 
 from common.data.check import check_subjects
 from common.data.layouts import make_list
-from common.data.loading import LoadSubject
+from common.data.loading import LoadSubject, MarkMissingd
 from common.data.names import bids, from_pattern
+from common.data.normalisation import ScaleSequencesd
 from common.data.subjects import read_subjects, subject_items, write_subjects
 
 RNG = np.random.default_rng(0)
@@ -238,6 +239,63 @@ def test_files_of_one_frame_each_are_checked(dce):
     save(dce / "d2.nii.gz", voxels=nib.load(dce / "d0.nii.gz").get_fdata(dtype=np.float32))
     assert ("SAME_IMAGE", "error", "d2.nii.gz") in codes(dce)
     (item,) = subject_items(dce, "training", ["T1", "DCE"])
-    with pytest.raises(ValueError, match="DCE has a file per frame; the network takes one volume"):
+    with pytest.raises(ValueError, match="DCE has 3 frames, and 1 are taken"):
         LoadSubject(["T1", "DCE"])(item)
     assert LoadSubject(["T1"])(item)["image"].shape == (1, 6, 7, 8)
+
+
+def loaded(folder, sequences, frames, **options):
+    (item,) = subject_items(folder, "training", sequences)
+    return LoadSubject(sequences, frames=frames, **options)(item)
+
+
+def test_frames_are_channels_in_order(dce):
+    save(dce / "DCE.nii.gz", voxels=FRAMES)
+    t1 = nib.load(dce / "T1.nii.gz").get_fdata(dtype=np.float32)
+    d = loaded(dce, ["DCE", "T2", "T1"], {"DCE": 4, "T2": 2})
+    assert LoadSubject(["DCE", "T1"], frames={"DCE": 2}).channels == ["DCE 1", "DCE 2", "T1"]
+    assert d["available"].tolist() == [True, True, True, False, False, False, True]
+    np.testing.assert_array_equal(d["image"][:3], np.moveaxis(FRAMES, -1, 0))
+    assert not d["image"][3:6].any() and d["grid_file"] == str(dce / "DCE.nii.gz")
+    np.testing.assert_array_equal(d["image"][6], t1)
+    marked = MarkMissingd("image")(d)["image"]
+    assert (marked[3:6] == -1).all() and (marked[:3] == d["image"][:3]).all()
+    with pytest.raises(ValueError, match="DCE has 3 frames, and 2 are taken"):
+        loaded(dce, ["DCE", "T1"], {"DCE": 2})
+    with pytest.raises(ValueError, match=r"a series, shape \(6, 7, 8, 3\)"):
+        loaded(dce, ["DCE", "T1"], {})
+
+
+def test_a_missing_frame_is_a_missing_channel(dce):
+    content = json.loads((dce / "subjects.json").read_text())
+    content["training"][0]["images"]["DCE"] = [None, "d1.nii.gz", None, "d3.nii.gz"]
+    (dce / "subjects.json").write_text(json.dumps(content))
+    save(dce / "d1.nii.gz")
+    save(dce / "d3.nii.gz")
+    d = loaded(dce, ["T1", "DCE"], {"DCE": 4}, label="images")
+    assert d["available"].tolist() == [True, False, True, False, True]
+    np.testing.assert_array_equal(d["image"][4], nib.load(dce / "d3.nii.gz").get_fdata(dtype=np.float32))
+    assert not d["image"][[1, 3]].any() and d["label"].shape == d["image"].shape
+    save(dce / "d3.nii.gz", voxels=VOXELS[1:])
+    with pytest.raises(ValueError, match=r"DCE has frames on different grids, .*d3.nii.gz: shape \(5, 7, 8\)"):
+        loaded(dce, ["T1", "DCE"], {"DCE": 4})
+
+
+def test_a_series_is_resampled_whole(dce):
+    save(dce / "DCE.nii.gz", voxels=np.repeat(FRAMES, 2, axis=2))  # the same voxel size: T1 covers the lower half
+    d = loaded(dce, ["T1", "DCE"], {"DCE": 3}, grid="T1")
+    np.testing.assert_allclose(d["image"][1:], np.moveaxis(np.repeat(FRAMES, 2, axis=2)[:, :, :8], -1, 0), rtol=1e-5)
+
+
+def test_a_series_has_one_scale(dce):
+    save(dce / "DCE.nii.gz", voxels=FRAMES)
+    frames = {"DCE": 4}
+    d = loaded(dce, ["T1", "DCE"], frames)
+    d = ScaleSequencesd("image", rule="percentile", sequences=["T1", "DCE"], frames=frames)(d)
+    low, high = np.percentile(FRAMES, (0.5, 99.5))
+    np.testing.assert_allclose(d["scale"][1:], high - low, rtol=1e-6)
+    np.testing.assert_allclose(d["offset"][1:], low, rtol=1e-6)
+    assert d["scale"][0] != d["scale"][1]
+    # A voxel doubles and trebles between frames; it still does so after scaling.
+    voxel = tuple(np.argwhere((VOXELS > 20) & (VOXELS < 30))[0])
+    np.testing.assert_allclose(d["image"][1:4][(slice(None), *voxel)] * (high - low) + low, FRAMES[voxel], rtol=1e-4)
