@@ -10,8 +10,9 @@ from typing import NamedTuple
 import nibabel as nib
 
 from ..data.acquisition import read_object
+from ..data.finding import is_synthesised
 from ..data.images import UNREADABLE, unreadable
-from ..data.layouts import find_subjects, is_synthesised
+from ..data.layouts import find_subjects
 from ..data.subjects import SPLITS, read_subjects
 from .dicom import Scan, convert, files_of, has_dicom, read_scans, unpacked
 from .series import Series
