@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from monai.transforms import (
@@ -25,7 +26,8 @@ from .layouts import find_subjects
 from .lesions import LesionChanneld, PartLesiond
 from .loading import LoadSubject, MarkMissingd
 from .normalisation import ScaleSequencesd
-from .subjects import list_of, read_subjects, subject_items
+from .series import Frames, channel_names, count_frames, validate_frames
+from .subjects import list_of, listed_frames, read_subjects, subject_items
 
 Transform = Callable[[Any], Any]
 
@@ -45,8 +47,13 @@ class Subjects:
         divisible: what the sizes of whole subjects are multiples of; 1 along the axis of a 2D network's slices.
         settings: (TR, TE, TI) [S, 3] in ms of the sequences, for networks that are told them, see `LoadSubject`.
         scale_per: see `ScaleSequencesd`.
+        frames: of the sequences that are series, as a subject list has it: {"DCE": {"times": [0, 60]}}. None is what
+            the list says of its training subjects (`common.data.subjects.listed_frames`).
 
     Attributes:
+        frames: of each series.
+        channels: C names of an image's channels: the sequences, and each frame of the series.
+        counts: of each sequence, how many frames it has; [] if none is a series.
         trained_alike: by name, what weights must be used with as they were trained.
         sizes: by name, what they need not be used with.
         described: these two and all else that changes an image.
@@ -65,16 +72,28 @@ class Subjects:
         divisible: Sequence[int] = (1, 1, 1),
         settings: Sequence[Sequence[float]] = (),
         scale_per: str = "image",
+        frames: Mapping[str, Frames] | None = MappingProxyType({}),
     ) -> None:
         self.sequences, self.settings = list(sequences), settings
         self.dataset_dir, self.subject_list, self.pattern = dataset_dir, subject_list, pattern
+        if frames is None:
+            frames = listed_frames(dataset_dir, subject_list, self.sequences)
+        for name, each in frames.items():
+            validate_frames(each, f"frames of '{name}'")
+        if unknown := [name for name in frames if name not in self.sequences]:
+            raise ValueError(f"frames has {', '.join(unknown)}, none of the sequences {', '.join(self.sequences)}.")
+        self.frames = {name: dict(frames[name]) for name in self.sequences if name in frames}
+        counts = {name: count_frames(each) for name, each in self.frames.items()}
+        self.channels = channel_names(self.sequences, counts)
+        self.counts = [counts.get(name, 1) for name in self.sequences] if counts else []
+        self.series = {"frames": counts} if counts else {}
         self.grid, self.roi_size, self.divisible = grid, list(roi_size), list(divisible)
         # Where the sequences are settings, their names are the user's and say nothing.
         self.scaling = {"rule": normalisation, "per": scale_per, "sequences": [] if settings else self.sequences}
         self.tensors = ["image", "available", "scale", "offset", *(["parameters"] if settings else [])]
         # Where the sequences are settings, their names are the user's and their values the network's own.
         own = {"scale_per": scale_per} if settings else {"sequences": self.sequences}
-        self.trained_alike = {**own, "normalisation": normalisation}
+        self.trained_alike = {**own, "normalisation": normalisation, **({"frames": self.frames} if counts else {})}
         self.sizes = {"roi_size": self.roi_size, "divisible": self.divisible}
         self.described = {**self.trained_alike, **self.sizes, "sequences": self.sequences, "grid": grid}
         self.described["dataset_dir"] = Path(dataset_dir).name  # what says it may be shared
@@ -160,9 +179,9 @@ class Subjects:
 
     def _scaled(self, keys: str | list[str], **loaded: Any) -> list[Transform]:
         return [
-            LoadSubject(self.sequences, self.grid, settings=self.settings, **loaded),
+            LoadSubject(self.sequences, self.grid, settings=self.settings, **self.series, **loaded),
             Orientationd("image", axcodes="RAS", labels=None),
-            ScaleSequencesd(keys, **self.scaling),
+            ScaleSequencesd(keys, **self.scaling, **self.series),
         ]
 
     def _cropped(self) -> list[Transform]:

@@ -148,15 +148,29 @@ def save_series(
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
-    if len(times := frames.get("times", ())) > 1:
-        image.header.set_zooms((*image.header.get_zooms()[:3], float(np.median(np.diff(times)))))
+    if step := step_of(frames):
+        image.header.set_zooms((*image.header.get_zooms()[:3], step))
     with replacing(path) as partial:
         nib.save(image, partial)
+    write_b_values(path, frames)
+    if said := {**(acquired or {}), **times_of(frames)}:
+        write_text(beside(path, ".json"), json.dumps(said, indent=1) + "\n")
+
+
+def step_of(frames: Mapping) -> float:
+    """The median step of the times, in s: the fourth spacing of a header; 0 where there are none."""
+    return float(np.median(np.diff(times))) if len(times := frames.get("times", ())) > 1 else 0.0
+
+
+def times_of(frames: Mapping) -> dict[str, list[float]]:
+    """What a sidecar says of the frames."""
+    return {TIMINGS[0]: list(frames["times"])} if "times" in frames else {}
+
+
+def write_b_values(path: str | os.PathLike, frames: Mapping) -> None:
+    """The .bval file beside a series that has b values."""
     if "b_values" in frames:
         write_text(beside(path, ".bval"), " ".join(f"{b:g}" for b in frames["b_values"]) + "\n")
-    said = {**(acquired or {}), **({TIMINGS[0]: list(frames["times"])} if "times" in frames else {})}
-    if said:
-        write_text(beside(path, ".json"), json.dumps(said, indent=1) + "\n")
 
 
 def _one_frame(file: str) -> Frames:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..files import write_text
-from .series import changed_paths, validate_frames
+from .series import changed_paths, count_frames, validate_frames
 
 SPLITS = ("training", "validation", "test")
 FILE_FIELDS = ("images", "masks", "reference", "withheld", "maps")
@@ -250,6 +250,26 @@ def list_of(dataset_dir: str | os.PathLike, subject_list: str | os.PathLike = ""
 def frames_in(entry: dict, subjects: dict) -> dict[str, dict]:
     """By sequence the frames of a subject's series: what the entry says, or else the list of all subjects."""
     return {**subjects.get("frames", {}), **entry.get("frames", {})}
+
+
+def listed_frames(
+    dataset_dir: str | os.PathLike, subject_list: str | os.PathLike, sequences: Sequence[str]
+) -> dict[str, dict]:
+    """Of each of the sequences that is a series in a list, the frames that a training subject has at most.
+
+    Without a list there are none: whoever asks for its subjects is told so.
+    """
+    if not (dataset_dir or subject_list):
+        return {}
+    try:
+        subjects, found = read_subjects(list_of(dataset_dir, subject_list)), {}
+    except FileNotFoundError:
+        return {}
+    for entry in subjects["training"]:
+        for name, frames in frames_in(entry, subjects).items():
+            if name in entry["images"] and count_frames(frames) > count_frames(found.get(name, {})):
+                found[name] = frames
+    return {name: found[name] for name in sequences if name in found}
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
