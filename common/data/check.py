@@ -6,9 +6,9 @@ Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, BACKGROUND,
 SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE,
 FRAME_COUNT, FRAME_ORDER of times.
 Warnings: NEGATIVE, HOT_VOXELS, SKULL, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY,
-FRAMES_UNKNOWN, FRAME_MISSING, FRAME_ORDER of b values; PARAMETERS, which only networks that are told TR, TE and TI
-refuse; with a network's weights WRONG_NAME and OTHER_PERSON; and SFORM_QFORM_DISAGREE if the two carry different codes,
-as they may then mean two spaces (scanner and template) on purpose.
+FRAMES_UNKNOWN, FRAME_MISSING, FRAME_MOTION, FRAME_ORDER of b values; PARAMETERS, which only networks that are told TR,
+TE and TI refuse; with a network's weights WRONG_NAME and OTHER_PERSON; and SFORM_QFORM_DISAGREE if the two carry
+different codes, as they may then mean two spaces (scanner and template) on purpose.
 What is an error of a file here is refused by loading, too (`common.data.images`).
 """
 
@@ -29,7 +29,7 @@ import numpy as np
 from ..files import write_text
 from ..progress import bar
 from .acquisition import refused
-from .doubts import hot_voxels, misplaced, remaining_skull, uncovered
+from .doubts import frame_motion, hot_voxels, misplaced, remaining_skull, uncovered
 from .grids import Grid, grid_differences, same_grid
 from .images import ERROR, UNREADABLE, WARNING, Problem, image_problems, read_image, unreadable
 from .series import files_of, frame_problems
@@ -194,7 +194,7 @@ def _check_subject(
     """`seen` has subject, sequence, split and file of each image's digest, and is added to."""
     found: list[tuple[str, Problem]] = []
     grids: dict[str, Grid] = {}
-    volumes: dict[str, np.ndarray] = {}
+    shown: dict[str, list[np.ndarray]] = {}
     images = {name: files_of(value)[0] for name, value in entry["images"].items()}
     listed = [(field, name, value) for field in FILE_FIELDS for name, value in entry.get(field, {}).items()]
     for field, name, value in listed:
@@ -213,16 +213,18 @@ def _check_subject(
                 grids[path] = voxels.shape[:3], affine
                 count = count or (*voxels.shape, 1)[3]
                 wrong = any(severity == ERROR for _, severity, _ in problems)
-                if field == "images" and path == images[name] and not wrong:
-                    volumes[name] = voxels.reshape(*voxels.shape[:3], -1)[..., 0]
+                if field == "images" and images[name] in grids and not wrong:
+                    shown.setdefault(name, []).extend(np.moveaxis(voxels.reshape(*voxels.shape[:3], -1), -1, 0))
         if frames is not None or not isinstance(value, str):
             found += [(files_of(value)[0], problem) for problem in frame_problems(value, frames or {}, count)]
     if split == "training" and len(images) == 1:
         found.append(("", ("ONE_SEQUENCE_ONLY", WARNING, f"only {next(iter(images))}: no pair to learn from")))
     found += _compare_grids(grids, {name: path for name, path in images.items() if path in grids}, grid)
+    volumes = {name: frames[0] for name, frames in shown.items()}
     affines = {name: grids[images[name]][1] for name in volumes}
     doubts = {
         "HOT_VOXELS": {name: hot_voxels(volume) for name, volume in volumes.items()},
+        "FRAME_MOTION": {name: frame_motion(frames, affines[name]) for name, frames in shown.items()},
         "SKULL": {name: remaining_skull(volume, affines[name]) for name, volume in volumes.items()},
         "PARAMETERS": {
             name: refused(path, entry.get("parameters", {}).get(name), folder)

@@ -190,6 +190,29 @@ def test_every_frame_is_checked(dce, voxels, found, reason):
     assert any(reason in each.reason for each in findings)
 
 
+def blob(shift=(0, 0, 0), brightness=(1, 2)):
+    """A ball in a larger one, in voxels of 2 mm."""
+    points = np.stack(np.meshgrid(*[np.arange(n) for n in (24, 26, 20)], indexing="ij"), -1)
+    distance = np.linalg.norm(points - np.array([12, 13, 10]) - np.array(shift), axis=-1)
+    smooth = [1 / (1 + np.exp(2 * (distance - radius))) for radius in (4, 8)]
+    return (brightness[0] * smooth[0] + brightness[1] * smooth[1]).astype(np.float32)
+
+
+@pytest.mark.parametrize("shift", [(0.25, 0, 0), (0, 0, 1.5), (2, -1, 2)])
+def test_motion_between_frames(dce, shift):
+    save(dce / "T1.nii.gz", voxels=blob())
+    save(dce / "DCE.nii.gz", voxels=np.stack([blob(), blob(brightness=(3, 1)), blob(shift, (2, 2))], -1))
+    findings = check_subjects(dce)
+    size = 2 * np.linalg.norm(shift)
+    if size < 1:
+        assert findings == []
+        return
+    (finding,) = findings
+    assert (finding.code, finding.severity) == ("FRAME_MOTION", "warning")
+    found = float(finding.reason.split("by up to ")[1].split(" mm")[0])
+    assert "1 of 3 frames" in finding.reason and abs(found - size) < 0.5  # a quarter of a voxel
+
+
 @pytest.mark.parametrize(
     ("frames", "found"),
     [
