@@ -123,11 +123,12 @@ def frame_motion(frames: Sequence[np.ndarray], affine: np.ndarray) -> str:
     """
     if len(frames) < 2:
         return ""
-    steps = np.maximum(np.round(FINE / nib.affines.voxel_sizes(affine)), 1).astype(int)
-    sizes = nib.affines.voxel_sizes(affine) * steps
-    coarse = [frame[tuple(slice(None, None, step) for step in steps)] for frame in frames]
-    first, *others = [fft.rfftn(_edges(frame)) for frame in coarse if frame.shape == coarse[0].shape]
-    shifts = [_shift(fft.irfftn(first * other.conj(), coarse[0].shape), sizes) for other in others]
+    sizes = nib.affines.voxel_sizes(affine)
+    steps = np.maximum(np.round(FINE / sizes), 1).astype(int)
+    alike = [frame for frame in frames if frame.shape == frames[0].shape]
+    edges = [_edges(frame, FINE / sizes)[tuple(slice(None, None, step) for step in steps)] for frame in alike]
+    first, *others = map(fft.rfftn, edges)
+    shifts = [_shift(fft.irfftn(first * other.conj(), edges[0].shape), sizes * steps) for other in others]
     most = max(shifts, default=0.0)
     if most <= MOVED:
         return ""
@@ -137,8 +138,8 @@ def frame_motion(frames: Sequence[np.ndarray], affine: np.ndarray) -> str:
     )
 
 
-def _edges(image: np.ndarray) -> np.ndarray:
-    strength = ndimage.gaussian_gradient_magnitude(image.astype(np.float32), 1.0)
+def _edges(image: np.ndarray, width: np.ndarray) -> np.ndarray:
+    strength = ndimage.gaussian_gradient_magnitude(image.astype(np.float32), np.maximum(width, 0.7))  # voxels
     return np.minimum(strength / max(np.percentile(strength, 99), 1e-9), 1)
 
 

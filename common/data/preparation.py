@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +29,7 @@ from .lesions import LesionChanneld, PartLesiond
 from .loading import LoadSubject, MarkMissingd
 from .normalisation import ScaleSequencesd
 from .series import Frames, channel_names, count_frames, validate_frames
-from .subjects import list_of, listed_frames, read_subjects, subject_items
+from .subjects import list_of, listed_frames, read_subjects, some, subject_items
 
 Transform = Callable[[Any], Any]
 
@@ -105,7 +107,18 @@ class Subjects:
         if self.pattern is not None and not self.subject_list:
             options["found"] = find_subjects(self.dataset_dir, self.pattern, split, names=self.sequences)
         wanted = self.sequences if sequences is None else sequences
-        return subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
+        items = subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
+        if others := [item["subject"] for item in items if self._other_frames(item)]:
+            place = "frames are taken by their place in the series, as the network knows no more"
+            warnings.warn(f"{some(others)}: times or b values are not {self.frames}; {place}", stacklevel=2)
+        return items
+
+    def _other_frames(self, item: Mapping[str, Any]) -> bool:
+        """Whether a subject's times (s) or b values are more than 10 % and 5 apart from the network's."""
+        told = [(each, self.frames.get(name, {})) for name, each in item.get("frames", {}).items()]
+        kinds = [(each, own, kind) for each, own in told for kind in each.keys() & own.keys() - {"count"}]
+        numbers = [pair for each, own, kind in kinds for pair in zip(each[kind], own[kind], strict=False)]
+        return not all(math.isclose(*pair, rel_tol=0.1, abs_tol=5) for pair in numbers)
 
     def called(self) -> str:
         """Those for training, in words: as the list or else its folder is called, and how many they are."""

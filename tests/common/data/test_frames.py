@@ -1,6 +1,7 @@
 """Series in subject lists: found by `list`, looked at by `check`."""
 
 import json
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from common.data.layouts import make_list
 from common.data.loading import LoadSubject, MarkMissingd
 from common.data.names import bids, from_pattern
 from common.data.normalisation import ScaleSequencesd
+from common.data.preparation import Subjects
 from common.data.subjects import read_subjects, subject_items, write_subjects
 
 RNG = np.random.default_rng(0)
@@ -322,3 +324,31 @@ def test_a_series_has_one_scale(dce):
     # A voxel doubles and trebles between frames; it still does so after scaling.
     voxel = tuple(np.argwhere((VOXELS > 20) & (VOXELS < 30))[0])
     np.testing.assert_allclose(d["image"][1:4][(slice(None), *voxel)] * (high - low) + low, FRAMES[voxel], rtol=1e-4)
+
+
+def test_subjects_have_the_frames_of_their_list(dce):
+    save(dce / "DCE.nii.gz", 3)
+    subjects = Subjects(["T1", "DCE"], dataset_dir=dce, frames=None)
+    assert subjects.frames == {"DCE": {"times": [0, 60, 120]}} and subjects.counts == [1, 3]
+    assert subjects.channels == ["T1", "DCE 1", "DCE 2", "DCE 3"]
+    assert subjects.trained_alike["frames"] == subjects.frames
+    (item,) = subjects.items("training")
+    prepared = subjects.validation()(item)
+    assert prepared["image"].shape[0] == 4 and prepared["available"].tolist() == [True] * 4
+    alone = Subjects(["T1"], dataset_dir=dce, frames=None)
+    assert alone.counts == [] and "frames" not in alone.trained_alike
+    assert Subjects(["T1"], dataset_dir=dce / "nowhere", frames=None).counts == []
+    with pytest.raises(ValueError, match="frames has DWI, none of the sequences T1"):
+        Subjects(["T1"], frames={"DWI": {"count": 2}})
+    with pytest.raises(ValueError, match=r"frames of 'T1' must be"):
+        Subjects(["T1"], frames={"T1": 2})
+
+
+@pytest.mark.parametrize(("times", "warns"), [([0, 62, 125], False), ([0, 60], False), ([0, 60, 240], True)])
+def test_other_times_than_the_network_s_are_told(dce, times, warns):
+    save(dce / "DCE.nii.gz", 3)
+    subjects = Subjects(["T1", "DCE"], dataset_dir=dce, frames={"DCE": {"times": times}})
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        subjects.items("training")
+    assert any("A: times or b values are not" in str(each.message) for each in found) == warns
