@@ -13,6 +13,7 @@ import torch
 
 from common.data.phantom import make_phantom
 from common.data.subjects import read_subjects, write_subjects
+from common.evaluation.report import report
 
 NAMES = ["T1", "DCE", "DWI"]
 LSTM = {"network_def#lstm_layers": 1, "sequences": NAMES}
@@ -98,6 +99,8 @@ def test_series_are_scored_by_frame(trained: Path, workflow, series_dir: Path, t
             assert float(row["psnr"]) == pytest.approx(np.mean(frames))
         assert bool(row["enhancement_rmse"]) == (row["target"] == "DCE")
         assert bool(row["adc_error"]) == (row["target"] == "DWI")
+    report(tmp_path)
+    assert "DCE" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_other_bundles_refuse_series(workflow, series_dir: Path, tmp_path: Path):
