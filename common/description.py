@@ -17,7 +17,7 @@ from .files import what_it_is, write_text
 ADVICE = "Copy it again, or remove it and give the options of the training."
 KINDS = {
     **{"network": dict, "sequences": list, "normalisation": str, "sha256": str, "roi_size": list, "divisible": list},
-    **{"axes": str, "crop": list},
+    **{"axes": str, "crop": list, "frames": dict},
     **{"trained_on": str, "expected": dict, "uncertainty": dict},
 }
 

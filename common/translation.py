@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -44,7 +45,9 @@ def select(representation: NamedTuple, rows: Tensor) -> NamedTuple:
 class TranslationNetwork(nn.Module):
     """Any sequence to any other, by 2D slices, 2.5D stacks of slices or 3D volumes.
 
-    Images are in [0, 1] with background 0; a sequence that a subject lacks is -1 everywhere.
+    Images are in [0, 1] with background 0; a sequence that a subject lacks is -1 everywhere. A series has a channel for
+    each of its frames; one that is missing is -1, too. So there are S sequences in C channels, as many where none is a
+    series.
 
     Args:
         sequences: how many sequences there are, S.
@@ -52,6 +55,8 @@ class TranslationNetwork(nn.Module):
         slices: adjacent slices that form one 2D input: 1 is 2D, 3 is 2.5D. Ignored in 3D.
         slice_axis: the spatial axis that is sliced, counted from the end; the last, -1, is axial in RAS.
         downsampling: what the size of an input must be a multiple of.
+        frames: of each sequence, 1 of all that is no series; () if none is. Of a network that takes series `encode` has
+            a third argument, how many frames will be decoded at most, and `decode` too, how many are wanted.
 
     Attributes:
         options: what it was made with, but for what may be chosen anew for trained weights (`CHOSEN_ANEW`).
@@ -61,7 +66,11 @@ class TranslationNetwork(nn.Module):
     CHOSEN_ANEW: tuple[str, ...] = ()
     ADDED = ("reference_spread",)  # buffers that older weights lack: they stay as they are made
     has_common_space = False  # a method that overrides `fuse` says True
-    __constants__ = ("has_common_space", "spatial_dims")  # by which TorchScript leaves out what is not run
+    __constants__ = (
+        "has_common_space",
+        "has_series",
+        "spatial_dims",
+    )  # by which TorchScript leaves out what is not run
 
     def __new__(cls, *args: Any, **kwargs: Any) -> TranslationNetwork:
         network = super().__new__(cls)
@@ -86,7 +95,13 @@ class TranslationNetwork(nn.Module):
         return cls(**{**described.network, **given})
 
     def __init__(
-        self, sequences: int, spatial_dims: int = 2, slices: int = 1, slice_axis: int = -1, downsampling: int = 1
+        self,
+        sequences: int,
+        spatial_dims: int = 2,
+        slices: int = 1,
+        slice_axis: int = -1,
+        downsampling: int = 1,
+        frames: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -95,7 +110,14 @@ class TranslationNetwork(nn.Module):
             raise ValueError(f"slices is {slices}; an odd number is needed, so that one slice is the middle one.")
         if slice_axis not in (-1, -2, -3):
             raise ValueError(f"slice_axis is {slice_axis}; count the spatial axes from the end: -1, -2 or -3.")
+        if frames and (len(frames) != sequences or min(frames) < 1):
+            raise ValueError(
+                f"frames is {list(frames)}; it must be a number above 0 for each of {sequences} sequences."
+            )
         self.sequences = sequences
+        self.has_series = max(frames, default=1) > 1
+        self.frames = [int(count) for count in frames] if self.has_series else []
+        self.ends = list(accumulate(self.frames))  # of each sequence's channels
         self.spatial_dims = spatial_dims
         self.slices = slices if spatial_dims == 2 else 1
         self.slice_axis = slice_axis
@@ -143,22 +165,35 @@ class TranslationNetwork(nn.Module):
 
     def forward(
         self,
-        image: Tensor,
+        image: Tensor | Sequence[Tensor],
         source: Tensor | None = None,
         rows: Sequence[Tensor] | None = None,
         target: Tensor | None = None,
     ) -> Tensor | Translation:
-        """Completes a subject: image [B, S, X, Y, Z] to the same shape, each sequence made from the others.
+        """Completes a subject: image [B, C, X, Y, Z] to the same shape, each sequence made from the others.
 
         With `source` [N, C], it is a training step instead: images [N, c, *spatial] are encoded once each, and the
         images `rows[t]` are decoded to `target[t]` (one decoding per target: half the time of a batch of mixed ones).
-        One entry for both, since distributed training hooks only `forward`.
+        With series, `image` is a list, for each of `source` the images [n, T, c, *spatial] of it, and predictions are
+        frames, those of an image one after the other. One entry for all, since distributed training hooks only
+        `forward`.
         """
         if source is None:
             return self.complete_available(image)
+        if self.has_series:
+            return self._translate_series(image, source, rows, target)
         representation = self.encode(image, source)
         made = [self.decode(select(representation, r), target[t : t + 1]) for t, r in enumerate(rows) if len(r)]
         return Translation(torch.cat(made), representation)
+
+    def _translate_series(
+        self, images: Sequence[Tensor], source: Tensor, rows: Sequence[Tensor], target: Tensor
+    ) -> Translation:
+        wanted = {t: self.frames[t] for t, r in enumerate(rows) if len(r)}
+        parts = [self.encode(each, source[k : k + 1], max(wanted.values())) for k, each in enumerate(images)]
+        representation = type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
+        made = [self.decode(select(representation, rows[t]), target[t : t + 1], n) for t, n in wanted.items()]
+        return Translation(torch.cat([each.flatten(0, 1) for each in made]), representation)
 
     def repeated(self) -> tuple[nn.Module, int] | None:
         """What is called many times for an image, and how often, for a bar to show; None where nothing is."""
@@ -176,14 +211,14 @@ class TranslationNetwork(nn.Module):
         It is taken voxel by voxel, over the sources that have tissue there: one may cover less than another.
 
         Args:
-            image: [B, S, X, Y, Z].
+            image: [B, C, X, Y, Z].
             sources: sequences to start from, where the caller knows which are available. Default: see
                 `complete_available`.
             targets: sequences to make; the others stay 0. Default: all.
             uncertainty: make its standard deviation too; needs `sources`.
 
         Returns:
-            [B, S, X, Y, Z] in [0, 1], 0 where every such source is. With `uncertainty` [B, 2 S, X, Y, Z]: then come the
+            [B, C, X, Y, Z] in [0, 1], 0 where every such source is. With `uncertainty` [B, 2 C, X, Y, Z]: then come the
             unbiased standard deviations over the `variants`, 0 at voxels and nan for targets with fewer than two.
         """
         if sources is None:
@@ -191,22 +226,28 @@ class TranslationNetwork(nn.Module):
                 raise ValueError("The uncertainty of an image is known only where its sources are; pass them.")
             return self.complete_available(image, None if targets is None else list(targets))
         self.check_size(image)
-        available = is_available(image).to(image.dtype)  # (B, S)
-        available = torch.stack([available[:, i] for i in sources], 1)  # (B, sources)
-        present = torch.stack([image[:, i] for i in sources], 1) * available[(...,) + (None,) * 3]
-        representations = [
-            self.encode(self.to_input(present[:, k]), self.codes[i : i + 1]) for k, i in enumerate(sources)
-        ]
-        tissue = (present > 0).to(image.dtype)
+        every = self.available(image).to(image.dtype)  # (B, S)
+        available = torch.stack([every[:, i] for i in sources], 1)  # (B, sources)
+        targets = list(range(self.sequences) if targets is None else targets)
+        present = self._present(image, every)
+        representations = self._encoded(present, sources, targets)
+        tissue = torch.stack([self.tissue(present, i) for i in sources], 1)
         alone = (available.sum(1) < 1.5).to(image.dtype)[:, None, None, None]
-        completed = [torch.zeros_like(present[:, 0])] * (2 * self.sequences if uncertainty else self.sequences)
-        for j in range(self.sequences) if targets is None else targets:
+        empty = torch.zeros_like(image[:, :1])
+        slots = [empty.expand(-1, self.count(j), -1, -1, -1) for j in range(self.sequences)]
+        completed = slots * (2 if uncertainty else 1)
+        for j in targets:
             others = [k for k, i in enumerate(sources) if i != j] or [0]
             counts = torch.stack([tissue[:, k] * alone if sources[k] == j else tissue[:, k] for k in others], 1)
-            made = self._decode_fused([representations[k] for k in others], counts, self.codes[j : j + 1], uncertainty)
-            for slot, volume in zip((j, self.sequences + j), made, strict=False):
-                completed[slot] = volume
-        return torch.stack(completed, 1)
+            made = self._decode_fused([representations[k] for k in others], counts, j, uncertainty)
+            for slot, volumes in zip((j, self.sequences + j), made, strict=False):
+                completed[slot] = volumes
+        return torch.cat(completed, 1)
+
+    def _encoded(self, image: Tensor, sources: Sequence[int], targets: Sequence[int]) -> list[NamedTuple]:
+        """Of each source, for those targets."""
+        most = (max((self.frames[j] for j in targets), default=1),) if self.has_series else ()
+        return [self.encode(self.sequence_input(image, i), self.codes[i : i + 1], *most) for i in sources]
 
     def complete_available(self, image: Tensor, targets: list[int] | None = None) -> Tensor:
         """`complete` with all sources that there are, told from the voxels, per sample.
@@ -215,25 +256,32 @@ class TranslationNetwork(nn.Module):
         written in the part of Python that TorchScript compiles.
         """
         self.check_size(image)
-        available = is_available(image).to(image.dtype)  # (B, S)
-        present = image * available[:, :, None, None, None]
-        tissue = (present > 0).to(image.dtype)
-        alone = (available.sum(1) < 1.5).to(image.dtype)[:, None, None, None]
+        available = self.available(image).to(image.dtype)  # (B, S)
         slots = list(range(self.sequences))
-        representations = [self.encode(self.to_input(present[:, i]), self.codes[i : i + 1]) for i in slots]
-        completed = [torch.zeros_like(present[:, 0]) for _ in slots]
+        present = self._present(image, available)
+        tissue = torch.stack([self.tissue(present, i) for i in slots], 1)
+        alone = (available.sum(1) < 1.5).to(image.dtype)[:, None, None, None]
+        given = [self.sequence_input(present, i) for i in slots]
+        if self.has_series:
+            representations = [self.encode(given[i], self.codes[i : i + 1], max(self.frames)) for i in slots]
+        else:
+            representations = [self.encode(given[i], self.codes[i : i + 1]) for i in slots]
+        completed = [torch.zeros_like(image[:, : self.count(j)]) for j in slots]
         for j in slots if targets is None else targets:
             counts = torch.stack([tissue[:, i] * alone if i == j else tissue[:, i] for i in slots], 1)
             if self.has_common_space:
                 fused = self.fuse(representations, counts)
             else:  # as `fuse` has it, whose type a compiler cannot know before the method's own
                 fused = [(representations[i], counts[:, i]) for i in slots]
-            total, count = completed[j], completed[j]
+            total, count = completed[j], torch.zeros_like(counts[:, 0])
             for representation, share in fused:
-                volume = self.from_output(self.decode(representation, self.codes[j : j + 1]), image.shape[0])
-                total, count = total + share * volume, count + share
-            completed[j] = total / torch.clamp(count, min=1)
-        return torch.stack(completed, 1)
+                if self.has_series:
+                    output = self.decode(representation, self.codes[j : j + 1], self.frames[j])
+                else:
+                    output = self.decode(representation, self.codes[j : j + 1])
+                total, count = total + share[:, None] * self.volumes(output, image.shape[0]), count + share
+            completed[j] = total / torch.clamp(count, min=1)[:, None]
+        return torch.cat(completed, 1)
 
     def __prepare_scriptable__(self) -> TranslationNetwork:
         """What `torch.jit.script` is to compile: this network as it is deployed, training set apart."""
@@ -245,11 +293,11 @@ class TranslationNetwork(nn.Module):
         self,
         representations: list[NamedTuple],
         tissue: Tensor,
-        target: Tensor,
+        target: int,
         uncertainty: bool = False,
         known: Mapping[int, Tensor] | None = None,
     ) -> list[Tensor]:
-        """What is made of the fused representations and, if wanted, how far it may vary: volumes [B, X, Y, Z].
+        """What is made of the fused representations and, if wanted, how far it may vary: volumes [B, T, X, Y, Z].
 
         `known` has, by their ids, what representations were decoded to already.
         """
@@ -257,9 +305,9 @@ class TranslationNetwork(nn.Module):
         for representation, share in (self.variants if uncertainty else self.fuse)(representations, tissue):
             made = None if known is None else known.get(id(representation))
             if made is None:
-                made = self.from_output(self.decode(representation, target), tissue.shape[0])
+                made = self._decoded(representation, target, tissue.shape[0])
             volumes.append(made)
-            shares.append(share)
+            shares.append(share[:, None])
         count = sum(shares)
         mean = sum(share * each for share, each in zip(shares, volumes, strict=True)) / torch.clamp(count, min=1)
         if not uncertainty:
@@ -269,6 +317,10 @@ class TranslationNetwork(nn.Module):
         squared = sum(share * (each - mean).square() for share, each in zip(shares, volumes, strict=True))
         return [mean, (squared / torch.clamp(count - 1, min=1)).sqrt()]
 
+    def _decoded(self, representation: NamedTuple, target: int, batch: int) -> Tensor:
+        frames = (self.frames[target],) if self.has_series else ()
+        return self.volumes(self.decode(representation, self.codes[target : target + 1], *frames), batch)
+
     def translate(
         self,
         image: Tensor,
@@ -276,25 +328,68 @@ class TranslationNetwork(nn.Module):
         targets: Sequence[int],
         fused: Sequence[tuple[Sequence[int], int]] = (),
     ) -> Tensor:
-        """Every source to every target, each encoded once: [B, S, X, Y, Z] to [B, sources * targets + ..., X, Y, Z].
+        """Every source to every target, each encoded once: [B, C, X, Y, Z] to [B, sources * targets + ..., X, Y, Z], of
+        a target that is a series all frames.
 
         For each of `fused`, several of the sources and one of the targets, a volume follows: the target as `complete`
         makes it of them, which must be available.
         """
         self.check_size(image)
-        representations = [self.encode(self.to_input(image[:, i]), self.codes[i : i + 1]) for i in sources]
-        tissue = (image[:, list(sources)] > 0).to(image.dtype)
+        representations = self._encoded(image, sources, targets)
+        tissue = torch.stack([self.tissue(image, i) for i in sources], 1)
         rows: list[list[Tensor]] = [[] for _ in sources]
         several: dict[int, Tensor] = {}
         for j in targets:
-            code = self.codes[j : j + 1]
-            known = {id(each): self.from_output(self.decode(each, code), image.shape[0]) for each in representations}
+            known = {id(each): self._decoded(each, j, image.shape[0]) for each in representations}
             for k, each in enumerate(representations):
-                rows[k].append(known[id(each)] * tissue[:, k])
+                rows[k].append(known[id(each)] * tissue[:, k, None])
             for n, together in ((n, each) for n, (each, target) in enumerate(fused) if target == j):
                 k = [list(sources).index(i) for i in together]
-                several[n] = self._decode_fused([representations[i] for i in k], tissue[:, k], code, known=known)[0]
-        return torch.stack([*(volume for row in rows for volume in row), *(several[n] for n in range(len(fused)))], 1)
+                several[n] = self._decode_fused([representations[i] for i in k], tissue[:, k], j, known=known)[0]
+        return torch.cat([*(volumes for row in rows for volumes in row), *(several[n] for n in range(len(fused)))], 1)
+
+    def count(self, sequence: int) -> int:
+        """How many frames a sequence has."""
+        return self.frames[sequence] if self.has_series else 1
+
+    def channels(self, image: Tensor, sequence: int) -> Tensor:
+        """Of an image [B, C, ...] a sequence's frames [B, T, ...]."""
+        if not self.has_series:
+            return image[:, sequence : sequence + 1]
+        return image[:, self.ends[sequence] - self.frames[sequence] : self.ends[sequence]]
+
+    def available(self, image: Tensor) -> Tensor:
+        """Which sequences each subject has, of a series any frame: image [B, C, X, Y, Z] to bool [B, S]."""
+        there = is_available(image)
+        if not self.has_series:
+            return there
+        return torch.stack([self.channels(there, j).any(1) for j in range(self.sequences)], 1)
+
+    def tissue(self, image: Tensor, sequence: int) -> Tensor:
+        """Where a sequence, of a series any frame, is not air: image [B, C, X, Y, Z] to 0 or 1 in [B, X, Y, Z]."""
+        return (self.channels(image, sequence) > 0).any(1).to(image.dtype)
+
+    def _present(self, image: Tensor, available: Tensor) -> Tensor:
+        """What is missing is 0; where there are series it stays -1, by which missing frames are known."""
+        return image if self.has_series else image * available[:, :, None, None, None]
+
+    def sequence_input(self, image: Tensor, sequence: int) -> Tensor:
+        """What `encode` takes of an image [B, C, X, Y, Z]: `to_input` of a sequence, of all frames where there are
+        series: [B * Z, T, slices, X, Y], or [B, T, 1, X, Y, Z].
+        """
+        if not self.has_series:
+            return self.to_input(image[:, sequence])
+        frames = self.channels(image, sequence)
+        stacks = self.to_input(frames.flatten(0, 1)).unflatten(0, (frames.shape[0], frames.shape[1], -1))
+        return stacks.transpose(1, 2).flatten(0, 1)
+
+    def volumes(self, output: Tensor, batch: int) -> Tensor:
+        """What `decode` gives, with frames where there are series, back to volumes [B, T, X, Y, Z]; else T is 1."""
+        if not self.has_series:
+            return self.from_output(output, batch)[:, None]
+        frames = output.unflatten(0, (batch, -1)).transpose(1, 2)  # (B, T, Z, ...)
+        made = self.from_output(frames.flatten(0, 2), batch * frames.shape[1])
+        return made.unflatten(0, (batch, frames.shape[1]))
 
     def to_input(self, volume: Tensor) -> Tensor:
         """Volume [B, X, Y, Z] to what `encode` takes: stacks of slices [B * Z, slices, X, Y], or [B, 1, X, Y, Z].

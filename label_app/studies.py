@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.data.layouts import make_list
+from common.data.series import files_of
 from common.data.subjects import LIST_NAME, SPLITS, read_subjects, some, write_subjects
 
 from .uploads import ADVICE, first_dicom
@@ -56,11 +57,11 @@ class Studies:
 
     @functools.cached_property
     def scans(self) -> dict[str, Scan]:
-        """Every image by the name that it has over HTTP."""
+        """Every image by the name that it has over HTTP; a series in files of one frame each is its first one."""
         return {
-            f"{subject}_{sequence}": Scan(subject, sequence, file)
+            f"{subject}_{sequence}": Scan(subject, sequence, files_of(files)[0])
             for subject, entry in self.entries.items()
-            for sequence, file in entry["images"].items()
+            for sequence, files in entry["images"].items()
         }
 
     def find(self, file: str) -> Scan | None:

@@ -41,19 +41,29 @@ class ConvLSTMCell(nn.Module):
 
 
 class ConvLSTM(nn.Module):
-    """Stacked ConvLSTM layers over time: [B, T, C, *spatial] to the last layer's hidden states, same shape."""
+    """Stacked ConvLSTM layers over time: [B, T, C, *spatial] to the last layer's hidden states, same shape.
+
+    Frames that are not `available` [B, T] (1 or 0) are left out: the states go past them unchanged.
+    """
 
     def __init__(self, spatial_dims: int, channels: int, layers: int = 3, kernel_size: int = 3) -> None:
         super().__init__()
         self.cells = nn.ModuleList(ConvLSTMCell(spatial_dims, channels, channels, kernel_size) for _ in range(layers))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, available: Tensor | None = None) -> Tensor:
         frames = list(x.unbind(1))
         for layer in self.cells:
             hidden, cell = layer.first(frames[0])
+            if available is not None:
+                there = available[:, 0].reshape([-1] + [1] * (x.ndim - 2))
+                hidden, cell = there * hidden, there * cell
             states = [hidden]
-            for frame in frames[1:]:
-                hidden, cell = layer(frame, hidden, cell)
+            for k in range(1, len(frames)):
+                following, memory = layer(frames[k], hidden, cell)
+                if available is not None:
+                    there = available[:, k].reshape([-1] + [1] * (x.ndim - 2)) > 0
+                    following, memory = torch.where(there, following, hidden), torch.where(there, memory, cell)
+                hidden, cell = following, memory
                 states.append(hidden)
             frames = states
         return torch.stack(frames, dim=1)

@@ -119,7 +119,7 @@ def _signed(inside: NDArray) -> NDArray:
 
 
 def _template_numbers() -> NDArray:
-    from .phantom import ORIGIN, tissue_maps
+    from .template import ORIGIN, tissue_maps
 
     maps = tissue_maps((1.0, 1.0, 1.0))
     numbers = np.array([24, 3, 2])[maps.argmax(0)]

@@ -1,11 +1,14 @@
 """Checks a subject list before a training wastes a night on it: every file is read, every doubt becomes a finding.
 
+Each frame of a series is looked at, and the series as a whole.
+
 Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, BACKGROUND, BELOW_ZERO, NO_AFFINE,
-SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE.
-Warnings: NEGATIVE, HOT_VOXELS, SKULL, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY; PARAMETERS,
-which only networks that are told TR, TE and TI refuse; with a network's weights WRONG_NAME and OTHER_PERSON; and
-SFORM_QFORM_DISAGREE if the two carry different codes, as they may then mean two spaces (scanner and template) on
-purpose.
+SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE,
+FRAME_COUNT, FRAME_ORDER of times.
+Warnings: NEGATIVE, HOT_VOXELS, SKULL, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY,
+FRAMES_UNKNOWN, FRAME_MISSING, FRAME_MOTION, FRAME_ORDER of b values; PARAMETERS, which only networks that are told TR,
+TE and TI refuse; with a network's weights WRONG_NAME and OTHER_PERSON; and SFORM_QFORM_DISAGREE if the two carry
+different codes, as they may then mean two spaces (scanner and template) on purpose.
 What is an error of a file here is refused by loading, too (`common.data.images`).
 """
 
@@ -26,10 +29,11 @@ import numpy as np
 from ..files import write_text
 from ..progress import bar
 from .acquisition import refused
-from .doubts import hot_voxels, misplaced, remaining_skull, uncovered
+from .doubts import frame_motion, hot_voxels, misplaced, remaining_skull, uncovered
 from .grids import Grid, grid_differences, same_grid
 from .images import ERROR, UNREADABLE, WARNING, Problem, image_problems, read_image, unreadable
-from .subjects import FILE_FIELDS, SPLITS, list_of, read_subjects, some
+from .series import files_of, frame_problems
+from .subjects import FILE_FIELDS, FREE_NAMES, SPLITS, frames_in, list_of, read_subjects, some
 
 if TYPE_CHECKING:
     from ..translation import TranslationNetwork
@@ -113,6 +117,7 @@ def check_subjects(
     findings = _find_leaks(entries, file.parent)
     seen: dict[str, tuple[str, str, str, str]] = {}
     for split, entry in bar(entries, desc="checking", unit="subjects"):
+        entry = {**entry, "frames": frames_in(entry, subjects)}
         findings += _check_subject(entry, split, grid, file.parent, seen, trust_headers)
     if named:
         wrong = {finding.subject for finding in findings if finding.severity == ERROR}
@@ -154,7 +159,7 @@ def _find_wrong_labels(
             doubts = []
             refused.append(str(error))
         for name, code, reason in doubts:
-            file = _short(item["images"][name], folder)
+            file = _short(files_of(item["images"][name])[0], folder)
             findings.append(Finding(code, WARNING, item["subject"], file, f"{name} {reason}"))
     if refused:
         warnings.warn(f"not all names were compared: {some(refused)}", stacklevel=3)
@@ -169,7 +174,7 @@ def _find_leaks(entries: list[tuple[str, dict]], folder: Path) -> list[Finding]:
         if name in subjects:
             reason = f"stands in {subjects[name]} and in {split}; keep it in one, else the test is on training data"
             findings.append(Finding("SUBJECT_IN_TWO_SPLITS", ERROR, name, "", reason))
-        for path in entry["images"].values():
+        for path in (path for value in entry["images"].values() for path in files_of(value)):
             other, place = files.setdefault(path, (name, split))
             if other != name:
                 reason = f"the same file is listed for '{other}' in {place} and here in {split}; keep it in one"
@@ -189,28 +194,42 @@ def _check_subject(
     """`seen` has subject, sequence, split and file of each image's digest, and is added to."""
     found: list[tuple[str, Problem]] = []
     grids: dict[str, Grid] = {}
-    volumes: dict[str, np.ndarray] = {}
-    images = entry["images"]
-    for field in FILE_FIELDS:
-        for name, path in entry.get(field, {}).items():
-            problems, voxels, affine = _check_file(Path(path), is_image=field != "masks", trust_headers=trust_headers)
+    shown: dict[str, list[np.ndarray]] = {}
+    images = {name: files_of(value)[0] for name, value in entry["images"].items()}
+    listed = [(field, name, value) for field in FILE_FIELDS for name, value in entry.get(field, {}).items()]
+    for field, name, value in listed:
+        frames = entry["frames"].get(name) if field not in FREE_NAMES else None
+        count = None if isinstance(value, str) else len(value)
+        for path in files_of(value):
+            series = {"is_series": isinstance(value, str) and (frames is not None or field == "maps")}
+            problems, voxels, affine = _check_file(
+                Path(path), is_image=field not in FREE_NAMES, trust_headers=trust_headers, **series
+            )
             if voxels is not None and field == "images":
                 digest = hashlib.sha256(np.ascontiguousarray(voxels, np.float32)).hexdigest()
                 problems += _same_image(seen.setdefault(digest, here := (entry["subject"], name, split, path)), here)
             found += [(path, problem) for problem in problems]
             if affine is not None:
                 grids[path] = voxels.shape[:3], affine
-                if field == "images" and not any(severity == ERROR for _, severity, _ in problems):
-                    volumes[name] = voxels.reshape(voxels.shape[:3])
+                count = count or (*voxels.shape, 1)[3]
+                wrong = any(severity == ERROR for _, severity, _ in problems)
+                if field == "images" and images[name] in grids and not wrong:
+                    shown.setdefault(name, []).extend(np.moveaxis(voxels.reshape(*voxels.shape[:3], -1), -1, 0))
+        if frames is not None or not isinstance(value, str):
+            found += [(files_of(value)[0], problem) for problem in frame_problems(value, frames or {}, count)]
     if split == "training" and len(images) == 1:
         found.append(("", ("ONE_SEQUENCE_ONLY", WARNING, f"only {next(iter(images))}: no pair to learn from")))
     found += _compare_grids(grids, {name: path for name, path in images.items() if path in grids}, grid)
+    volumes = {name: frames[0] for name, frames in shown.items()}
     affines = {name: grids[images[name]][1] for name in volumes}
     doubts = {
         "HOT_VOXELS": {name: hot_voxels(volume) for name, volume in volumes.items()},
+        "FRAME_MOTION": {name: frame_motion(frames, affines[name]) for name, frames in shown.items()},
         "SKULL": {name: remaining_skull(volume, affines[name]) for name, volume in volumes.items()},
         "PARAMETERS": {
-            name: refused(path, entry.get("parameters", {}).get(name), folder) for name, path in images.items()
+            name: refused(path, entry.get("parameters", {}).get(name), folder)
+            for name, path in images.items()
+            if name not in entry["frames"] and path == entry["images"][name]
         },
     }
     if volumes:
@@ -260,14 +279,15 @@ def _compare_grids(grids: dict[str, Grid], images: dict[str, str], wanted: str |
 
 
 def _check_file(
-    path: Path, *, is_image: bool, trust_headers: bool = False
+    path: Path, *, is_image: bool, trust_headers: bool = False, is_series: bool = False
 ) -> tuple[list[Problem], np.ndarray | None, np.ndarray | None]:
     """The problems of one file, its voxels if they can be read, and its affine if it is a volume."""
     if not path.is_file():
         return [("FILE_MISSING", ERROR, "no such file; correct the list or fetch the file")], None, None
     try:
         image, voxels = read_image(path)
-        problems = [*image_problems(image, voxels, is_image=is_image, trust_headers=trust_headers)]
+        options = {"is_image": is_image, "trust_headers": trust_headers, "is_series": is_series}
+        problems = [*image_problems(image, voxels, **options)]
     except UNREADABLE as error:
         return [("FILE_UNREADABLE", ERROR, unreadable(path, error))], None, None
     codes = {code for code, severity, _ in problems if severity == ERROR}

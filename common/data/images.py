@@ -64,7 +64,12 @@ def not_3d(shape: Sequence[int]) -> str:
 
 
 def image_problems(
-    image: nib.spatialimages.SpatialImage, voxels: np.ndarray, *, is_image: bool = True, trust_headers: bool = False
+    image: nib.spatialimages.SpatialImage,
+    voxels: np.ndarray,
+    *,
+    is_image: bool = True,
+    trust_headers: bool = False,
+    is_series: bool = False,
 ) -> Iterator[Problem]:
     """What is wrong or doubtful in one file, as code, severity and reason: the same for checking and for loading.
 
@@ -73,27 +78,47 @@ def image_problems(
         voxels: its own, as stored.
         is_image: masks may be empty, and have no background.
         trust_headers: see `common.data.check.check_subjects`.
+        is_series: [X, Y, Z, T] is looked at frame by frame.
     """
     if voxels.dtype.kind not in "biuf":
         yield "FILE_UNREADABLE", ERROR, f"voxels are {voxels.dtype}, not plain numbers; convert to magnitude"
         return
-    volume = voxels.ndim == 3 or (voxels.ndim == 4 and voxels.shape[3] == 1)
+    volume = voxels.ndim == 3 or (voxels.ndim == 4 and (voxels.shape[3] == 1 or is_series))
     if not volume:
         yield "NOT_3D", ERROR, f"not 3D: {not_3d(voxels.shape)}"
-    if not np.isfinite([low := float(voxels.min()), high := float(voxels.max())]).all():
-        count = np.count_nonzero(~np.isfinite(voxels))
-        yield "NOT_FINITE", ERROR, f"{count} voxels are NaN or infinite; repair or drop it"
-    elif is_image and low == high:  # An empty mask is a subject without a lesion.
-        yield "CONSTANT", ERROR, f"every voxel is {low:g}; drop it"
-    elif is_image and volume:
-        yield from _check_zero(voxels, low, high)
+    if volume and voxels.ndim == 4:
+        yield from _check_frames(voxels, is_image)
+    else:
+        yield from _check_voxels(voxels, is_image and volume, is_image)
     for code, severity, reason in _check_header(image) if volume else ():
         trusted = trust_headers and is_invertible(image.affine)
         yield code, WARNING if trusted else severity, reason
 
 
+def _check_frames(voxels: np.ndarray, is_image: bool) -> Iterator[Problem]:
+    """Each problem of the frames [X, Y, Z, T] once, as it is in the first frame that has it."""
+    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for number in range(count := voxels.shape[3]):
+        for code, severity, reason in _check_voxels(voxels[..., number], is_image, is_image):
+            found.setdefault((code, severity), []).append((number + 1, reason))
+    for (code, severity), frames in found.items():
+        number, reason = frames[0]
+        others = f" and {len(frames) - 1} more" if len(frames) > 1 else ""
+        yield code, severity, reason if count == 1 else f"frame {number}{others} of {count}: {reason}"
+
+
+def _check_voxels(voxels: np.ndarray, is_volume: bool, is_image: bool) -> Iterator[Problem]:
+    if not np.isfinite([low := float(voxels.min()), high := float(voxels.max())]).all():
+        count = np.count_nonzero(~np.isfinite(voxels))
+        yield "NOT_FINITE", ERROR, f"{count} voxels are NaN or infinite; repair or drop it"
+    elif is_image and low == high:  # An empty mask is a subject without a lesion.
+        yield "CONSTANT", ERROR, f"every voxel is {low:g}; drop it"
+    elif is_volume:
+        yield from _check_zero(voxels, low, high)
+
+
 def _check_zero(voxels: np.ndarray, low: float, high: float) -> Iterator[Problem]:
-    """0 is air here: whether it is in this image, [X, Y, Z] or [X, Y, Z, 1]."""
+    """0 is air here: whether it is in this image [X, Y, Z]."""
     faces = np.concatenate([np.moveaxis(voxels, axis, 0)[[0, -1]].ravel() for axis in range(3)])
     values, counts = np.unique(faces, return_counts=True)
     air = float(values[counts.argmax()]) if counts.max() > faces.size / 2 else 0.0

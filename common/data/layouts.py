@@ -11,22 +11,17 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import nibabel as nib
 
 from ..options import words
-from ..progress import bar
-from .acquisition import inherited_times
-from .names import DEFAULT_PATTERN, KNOWN, LAYOUTS, SEQUENCES, Layout, Match, from_pattern
+from .finding import Found, files_below, found_in, is_synthesised
+from .names import DEFAULT_PATTERN, KNOWN, LAYOUTS, SEQUENCES, Layout, from_pattern
+from .series import count_frames, files_of
 from .splits import random_splits, read_splits
-from .subjects import LIST_NAME, SPLITS, drop_sequences, read_subjects, some, write_subjects
+from .subjects import LIST_NAME, SPLITS, drop_sequences, frames_in, read_subjects, some, write_subjects
 
 logger = logging.getLogger(__name__)
-SYNTHESISED = b"synthesised"  # what the header of a file that a network made has as its description
 
 
 def make_list(
@@ -35,6 +30,7 @@ def make_list(
     layout: str = "auto",
     pattern: str = DEFAULT_PATTERN,
     names: Mapping[str, str] | None = None,
+    frames: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     sequences: str | Sequence[str] | None = None,
     subject_list: str | os.PathLike = "",
     validation: float = 0.1,
@@ -54,9 +50,10 @@ def make_list(
         dataset_dir: the folder with the NIfTI files.
         layout: brats (2021 and later names), ixi, bids, pattern, folder (of one subject), or auto: what fits first.
             listed takes all from the folder's own subjects.json, to drop sequences into another list.
-        pattern: for any other folder, the files' paths below it with the placeholders {subject}, {sequence} and, if
-            there are several visits per person, {session}; * stands for any text within a name, .nii.gz for .nii too.
+        pattern: for any other folder, the files' paths below it with the placeholders {subject}, {sequence}, {session}
+            of several visits and {frame} of a file per frame; * is any text within a name, .nii.gz is .nii too.
         names: what your pattern's {sequence} texts are called here, such as '{"t1ce": "T1Gd"}'; usual ones are known.
+        frames: times in s (times) or b_values of series that no file tells: '{"DCE": {"times": [0, 60, 120]}}'.
         sequences: the sequences to list, such as T1,T2; by default all that were found.
         subject_list: the list to write, by default subjects.json; absolute, or relative to dataset_dir.
         validation: share of the people (not files) for validation.
@@ -69,29 +66,39 @@ def make_list(
         drop_splits: the splits to drop from; the test should stay complete.
         overwrite: replace an existing list.
         extend: replace an existing list, but leave its subjects in their splits, and divide only the new people.
-        trust_headers: you know that the sforms (or, where neither is set, the spacings alone) place the voxels rightly:
-            checks and loading then warn of doubtful headers and refuse none.
+        trust_headers: you know that sforms (or spacings alone) place the voxels rightly: no doubtful header is refused.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: no such folder or splits file; the list exists and neither
-            `overwrite` nor `extend` is set; an option is wrong, or nothing in the folder fits the layout.
+        FileNotFoundError, FileExistsError, ValueError: no folder or splits file, a list is there, or nothing fits.
     """
-    folder = Path(os.path.abspath(Path(str(dataset_dir)).expanduser()))
-    file = _list_to_write(folder, subject_list, overwrite or extend)
+    folder, file = _list_to_write(dataset_dir, subject_list, overwrite or extend)
     if layout == "listed":
         subjects = read_subjects(folder)
     else:
-        shares = None if splits else (validation, test, seed)
         known = read_subjects(file) if extend and file.exists() else {}
+        shares = None if splits else (validation, test, seed)
         subjects = _listed(folder, (layout, pattern, names), words(sequences), known, shares, splits)
     if drop:
         subjects = drop_sequences(subjects, rule=drop, seed=seed, pairs=pairs, splits=words(drop_splits))
-    written = write_subjects(file, {**subjects, "trust_headers": True} if trust_headers else subjects)
+    subjects = _told(subjects, frames or {}) | ({"trust_headers": True} if trust_headers else {})
+    written = write_subjects(file, subjects)
     print(_summary(subjects))
     return written
 
 
-def _list_to_write(folder: Path, subject_list: str | os.PathLike, replace: bool) -> Path:
+def _told(subjects: dict, frames: Mapping[str, Mapping[str, Sequence[float]]]) -> dict:
+    """The list with the frames that the user tells, which hold for all subjects, and take the place of mere counts."""
+    if not frames:
+        return subjects
+    for entry in (entry for split in SPLITS for entry in subjects[split]):
+        own = entry.get("frames", {})
+        entry["frames"] = {name: value for name, value in own.items() if name not in frames or "count" not in value}
+    return {**subjects, "frames": {**subjects.get("frames", {}), **frames}}
+
+
+def _list_to_write(dataset_dir: str | os.PathLike, subject_list: str | os.PathLike, replace: bool) -> tuple[Path, Path]:
+    """The folder, and the list in it."""
+    folder = Path(os.path.abspath(Path(str(dataset_dir)).expanduser()))
     file = folder / Path(str(subject_list or LIST_NAME)).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder {folder}: pass the folder that holds the NIfTI files")
@@ -100,7 +107,7 @@ def _list_to_write(folder: Path, subject_list: str | os.PathLike, replace: bool)
             f"{file} exists: pass --overwrite to replace it, --extend to add to it, or --subject_list FILE to make "
             "another list"
         )
-    return file
+    return folder, file
 
 
 def _listed(
@@ -112,7 +119,7 @@ def _listed(
     splits: str | os.PathLike | None,
 ) -> dict:
     """The list of a folder by layout, pattern and names, split at random by `shares` or as the file `splits` says."""
-    found = _find(folder, _choose(list(_files(folder, (".nii", ".nii.gz"))), *naming), wanted)
+    found = found_in(folder, _choose(list(files_below(folder, (".nii", ".nii.gz"))), *naming), wanted)
     _warn(found)
     order = _in_order(found.entries, wanted, naming[2] or {}, folder)
     before = {entry["subject"]: (split, entry) for split in SPLITS for entry in known.get(split, [])}
@@ -120,7 +127,7 @@ def _listed(
         chosen = read_splits(Path(str(splits)), found.people)
     else:
         chosen = random_splits(found.people, *shares, {subject: split for subject, (split, _) in before.items()})
-    kept = {name: known[name] for name in ("name", "acquisitions", "trust_headers") if name in known}
+    kept = {name: known[name] for name in ("name", "acquisitions", "frames", "trust_headers") if name in known}
     return {"sequences": order, **_split(found.entries, chosen, before), **kept}
 
 
@@ -133,7 +140,8 @@ def _split(
         _, old = before.get(entry["subject"], ("", {}))
         images = {name: file for name, file in entry["images"].items() if name not in old.get("withheld", {})}
         parameters = {**entry.get("parameters", {}), **old.get("parameters", {})}
-        kept = {**old, **entry, "images": images, "parameters": parameters}
+        frames = {**entry.get("frames", {}), **old.get("frames", {})}
+        kept = {**old, **entry, "images": images, "parameters": parameters, "frames": frames}
         splits[chosen[entry["subject"]]].append({name: value for name, value in kept.items() if value})
     return splits
 
@@ -168,14 +176,14 @@ def find_subjects(
             f"list {folder}`, or take all with --split all"
         )
     texts = {name: name for name in names}
-    files = [path for path in _files(folder, (".nii", ".nii.gz")) if not is_synthesised(folder / path)]
+    files = [path for path in files_below(folder, (".nii", ".nii.gz")) if not is_synthesised(folder / path)]
     if not files:
         raise ValueError(
             f"{folder} has no NIfTI file that a scanner made. DICOM is to be converted and prepared first: "
             "`mri-contrast prepare` does (by dcm2niix), or `complete --prepare`"
         )
     label, match = _the_one_layout(folder, files, pattern, texts)
-    found = _find(folder, (label, match))
+    found = found_in(folder, (label, match))
     twice = [path for path in found.further if match(path).field == "images"]
     if twice:
         raise ValueError(
@@ -184,7 +192,9 @@ def find_subjects(
         )
     sequences = _in_order(found.entries, (), texts, folder)
     first = found.entries[0]
-    taken = ", ".join(f"{name} from {Path(file).relative_to(folder)}" for name, file in first["images"].items())
+    taken = ", ".join(
+        f"{name} from {Path(files_of(file)[0]).relative_to(folder)}" for name, file in first["images"].items()
+    )
     more = f" Not taken: {some(found.unknown)}." if found.unknown else ""
     logger.info(
         f"Without a list: as {label} {folder} has {len(found.entries)} subjects, such as {first['subject']}: {taken}."
@@ -267,110 +277,15 @@ def _choose(files: Sequence[str], layout: str, pattern: str, names: Mapping[str,
     return (layout, fixed[layout]) if layout in fixed else (f"pattern {pattern}", from_pattern(pattern, names))
 
 
-class Found(NamedTuple):
-    """A folder's subjects by the layout that fits: entries in order, each one's person, and of all `files` those that
-    are left out: `further` ones of a sequence that is there, and `unknown` ones."""
-
-    layout: str
-    entries: list[dict]
-    people: dict[str, str]
-    files: list[str]
-    further: list[str]
-    unknown: list[str]
-
-
-def _find(root: Path, layout: tuple[str, Layout], wanted: Sequence[str] = ()) -> Found:
-    label, match = layout
-    files = list(_files(root, (".nii", ".nii.gz")))
-    matches = {path: _named_by(root, match(path)) for path in files}
-    listed = [path for path, found in matches.items() if found]
-    headers = bar(listed, desc="reading headers", unit="files", leave=False)
-    made = [path for path in headers if is_synthesised(root / path)]
-    if made:
-        warnings.warn(f"{len(made)} files were made by a network and are left out: {some(made)}", stacklevel=4)
-    matches = {path: found for path, found in matches.items() if path not in made}
-    groups, further = _group(matches, wanted)
-    if not groups:
-        saw = f"it has {len(files)} NIfTI files, such as {some(files)}" if files else "it has no .nii or .nii.gz file"
-        raise ValueError(
-            f"Nothing in {root} fits {label}{' for ' + ', '.join(wanted) if wanted else ''}: {saw}; "
-            f"pass --pattern, such as '{DEFAULT_PATTERN}', and --names for other sequence names"
-        )
-    sidecars: dict[Path, list[Path]] = {}
-    for path in map(Path, _files(root, (".json",))):
-        sidecars.setdefault(path.parent, []).append(root / path)
-    unreadable: list[Path] = []
-    entries = [_entry(subject, group, root, sidecars, unreadable) for subject, group in groups.items()]
-    if unreadable:
-        links = any(file.is_symlink() and not file.exists() for file in unreadable)
-        warnings.warn(
-            f"{len(unreadable)} sidecars cannot be read, so their TR, TE and TI are not known: {some(unreadable)}; "
-            f"{'fetch them with `datalad get`' if links else 'save them as UTF-8'}",
-            stacklevel=4,
-        )
-    people = {subject: group["person"] for subject, group in groups.items()}
-    return Found(label, entries, people, files, further, [path for path, found in matches.items() if not found])
-
-
-def _named_by(root: Path, found: Match | None) -> Match | None:
-    """The match; of a layout that names no subject, the folder does."""
-    return found if not found or found.subject else replace(found, person=root.name, subject=root.name)
-
-
-def is_synthesised(file: str | os.PathLike) -> bool:
-    """Whether the header says that a network made it; False for what cannot be read, which others report."""
-    try:
-        return nib.load(file).header["descrip"].item() == SYNTHESISED
-    except Exception:  # a damaged file raises anything
-        return False
-
-
-def _entry(
-    subject: str, group: dict, root: Path, sidecars: Mapping[Path, Sequence[Path]], unreadable: list[Path]
-) -> dict:
-    fields = {field: {name: str(root / path) for name, path in group[field].items()} for field in ("images", "masks")}
-    fields["parameters"] = {
-        name: values
-        for name, path in group["images"].items()
-        if (values := inherited_times(Path(path), sidecars, unreadable))
-    }
-    return {"subject": subject, **{field: values for field, values in fields.items() if values}}
-
-
-def _group(matches: Mapping[str, Match | None], wanted: Sequence[str]) -> tuple[dict[str, dict], list[str]]:
-    """Person, images and masks of each subject that has an image, sorted; and the paths that came second."""
-    groups: dict[str, dict] = {}
-    again = []
-    for path, found in matches.items():
-        if found and (found.field == "masks" or not wanted or found.name in wanted):
-            group = groups.setdefault(found.subject, {"person": found.person, "images": {}, "masks": {}})
-            if group[found.field].setdefault(found.name, path) != path:
-                again.append(path)
-    return {subject: groups[subject] for subject in sorted(groups) if groups[subject]["images"]}, again
-
-
-def _files(root: Path, endings: tuple[str, ...]) -> Iterator[str]:
-    """Paths below root in sorted order, so that no file system decides which files and splits are chosen.
-
-    Each real folder is walked once: links may form a circle.
-    """
-    walked: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        walked.add(os.path.realpath(folder))
-        # Hidden names are version control's and the copies that macOS leaves.
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and os.path.realpath(Path(folder, name)) not in walked
-        )
-        for name in sorted(files):
-            if name.lower().endswith(endings) and not name.startswith("."):
-                yield Path(folder, name).relative_to(root).as_posix()
-
-
 def _summary(subjects: dict) -> str:
     lines = []
     for split in SPLITS:
         has = Counter(name for entry in subjects[split] for name in entry["images"])
-        counts = ", ".join(f"{name} {has[name]}" for name in subjects["sequences"])
+        numbers = [frames_in(entry, subjects) for entry in subjects[split]]
+        counts = ", ".join(
+            f"{name} {has[name]}{_in_frames(each[name] for each in numbers if name in each)}"
+            for name in subjects["sequences"]
+        )
         lines.append(f"{split:<10} {len(subjects[split]):>5} subjects: {counts}")
     masks: dict[str, list[str]] = {}
     for entry in (entry for split in SPLITS for entry in subjects[split]):
@@ -378,3 +293,13 @@ def _summary(subjects: dict) -> str:
             masks.setdefault(name, []).append(Path(file).name)
     lines += [f"{'masks':<10} {len(files):>5} taken for {name}: {some(files, 2)}" for name, files in masks.items()]
     return "\n".join(lines)
+
+
+def _in_frames(found: Iterable[dict]) -> str:
+    """ " of 4 to 6 frames (times)", "" of none."""
+    found = list(found)
+    numbers, kinds = sorted(map(count_frames, found)), sorted({kind for each in found for kind in each})
+    if not found:
+        return ""
+    count = f"{numbers[0]}" if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"
+    return f" of {count} frames ({', '.join(kinds)})".replace("count", "neither times nor b values known")

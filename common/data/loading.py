@@ -19,12 +19,17 @@ from .acquisition import image_parameters
 from .doubts import remaining_skull, uncovered
 from .grids import same_grid
 from .images import ERROR, image_problems, read_image, unreadable
+from .series import channel_names, files_of
 
 logger = logging.getLogger(__name__)
+REFERENCE = "the reference of "
 
 
 class LoadSubject(Transform):
     """Loads a subject of the list (`common.data.subjects.subject_items`) onto one grid.
+
+    Each sequence is a channel; a series has one for each frame, in order, so that S counts channels (`channels` has
+    their names). Frames that a subject lacks, between others or at the end, are missing as sequences are.
 
     Returns "subject", "image" [S, X, Y, Z] (a missing sequence is 0), "available" [S] bool, "images" (the files),
     "grid_file" (the one whose grid it is), and each of `masks` that the subject has, [1, X, Y, Z].
@@ -36,12 +41,13 @@ class LoadSubject(Transform):
         masks: names of masks to load.
         label: what to add as "label" [S, X, Y, Z]: "" nothing, "images" a copy of the image, "reference" the noise-free
             truth, which only a phantom has. "label_sha256" comes with it: by that, runs know whether they had the same.
+        frames: how many a series has, by name; 1 for others.
         settings: (TR, TE, TI) [S, 3] in ms that the sequences have by default. If given, "parameters" [S, 3] is added:
             what the subject list or an image's own sidecar says, else these.
 
     Raises:
-        ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, or a file has what
-            `common.data.check` calls an error, but for headers that the list trusts.
+        ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, a series has more frames
+            than are taken, or a file has what `common.data.check` calls an error, but for headers that the list trusts.
     """
 
     def __init__(
@@ -51,8 +57,11 @@ class LoadSubject(Transform):
         masks: Sequence[str] = (),
         label: str = "",
         settings: Sequence[Sequence[float]] = (),
+        frames: Mapping[str, int] | None = None,
     ) -> None:
         self.sequences = list(sequences)
+        self.frames = {name: (frames or {}).get(name, 1) for name in self.sequences}
+        self.channels = channel_names(self.sequences, self.frames)
         self.grid = grid
         self.masks = list(masks)
         self.label = label
@@ -61,6 +70,8 @@ class LoadSubject(Transform):
             raise ValueError(f"grid is '{grid}', which is none of the sequences {', '.join(self.sequences)}.")
         if label not in ("", "images", "reference"):
             raise ValueError(f"label is '{label}'; it must be 'images', 'reference' or ''.")
+        if settings and len(self.channels) > len(self.sequences):
+            raise ValueError(f"Networks that are told TR, TE and TI take no series, such as {', '.join(frames or {})}.")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         subject = data["subject"]
@@ -73,17 +84,16 @@ class LoadSubject(Transform):
                 "Name another with --grid."
             )
         grid_name = self.grid or next(iter(files))
-        like = self._load(data, files[grid_name])
+        like = self._load(data, grid_name, files[grid_name])
         others = {name: file for name, file in files.items() if name != grid_name}
         images = {name: self._match(data, name, file, like, grid_name) for name, file in others.items()}
         images[grid_name] = like
-        for text in uncovered({name: image[0].numpy() for name, image in images.items()}).values():
-            logger.warning(f"{subject}: {text}.")
-        for name, image in images.items():
-            if text := remaining_skull(image[0].numpy(), like.affine.numpy()):
-                logger.warning(f"{subject}: {name} {text}.")
-        d = {"subject": subject, "images": files, "grid_file": files[grid_name], "image": self._stack(images, like)}
-        d["available"] = torch.tensor([name in files for name in self.sequences])
+        self._warn(subject, images, like)
+        grid_file = files_of(files[grid_name])[0]
+        d = {"subject": subject, "images": files, "grid_file": grid_file, "image": self._stack(images, like)}
+        there = {name: image.as_tensor().flatten(1).any(1) for name, image in images.items()}  # an empty one is refused
+        none = {name: torch.zeros(count, dtype=torch.bool) for name, count in self.frames.items()}
+        d["available"] = torch.cat([there.get(name, none[name]) for name in self.sequences])
         if self.settings:
             d["parameters"] = torch.tensor([self._parameters(name, data) for name in self.sequences])
         for name in self.masks:
@@ -98,7 +108,7 @@ class LoadSubject(Transform):
                     f"Subject {subject} has no reference of {', '.join(lacking)}; only a phantom has them."
                 )
             truth = {
-                name: self._match(data, f"the reference of {name}", data["reference"][name], like, grid_name)
+                name: self._match(data, f"{REFERENCE}{name}", data["reference"][name], like, grid_name)
                 for name in files
             }
             d["label"] = self._stack(truth, like)
@@ -106,17 +116,55 @@ class LoadSubject(Transform):
             d["label_sha256"] = hashlib.sha256(d["label"].as_tensor().numpy()).hexdigest()
         return d
 
+    @staticmethod
+    def _warn(subject: str, images: Mapping[str, MetaTensor], like: MetaTensor) -> None:
+        """Of each image's first frame that there is."""
+        first = {name: next(row for row in image.as_tensor() if row.any()).numpy() for name, image in images.items()}
+        for text in uncovered(first).values():
+            logger.warning(f"{subject}: {text}.")
+        for name, image in first.items():
+            if text := remaining_skull(image, like.affine.numpy()):
+                logger.warning(f"{subject}: {name} {text}.")
+
     def _parameters(self, name: str, data: Mapping[Hashable, Any]) -> tuple[float, float, float]:
         listed = data.get("parameters", {}).get(name)
         where = f"Subject {data['subject']}, sequence {name}"
         return image_parameters(data["images"].get(name), listed, self.settings[name], where)
 
-    def _load(self, data: Mapping[Hashable, Any], file: str, is_image: bool = True) -> MetaTensor:
+    def _load(
+        self, data: Mapping[Hashable, Any], name: str, value: str | Sequence[str | None], is_image: bool = True
+    ) -> MetaTensor:
+        """[T, X, Y, Z], one frame of all that is no series; frames that are missing are 0."""
+        count = self.frames.get(name.removeprefix(REFERENCE), 1)
+        if isinstance(value, str):
+            image = self._volume(data, value, is_image, is_series=count > 1)
+        else:
+            frames = [file and self._volume(data, file, is_image) for file in value]
+            image = next(frame for frame in frames if frame is not None)
+            for file, frame in zip(value, frames, strict=True):
+                if frame is not None and (found := _difference(frame, image)):
+                    raise ValueError(
+                        f"Subject {data['subject']}: {name} has frames on different grids, {file}: {found}."
+                    )
+            rows = [torch.zeros_like(image.as_tensor()) if frame is None else frame.as_tensor() for frame in frames]
+            image = MetaTensor(torch.cat(rows)).copy_meta_from(image)
+        if len(image) > count:
+            raise ValueError(
+                f"Subject {data['subject']}: {name} has {len(image)} frames, and {count} are taken. Leave it out of "
+                "the sequences, or list the frames that are meant."
+            )
+        missing = torch.zeros(count - len(image), *image.shape[1:])
+        return MetaTensor(torch.cat([image.as_tensor(), missing])).copy_meta_from(image) if len(missing) else image
+
+    def _volume(
+        self, data: Mapping[Hashable, Any], file: str, is_image: bool = True, is_series: bool = False
+    ) -> MetaTensor:
         where, trust = f"Subject {data['subject']}: {file}", data.get("trust_headers", False)
         # By nibabel alone: MONAI's reader may take the qform where the header's spacings differ from the sform's.
         try:
             found, voxels = read_image(Path(file))
-            problems = [*image_problems(found, voxels, is_image=is_image, trust_headers=trust)]
+            options = {"is_image": is_image, "trust_headers": trust, "is_series": is_series}
+            problems = [*image_problems(found, voxels, **options)]
         except Exception as error:  # a damaged file raises anything, and seldom names itself
             advice = unreadable(Path(file), error)
             raise ValueError(f"{where} cannot be read ({advice}).") from None
@@ -124,20 +172,20 @@ class LoadSubject(Transform):
             if severity == ERROR:
                 raise ValueError(f"{where}: {reason} ({code}).")
         affine = torch.as_tensor(np.array(found.affine), dtype=torch.float64)
-        return MetaTensor(torch.as_tensor(voxels.reshape(voxels.shape[:3]).astype(np.float32))[None], affine)
+        frames = np.moveaxis(voxels.reshape(*voxels.shape[:3], -1), -1, 0).astype(np.float32, order="C")
+        return MetaTensor(torch.as_tensor(frames), affine)
 
     def _match(
         self,
         data: Mapping[Hashable, Any],
         name: str,
-        file: str,
+        file: str | Sequence[str | None],
         like: MetaTensor,
         grid_name: str,
         is_image: bool = True,
     ) -> MetaTensor:
-        subject, image = data["subject"], self._load(data, file, is_image)
-        difference = same_grid(tuple(image.shape[1:]), image.affine.numpy(), tuple(like.shape[1:]), like.affine.numpy())
-        if not difference:
+        subject, image = data["subject"], self._load(data, name, file, is_image)
+        if not (difference := _difference(image, like)):
             return image
         if not self.grid:
             raise ValueError(
@@ -155,9 +203,14 @@ class LoadSubject(Transform):
         return matched
 
     def _stack(self, images: Mapping[str, MetaTensor], like: MetaTensor) -> MetaTensor:
-        empty = torch.zeros_like(like.as_tensor())
-        stacked = torch.cat([images[name].as_tensor() if name in images else empty for name in self.sequences])
+        empty = {name: torch.zeros(count, *like.shape[1:]) for name, count in self.frames.items()}
+        stacked = torch.cat([images[name].as_tensor() if name in images else empty[name] for name in self.sequences])
         return MetaTensor(stacked).copy_meta_from(like)
+
+
+def _difference(image: MetaTensor, like: MetaTensor) -> str:
+    """What tells their grids apart, see `same_grid`."""
+    return same_grid(tuple(image.shape[1:]), image.affine.numpy(), tuple(like.shape[1:]), like.affine.numpy())
 
 
 class MarkMissingd(MapTransform):

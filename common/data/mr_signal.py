@@ -221,30 +221,33 @@ def corrupt(
     """Degrades an image as a scanner does: receive bias field, then Rician noise (Gudbjartsson and Patz, MRM 1995).
 
     Args:
-        image: [X, Y, Z], noise-free.
+        image: [X, Y, Z], noise-free; or a series [X, Y, Z, T], whose frames have one field and one level of noise.
         rng: source of randomness.
         bias: the field, a cubic polynomial, lies within 1 - bias and 1 + bias.
-        noise: standard deviation of either channel, relative to the brain's 99th percentile in ``image``.
+        noise: standard deviation of either channel, relative to the brain's 99th percentile in ``image``, of a
+            series in its first frame.
         brain: [X, Y, Z], bool, where there is noise; by default where the image is positive.
 
     Returns:
-        [X, Y, Z], float32; exactly 0 outside the brain.
+        The same shape, float32; exactly 0 outside the brain.
 
     Raises:
         ValueError: unless 0 <= bias < 1 and noise >= 0.
     """
     if not 0 <= bias < 1 or not noise >= 0:
         raise ValueError(f"bias must lie in [0, 1) and noise be at least 0: bias={bias}, noise={noise}")
-    brain = image > 0 if brain is None else brain
-    signal = image[brain]
-    place = np.argwhere(brain).T / np.array(image.shape)[:, None] * 2 - 1
+    first = image[..., 0] if image.ndim == 4 else image
+    brain = first > 0 if brain is None else brain
+    signal = image[brain]  # [N] or [N, T]
+    place = np.argwhere(brain).T / np.array(brain.shape)[:, None] * 2 - 1
     x, y, z = place.astype(np.float32)
     terms = np.stack([x, y, z, x * y, y * z, z * x, x * x, y * y, z * z, x**3, y**3, z**3])
     field = rng.standard_normal(len(terms)) @ terms
     field -= (field.max() + field.min()) / 2
     field *= rng.uniform(0.5, 1) * bias / np.abs(field).max()
-    sigma = noise * np.percentile(signal, 99)
-    real, imaginary = sigma * rng.standard_normal((2, signal.size))
+    field = 1 + field.reshape(-1, *[1] * (signal.ndim - 1))
+    sigma = noise * np.percentile(first[brain], 99)
+    real, imaginary = sigma * rng.standard_normal((2, *signal.shape))
     result = np.zeros(image.shape, dtype=np.float32)
-    result[brain] = np.hypot(signal * (1 + field) + real, imaginary)
+    result[brain] = np.hypot(signal * field + real, imaginary)
     return result

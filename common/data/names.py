@@ -18,12 +18,18 @@ SEQUENCES = {
     "T2": ("t2", "t2w"),
     "FLAIR": ("flair", "t2f", "t2_flair", "t2w_flair", "t2flair", "fla"),
     "PD": ("pd", "pdw"),
+    "DCE": ("dce",),
+    "DWI": ("dwi",),
+    "ASL": ("asl",),
+    "wash-in": ("wash-in", "wash_in", "washin"),
+    "wash-out": ("wash-out", "wash_out", "washout"),
 }
 MASKS = {
     "brain": ("brain_mask", "brainmask", "brain", "mask"),
     "lesion": ("lesion_mask", "lesion"),
     "tumour": ("seg", "tumour_mask", "tumor_mask", "tumour", "tumor"),
 }
+BIDS_SUFFIXES = {"anat": ("T1w", "T2w", "FLAIR", "PDw", "mask"), "dwi": ("dwi",), "perf": ("asl", "dce")}
 WHOLE_WORDS = ("fla", "seg", "mask", "brain")  # which other words begin with, or hold
 # What a lower-case text in a file name means: the entry's field and the name in it.
 KNOWN = {
@@ -37,12 +43,13 @@ KNOWN = {
 @dataclass(frozen=True)
 class Match:
     """What one file is: `field` is "images" or "masks", `name` the sequence or mask; each visit of a `person` is a
-    `subject` of its own."""
+    `subject` of its own. `frame` is the number of its one frame, where its name says it."""
 
     person: str
     subject: str
     field: str
     name: str
+    frame: int | None = None
 
 
 Layout = Callable[[str], Match | None]
@@ -71,28 +78,35 @@ def ixi(path: str) -> Match | None:
 
 
 def bids(path: str) -> Match | None:
-    """BIDS (`sub-01/ses-02/anat/sub-01_ses-02_T1w.nii.gz`): magnitude T1w, T2w, FLAIR, PDw; T1w with ce-gadolinium."""
-    found = re.fullmatch(
-        r"(sub-[^/_]+)/(?:(ses-[^/_]+)/)?anat/(sub-[^/]+)_(T1w|T2w|FLAIR|PDw|mask)(?i:\.nii(\.gz)?)", path
-    )
-    if not found:
+    """BIDS (`sub-01/ses-02/anat/sub-01_ses-02_T1w.nii.gz`): magnitude T1w, T2w, FLAIR, PDw; T1w with ce-gadolinium;
+    the series `dwi/*_dwi`, `perf/*_asl` and `*_dce`, and runs of T1w with acq-dce or desc-dce, one per frame."""
+    found = re.fullmatch(r"(sub-[^/_]+)/(?:(ses-[^/_]+)/)?(anat|dwi|perf)/(sub-[^/]+)_(\w+)(?i:\.nii(\.gz)?)", path)
+    if not found or found[5] not in BIDS_SUFFIXES[found[3]]:
         return None
-    entities = dict(part.partition("-")[::2] for part in found[3].split("_"))
-    agent, field, name = entities.get("ce", "").lower(), *KNOWN[found[4].lower()]
+    subject = "_".join(filter(None, found.group(1, 2)))
+    entities = dict(part.partition("-")[::2] for part in found[4].split("_"))
+    dynamic = "dce" in (entities.get("acq", "").lower(), entities.get("desc", "").lower())
+    if dynamic and found[5] == "T1w" and entities.get("run", "").isdigit():
+        return Match(found[1], subject, "images", "DCE", int(entities["run"]))
+    agent, field, name = entities.get("ce", "").lower(), *KNOWN[found[5].lower()]
     if agent and name == "T1" and agent.startswith(("gad", "gd")):
         name = "T1Gd"
     elif agent or entities.get("part", "mag") != "mag" or (field == "masks" and entities.get("desc") != "brain"):
         return None
-    return Match(found[1], "_".join(filter(None, found.group(1, 2))), field, name)
+    return Match(found[1], subject, field, name)
 
 
 def from_pattern(pattern: str, names: Mapping[str, str] | None = None) -> Layout:
     """The layout that a pattern such as "{subject}/{subject}_{sequence}.nii.gz" describes (see `make_list`).
 
-    Without {subject} all files that fit are one subject's, whose name is left empty: it is the root's.
+    Without {subject} all files that fit are one subject's, whose name is left empty: it is the root's. {frame} is a
+    number. Where no text of the names tells the sequence, as in "{subject}_{frame}.nii.gz", `names` has it for "".
     """
-    if "{sequence}" not in pattern:
-        raise ValueError(f"The pattern {pattern!r} lacks {{sequence}}: write something like {DEFAULT_PATTERN!r}")
+    if "{sequence}" not in pattern and "" not in (names or {}):
+        raise ValueError(
+            f"The pattern {pattern!r} lacks {{sequence}}: write something like {DEFAULT_PATTERN!r}, or say which one "
+            """all files are with --names '{"": "DCE"}'"""
+        )
     own = {str(text).lower(): ("masks" if name in MASKS else "images", name) for text, name in (names or {}).items()}
     known = {**KNOWN, **own}
     # Only known texts can be {sequence}: so "A_lesion_mask" is subject A, and "BraTS_1_t1" is subject BraTS_1.
@@ -108,7 +122,8 @@ def from_pattern(pattern: str, names: Mapping[str, str] | None = None) -> Layout
         parts = {"subject": "", **found.groupdict()}
         subject = "_".join(filter(None, (parts["subject"], parts.get("session"))))
         person = parts["subject"] if parts.get("session") else person_of(subject)
-        return Match(person, subject, *known[parts["sequence"].lower()])
+        frame = int(parts["frame"]) if parts.get("frame") else None
+        return Match(person, subject, *known[parts.get("sequence", "").lower()], frame)
 
     return match
 
@@ -119,7 +134,7 @@ def _expression(pattern: str, texts: Sequence[str]) -> str:
         rf"(?<![a-z0-9]){re.escape(text)}(?![a-z0-9])" if text in WHOLE_WORDS else re.escape(text)
         for text in sorted(texts, key=len, reverse=True)
     )
-    groups = {"subject": "[^/]+?", "session": "[^/]+?", "sequence": f"(?i:{'|'.join(words)})"}
+    groups = {"subject": "[^/]+?", "session": "[^/]+?", "frame": r"\d+", "sequence": f"(?i:{'|'.join(words)})"}
     expression = re.escape(pattern).replace(r"\*", "[^/]*")
     if pattern.endswith((".nii", ".nii.gz")):
         ending = r"(?i:\.nii(\.gz)?)" if pattern.endswith(".gz") else r"(?i:\.nii)"

@@ -105,6 +105,8 @@ class ScaleSequencesd(MapTransform):
     Reads "available" [S]; adds "scale" and "offset" [S], 1 and 0 for a missing sequence. Further keys (a noise-free
     reference) are brought to the first key's scale.
 
+    The frames of a series have one scale, that of all its frames: what changes between them is not scaled away.
+
     A scale of its own for each image erases what TR, TE and TI do to its brightness. With `per="subject"` all images
     have one, without offset, and sequences that are missing have it too. So that it hardly depends on which images
     there are, each of them votes with the upper end that the rule gives it, divided by the signal that the spin-echo
@@ -113,7 +115,8 @@ class ScaleSequencesd(MapTransform):
     Args:
         rule: of `RULES`.
         per: "image" or "subject".
-        sequences: S names, for `headroom`.
+        sequences: names, for `headroom`.
+        frames: how many channels a sequence has, by name; 1 for others.
 
     Raises:
         ValueError: an available image has no voxel above 0, or no spread, so that the rule gives no scale.
@@ -126,6 +129,7 @@ class ScaleSequencesd(MapTransform):
         per: str = "image",
         allow_missing_keys: bool = False,
         sequences: Sequence[str] = (),
+        frames: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if rule not in RULES:
@@ -135,22 +139,27 @@ class ScaleSequencesd(MapTransform):
         self.rule = rule
         self.per = per
         self.sequences = sequences
+        self.frames = frames or {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         image, available = d[self.keys[0]], d["available"]
         scale, offset = torch.ones(len(image)), torch.zeros(len(image))
-        names = self.sequences or [""] * len(image)
-        for i in available.nonzero()[:, 0].tolist():
-            values = np.asarray(image[i])
+        first = 0
+        for name in self.sequences or [""] * len(image):
+            rows = slice(first, first := first + self.frames.get(name, 1))
+            if not available[rows].any():
+                continue
+            values = np.asarray(image[rows][available[rows]])
             usable = (values > 0).any() and values.min() < values.max()
             found = RULES[self.rule](values) if usable else (0.0, 0.0)
             if not found[0] > 0:
                 raise ValueError(
-                    f"Subject {d.get('subject', '?')}: sequence {i} spans {values.min():g} to {values.max():g}, to "
-                    f"which the rule '{self.rule}' gives no scale. Check the file, or drop it from the subject list."
+                    f"Subject {d.get('subject', '?')}: sequence {name or rows.start} spans {values.min():g} to "
+                    f"{values.max():g}, to which the rule '{self.rule}' gives no scale. Check the file, or drop it "
+                    "from the subject list."
                 )
-            scale[i], offset[i] = found[0] * headroom(self.rule, names[i]), found[1]
+            scale[rows], offset[rows] = found[0] * headroom(self.rule, name), found[1]
         if self.per == "subject":
             scale, offset = _of_subject(scale + offset, d["parameters"], available), torch.zeros_like(offset)
         shape = (-1,) + (1,) * (image.ndim - 1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from monai.transforms import (
@@ -27,7 +30,8 @@ from .layouts import find_subjects
 from .lesions import LesionChanneld, PartLesiond
 from .loading import LoadSubject, MarkMissingd
 from .normalisation import ScaleSequencesd
-from .subjects import list_of, read_subjects, subject_items
+from .series import Frames, channel_names, count_frames, validate_frames
+from .subjects import list_of, listed_frames, read_subjects, some, subject_items
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +56,13 @@ class Subjects:
         scale_per: see `ScaleSequencesd`.
         axes: where the axes of what the network sees lead to. Images are written on their own grid whatever they are.
         crop: the middle of an image that is taken, -1 for all along an axis; () takes what is not air.
+        frames: of the sequences that are series, as a subject list has it: {"DCE": {"times": [0, 60]}}. None is what
+            the list says of its training subjects (`common.data.subjects.listed_frames`).
 
     Attributes:
+        frames: of each series.
+        channels: C names of an image's channels: the sequences, and each frame of the series.
+        counts: of each sequence, how many frames it has; [] if none is a series.
         trained_alike: by name, what weights must be used with as they were trained.
         sizes: by name, what they need not be used with.
         described: these two and all else that changes an image.
@@ -75,9 +84,21 @@ class Subjects:
         scale_per: str = "image",
         axes: str = "RAS",
         crop: Sequence[int] = (),
+        frames: Mapping[str, Frames] | None = MappingProxyType({}),
     ) -> None:
         self.sequences, self.settings = list(sequences), settings
         self.dataset_dir, self.subject_list, self.pattern = dataset_dir, subject_list, pattern
+        if frames is None:
+            frames = listed_frames(dataset_dir, subject_list, self.sequences)
+        for name, each in frames.items():
+            validate_frames(each, f"frames of '{name}'")
+        if unknown := [name for name in frames if name not in self.sequences]:
+            raise ValueError(f"frames has {', '.join(unknown)}, none of the sequences {', '.join(self.sequences)}.")
+        self.frames = {name: dict(frames[name]) for name in self.sequences if name in frames}
+        counts = {name: count_frames(each) for name, each in self.frames.items()}
+        self.channels = channel_names(self.sequences, counts)
+        self.counts = [counts.get(name, 1) for name in self.sequences] if counts else []
+        self.series = {"frames": counts} if counts else {}
         self.grid, self.roi_size, self.divisible = grid, list(roi_size), list(divisible)
         self.axes, self.crop = axes, list(crop)
         self.left_right = next(k for k, end in enumerate(axes) if end in "LR")
@@ -87,6 +108,8 @@ class Subjects:
         # Where the sequences are settings, their names are the user's and their values the network's own.
         own = {"scale_per": scale_per} if settings else {"sequences": self.sequences}
         self.trained_alike = {**own, "normalisation": normalisation, "axes": axes, "crop": self.crop}
+        if counts:
+            self.trained_alike["frames"] = self.frames
         self.sizes = {"roi_size": self.roi_size, "divisible": self.divisible}
         self.described = {**self.trained_alike, **self.sizes, "sequences": self.sequences, "grid": grid}
         self.described["dataset_dir"] = Path(dataset_dir).name  # what says it may be shared
@@ -98,7 +121,18 @@ class Subjects:
         if self.pattern is not None and not self.subject_list:
             options["found"] = find_subjects(self.dataset_dir, self.pattern, split, names=self.sequences)
         wanted = self.sequences if sequences is None else sequences
-        return subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
+        items = subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
+        if others := [item["subject"] for item in items if self._other_frames(item)]:
+            place = "frames are taken by their place in the series, as the network knows no more"
+            warnings.warn(f"{some(others)}: times or b values are not {self.frames}; {place}", stacklevel=2)
+        return items
+
+    def _other_frames(self, item: Mapping[str, Any]) -> bool:
+        """Whether a subject's times (s) or b values are more than 10 % and 5 apart from the network's."""
+        told = [(each, self.frames.get(name, {})) for name, each in item.get("frames", {}).items()]
+        kinds = [(each, own, kind) for each, own in told for kind in each.keys() & own.keys() - {"count"}]
+        numbers = [pair for each, own, kind in kinds for pair in zip(each[kind], own[kind], strict=False)]
+        return not all(math.isclose(*pair, rel_tol=0.1, abs_tol=5) for pair in numbers)
 
     def called(self) -> str:
         """Those for training, in words: as the list or else its folder is called, and how many they are."""
@@ -172,9 +206,9 @@ class Subjects:
 
     def _scaled(self, keys: str | list[str], **loaded: Any) -> list[Transform]:
         return [
-            LoadSubject(self.sequences, self.grid, settings=self.settings, **loaded),
+            LoadSubject(self.sequences, self.grid, settings=self.settings, **self.series, **loaded),
             Orientationd("image", axcodes="RAS", labels=None),
-            ScaleSequencesd(keys, **self.scaling),
+            ScaleSequencesd(keys, **self.scaling, **self.series),
         ]
 
     def _cropped(self) -> list[Transform]:

@@ -8,6 +8,9 @@
                    "parameters": {"T1": {"TR": 500, "TE": 10, "TI": 0}}}],
      "validation": [], "test": []}
 
+A series (DCE, DWI) is one 4D file, or a list of files, one per frame, in which null is a missing one. Its `frames`,
+`{"DCE": {"times": [0, 60]}, "DWI": {"b_values": [0, 800]}}` of a subject, or beside `sequences` for all, are in s and
+s/mm2; `{"count": 2}` where neither is known. Without them a 4D file is refused. `maps` are what a phantom knows more.
 A sequence that was not acquired is simply absent. Only `subject` and `images` are required; TR, TE and TI are in ms.
 `"acquisitions": {"T1": [500, 10, 0]}` beside `sequences` says them once for all subjects; `parameters` has precedence.
 `"trust_headers": true` there lets pass what is doubtful about where the headers place the voxels.
@@ -27,9 +30,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..files import write_text
+from .series import changed_paths, count_frames, validate_frames
 
 SPLITS = ("training", "validation", "test")
-FILE_FIELDS = ("images", "masks", "reference", "withheld")
+FILE_FIELDS = ("images", "masks", "reference", "withheld", "maps")
+FREE_NAMES = ("masks", "maps")  # whose names are no sequences
 PAIRS = (("T1", "T1Gd"), ("T1Gd", "T2"), ("T2", "FLAIR"))
 LIST_NAME = "subjects.json"
 NO_DATASET_DIR = (
@@ -108,8 +113,8 @@ def subject_items(
 
     Returns:
         One dict per subject with `subject` and, in the order of `sequences`, `images`, `reference`, `withheld` (name to
-        absolute path) and `parameters` (name to TR, TE, TI in ms); `masks` has all of the subject's masks;
-        `trust_headers` stands where the list has it. A subject
+        absolute path), `parameters` (name to TR, TE, TI in ms) and, of series, `frames` (see above); `masks` has all
+        of the subject's masks; `trust_headers` stands where the list has it. A subject
         with fewer of the wanted sequences is left out with a warning; a further one tells what of the list's sequences
         is not wanted, and what of the wanted ones there is nothing of to train on.
 
@@ -211,6 +216,7 @@ def validate_subjects(subjects: dict, *, where: str, unique: bool = True) -> Non
     if not isinstance(name := subjects.get("name", ""), str):
         raise ValueError(f"{where}: 'name' must be a text, not {name!r}")
     _validate_acquisitions(subjects.get("acquisitions", {}), sequences, where)
+    _validate_frames(subjects.get("frames", {}), sequences, where)
     seen: dict[str, str] = {}
     for split in SPLITS:
         entries = subjects.get(split, [])
@@ -241,6 +247,31 @@ def list_of(dataset_dir: str | os.PathLike, subject_list: str | os.PathLike = ""
     return list_file(Path(dataset_dir or ".").expanduser() / subject_list if subject_list else dataset_dir)
 
 
+def frames_in(entry: dict, subjects: dict) -> dict[str, dict]:
+    """By sequence the frames of a subject's series: what the entry says, or else the list of all subjects."""
+    return {**subjects.get("frames", {}), **entry.get("frames", {})}
+
+
+def listed_frames(
+    dataset_dir: str | os.PathLike, subject_list: str | os.PathLike, sequences: Sequence[str]
+) -> dict[str, dict]:
+    """Of each of the sequences that is a series in a list, the frames that a training subject has at most.
+
+    Without a list there are none: whoever asks for its subjects is told so.
+    """
+    if not (dataset_dir or subject_list):
+        return {}
+    try:
+        subjects, found = read_subjects(list_of(dataset_dir, subject_list)), {}
+    except FileNotFoundError:
+        return {}
+    for entry in subjects["training"]:
+        for name, frames in frames_in(entry, subjects).items():
+            if name in entry["images"] and count_frames(frames) > count_frames(found.get(name, {})):
+                found[name] = frames
+    return {name: found[name] for name in sequences if name in found}
+
+
 def some(names: Sequence[str], most: int = 5) -> str:
     """The first few names for a message: 'a, b and 3 more'."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
@@ -253,11 +284,11 @@ def _item(entry: dict, sequences: Sequence[str], subjects: dict) -> dict:
         item["trust_headers"] = True
     acquisitions = subjects.get("acquisitions", {})
     common = {name: dict(zip(("TR", "TE", "TI"), times, strict=True)) for name, times in acquisitions.items()}
-    entry = {**entry, "parameters": {**common, **entry.get("parameters", {})}}
-    for field in ("images", "reference", "withheld", "parameters"):
+    entry = {**entry, "parameters": {**common, **entry.get("parameters", {})}, "frames": frames_in(entry, subjects)}
+    for field in ("images", "reference", "withheld", "parameters", "frames"):
         values = entry.get(field, {})
         item[field] = {name: values[name] for name in sequences if name in values}
-    return item
+    return item if item["frames"] else {field: value for field, value in item.items() if field != "frames"}
 
 
 def _random_kept(entries: list[dict], seed: int) -> dict[str, set[str]]:
@@ -303,7 +334,7 @@ def _validate_entry(entry: dict, sequences: list[str], where: str) -> None:
         values = entry.get(field, {})
         if not isinstance(values, dict):
             raise ValueError(f"{where}: '{field}' must map names to values, not {values!r}")
-        unknown = [name for name in values if field != "masks" and name not in sequences]
+        unknown = [name for name in values if field not in FREE_NAMES and name not in sequences]
         if unknown:
             raise ValueError(
                 f"{where}: '{field}' has '{unknown[0]}', which is not in 'sequences' "
@@ -312,8 +343,25 @@ def _validate_entry(entry: dict, sequences: list[str], where: str) -> None:
         for name, value in values.items():
             if field == "parameters":
                 _validate_parameters(value, f"{where}: parameters of '{name}'")
-            elif not isinstance(value, str) or not value:
-                raise ValueError(f"{where}: '{field}' of '{name}' must be a file path, not {value!r}")
+            else:
+                _validate_files(field, value, f"{where}: '{field}' of '{name}'")
+    _validate_frames(entry.get("frames", {}), sequences, where)
+
+
+def _validate_files(field: str, value: str | list, where: str) -> None:
+    """A path; of a sequence also a list of them, one per frame."""
+    if isinstance(value, list) and field not in FREE_NAMES:
+        if not any(value) or not all(file is None or (isinstance(file, str) and file) for file in value):
+            raise ValueError(f"{where} must be file paths, one per frame and null where it is missing, not {value!r}")
+    elif not isinstance(value, str) or not value:
+        raise ValueError(f"{where} must be a file path, not {value!r}")
+
+
+def _validate_frames(frames: dict, sequences: list[str], where: str) -> None:
+    if not isinstance(frames, dict) or set(frames) - set(sequences):
+        raise ValueError(f"{where}: 'frames' must map names of 'sequences' to times or b values, not {frames!r}")
+    for name, value in frames.items():
+        validate_frames(value, f"{where}: 'frames' of '{name}'")
 
 
 def _validate_parameters(values: dict, where: str) -> None:
@@ -342,7 +390,7 @@ def _is_names(value: object) -> bool:
 
 def _with_paths(entry: dict, folder: Path, change: Callable[[str, Path], str]) -> dict:
     changed = {
-        field: {name: change(path, folder) for name, path in entry[field].items()}
+        field: {name: changed_paths(value, lambda path: change(path, folder)) for name, value in entry[field].items()}
         for field in FILE_FIELDS
         if field in entry
     }

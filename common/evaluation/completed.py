@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..data.series import files_of
 from ..data.subjects import SPLITS, list_of, read_subjects
 from ..files import what_it_is
 from ..inference import products
@@ -37,7 +38,8 @@ def draw_completed(
             continue
         first, entry = next(iter(sidecars.values())), entries.get(subject_dir.name, {})
         listed = {**entry.get("images", {}), **entry.get("withheld", {})}
-        named = {name: file for sidecar in sidecars.values() for name, file in sidecar["sources"].items()}
+        listed = {name: files_of(files)[0] for name, files in listed.items()}  # of a series, the first frame is drawn
+        named = {name: files_of(each)[0] for sidecar in sidecars.values() for name, each in sidecar["sources"].items()}
         images = {name: _acquired(folder, file, listed, name) for name, file in named.items()}
         drawn.append(
             products.draw_completed(

@@ -69,6 +69,7 @@ class MatrixEvaluator(SupervisedEvaluator):
             inferer.routes,
             Dataset(subjects.items("training", mapped, required=False), subjects.prepared()),
             regions=regions,
+            frames=subjects.frames,
             info={**network.options, **network.chosen, **subjects.described, **run, **(info or {})},
             **scoring,
         )

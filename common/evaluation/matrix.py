@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from ..data.series import channel_names, count_frames
 from ..files import prepare_folder
 from ..inference.inferers import Route
 from ..inference.weights import origin
@@ -24,6 +26,7 @@ from .metrics import load_lpips
 from .relaxometry import FROM, PHYSICS
 from .rivals import IntensityMap, copy_source
 from .scores import ScoreTable
+from .series import curve_numbers
 from .volumes import KeptVolumes
 
 
@@ -34,6 +37,9 @@ class ScoreMatrix:
     [S, X, Y, Z] (training units) in the output, and in the batch "source" [S, X, Y, Z], the images as the network got
     them, which the rivals get too, "available" [S], "subject", and whatever masks the subject has, all on one grid.
     Everything is computed on the engine's device.
+
+    A series has a channel for each of its frames. Its numbers are the mean over these, each measured by itself, whose
+    PSNR is told too ("psnr_frame_1" ...), and `curve_numbers`. Its rivals' frames come from the source's of that place.
 
     Args:
         sequences: S names, in the network's order.
@@ -52,6 +58,7 @@ class ScoreMatrix:
         keep: the volumes of so many subjects, those with the worst scores, or of the named ones, are written for the
             report.
         info: what else the JSON shall say: the truth, the seed, the run's configuration.
+        frames: of the sequences that are series, see `common.data.preparation.Subjects`.
 
     Attributes:
         tables: the scores by convention.
@@ -73,12 +80,19 @@ class ScoreMatrix:
         ceiling: bool = False,
         physics: bool = False,
         info: Mapping[str, Any] | None = None,
+        frames: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         conventions = words(conventions)
         if unknown := set(conventions) - CONVENTIONS.keys():
             raise ValueError(f"conventions has {', '.join(sorted(unknown))}; there are: {', '.join(CONVENTIONS)}.")
-        self.sequences = list(sequences)
+        self.sequences, self.frames = list(sequences), frames or {}
+        counts = {name: count_frames(self.frames.get(name, {})) for name in sequences}
+        self.names = channel_names(sequences, counts)
+        self.channels = _consecutive([counts[name] for name in sequences])
         self.routes = list(routes)
+        self.made = _consecutive([counts[sequences[route.target]] for route in routes])  # of each route, in "pred"
+        if self.frames and keep:
+            raise ValueError("keep is for sequences without frames: the report shows no series. Leave it out.")
         self.training = training
         self.output_dir = Path(output_dir)
         self.conventions = conventions
@@ -107,7 +121,7 @@ class ScoreMatrix:
         self.lpips = load_lpips(self.lpips_weights, device=engine.state.device)
         self.truths: dict[str, str] = {}
         if self.map is None:
-            self.map = IntensityMap(self.sequences)
+            self.map = IntensityMap(self.names)
             if not len(self.training):
                 warnings.warn("No training subjects in the list: scores without the intensity map", stacklevel=2)
             for item in bar(self.training, desc="fitting the intensity map", unit="subjects"):
@@ -125,29 +139,47 @@ class ScoreMatrix:
         brains = [batch[self.brain][0] > 0 if self.brain in batch else brain_mask(image) for image in label]
         ceilings = self._ceilings(pred, label, brains, available) if self.ceiling else {}
         routes = bar(self.routes, desc=f"scoring {batch['subject']}", unit="pairs", leave=False)
-        for channel, route in enumerate(routes):
-            sources = route.given([i for i, there in enumerate(available) if there], len(available))
-            if not available[route.target] or not sources:
+        there = [i for i, channels in enumerate(self.channels) if any(available[c] for c in channels)]
+        for made, route in zip(self.made, routes, strict=True):
+            sources = route.given(there, len(self.sequences))
+            if route.target not in there or not sources:
                 continue
-            name = self._name(route)
-            methods = self._methods(route, sources, pred[channel], batch["source"])
+            name, target = self._name(route), self.sequences[route.target]
+            frames = [k for k, c in enumerate(self.channels[route.target]) if available[c]]
+            truth = [(label[c], brains[c]) for c in (self.channels[route.target][k] for k in frames)]
+            found = pred[made.start : made.stop]
+            methods = self._methods(route, sources, found, batch["source"], available)
             methods |= self._physics(route, sources, batch) if self.physics else {}
             for method, make in methods.items():
-                made = self._make(make)
-                for convention, table in self.tables.items() if made is not None else ():
-                    numbers = score(
-                        made.to(label.device),
-                        label[route.target],
-                        brains[route.target],
-                        convention=convention,
-                        lpips=self.lpips,
-                        regions=regions,
-                    )
+                images = self._make(make, frames)
+                for convention, table in self.tables.items() if images is not None else ():
+                    options = {"convention": convention, "lpips": self.lpips, "regions": regions}
+                    numbers = self._numbers(target, frames, images.to(label.device), truth, options)
                     if method == "network":
                         numbers |= ceilings.get((route.target, convention), {})
-                    table.add(batch["subject"], method, name, self.sequences[route.target], numbers)
+                    table.add(batch["subject"], method, name, target, numbers)
         subject = batch["subject"]
-        self.volumes.offer(subject, self._worst(subject), pred, batch["source"], label, available, brains)
+        if not self.frames:
+            self.volumes.offer(subject, self._worst(subject), pred, batch["source"], label, available, brains)
+
+    def _numbers(
+        self,
+        target: str,
+        frames: Sequence[int],
+        made: Tensor,
+        truth: Sequence[tuple[Tensor, Tensor]],
+        options: Mapping[str, Any],
+    ) -> dict[str, float]:
+        """Of the frames [T, X, Y, Z] that the subject has, each with its truth and brain."""
+        each = [score(image, *other, **options) for image, other in zip(made, truth, strict=True)]
+        if target not in self.frames:
+            return each[0]
+        mean = {name: float(np.mean([numbers[name] for numbers in each])) for name in each[0]}
+        alone = {f"psnr_frame_{k + 1}": numbers["psnr"] for k, numbers in zip(frames, each, strict=True)}
+        told = self.frames[target]
+        told = {kind: [told[kind][k] for k in frames] for kind in told if kind != "count"}
+        places = {"": truth[0][1], **{f"_{name}": mask for name, mask in options["regions"].items()}}
+        return mean | alone | curve_numbers(made, torch.stack([image for image, _ in truth]), places, told)
 
     def _ceilings(
         self, pred: Tensor, label: Tensor, brains: Sequence[Tensor], available: Sequence[bool]
@@ -168,36 +200,48 @@ class ScoreMatrix:
         return ">".join(self.sequences[k] for k in (*route.sources, *route.via))
 
     def _methods(
-        self, route: Route, sources: tuple[int, ...], pred: Tensor, images: Tensor
-    ) -> dict[str, Callable[[], Tensor]]:
-        """The network and, of several sources by their mean, its two rivals."""
-        j = route.target
-        if sources == (j,):
-            return {"network": lambda: pred}
+        self, route: Route, sources: tuple[int, ...], pred: Tensor, images: Tensor, available: Sequence[bool]
+    ) -> dict[str, Callable[[int], Tensor]]:
+        """How each frame is made by the network and, of several sources by their mean, by its two rivals."""
+        if sources == (route.target,):
+            return {"network": lambda k: pred[k]}
 
-        def mean(of: Callable[[Tensor, int, int], Tensor]) -> Tensor:
-            return torch.stack([of(images[i], i, j) for i in sources]).mean(0)
+        def mean(of: Callable[[Tensor, int, int], Tensor], k: int) -> Tensor:
+            j = self.channels[route.target][k]
+            nearest = [self._nearest(i, k, available) for i in sources]
+            return torch.stack([of(images[i], i, j) for i in nearest]).mean(0)
 
-        made = {"network": lambda: pred, "copy": lambda: mean(copy_source), "map": lambda: mean(self.map.predict)}
+        made = {
+            "network": lambda k: pred[k],
+            "copy": partial(mean, copy_source),
+            "map": partial(mean, self.map.predict),
+        }
         return made if len(self.training) else {name: made[name] for name in ("network", "copy")}
 
+    def _nearest(self, source: int, frame: int, available: Sequence[bool]) -> int:
+        """The channel of a source's frame that is nearest to a place, of those that there are."""
+        there = [c for c in self.channels[source] if available[c]]
+        return min(there, key=lambda c: abs(c - self.channels[source].start - frame))
+
     @staticmethod
-    def _physics(route: Route, sources: tuple[int, ...], batch: Mapping[str, Any]) -> dict[str, Callable[[], Tensor]]:
+    def _physics(
+        route: Route, sources: tuple[int, ...], batch: Mapping[str, Any]
+    ) -> dict[str, Callable[[int], Tensor]]:
         """The rivals from physics that so many sources do for; one between settings needs two."""
         if sources == (route.target,):
             return {}
         settings = batch["parameters"].tolist()
         images, timings = batch["source"][list(sources)], [settings[i] for i in sources]
         return {
-            name: partial(predict, images, timings, settings[route.target])
+            name: lambda k, predict=predict: predict(images, timings, settings[route.target])
             for name, predict in PHYSICS.items()
             if len(sources) >= FROM[name]
         }
 
     @staticmethod
-    def _make(make: Callable[[], Tensor]) -> Tensor | None:
+    def _make(make: Callable[[int], Tensor], frames: Sequence[int]) -> Tensor | None:
         try:
-            return make()
+            return torch.stack([make(k) for k in frames])
         except ValueError as error:  # a pair that no training subject has
             warnings.warn(str(error), stacklevel=2)
             return None
@@ -225,3 +269,8 @@ class ScoreMatrix:
             table.print_table()
         files = ", ".join(f"scores_{name}.csv and .json" for name in self.tables)
         print(f"Scored against the subjects' {self.info.get('truth', 'images')}; {files} are in {self.output_dir}.")
+
+
+def _consecutive(counts: Sequence[int]) -> list[range]:
+    """Of each, its channels."""
+    return [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]

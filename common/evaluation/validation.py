@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
@@ -22,6 +24,7 @@ class SynthesisMetric(CumulativeIterationMetric):
         convention: a name of `CONVENTIONS`.
         number: one that `score` returns under it without regions, such as "psnr_volume".
         lpips: the loaded metric, for the number "lpips".
+        counts: how many channels each sequence has, if some are series: of these the mean over frames is taken.
 
     Raises:
         ValueError: an unknown convention, or it has no such number.
@@ -30,8 +33,15 @@ class SynthesisMetric(CumulativeIterationMetric):
         >>> IgniteMetricHandler(SynthesisMetric("aldm", "nmse"), output_transform=from_engine(["pred", "label"]))
     """
 
-    def __init__(self, convention: str = "declared", number: str = "psnr", lpips: Lpips | None = None) -> None:
+    def __init__(
+        self,
+        convention: str = "declared",
+        number: str = "psnr",
+        lpips: Lpips | None = None,
+        counts: Sequence[int] = (),
+    ) -> None:
         super().__init__()
+        self.counts = list(counts)
         self.options = {"convention": convention, "lpips": lpips}
         self.number = number
         voxel = torch.zeros(1, 1, 1)
@@ -40,11 +50,13 @@ class SynthesisMetric(CumulativeIterationMetric):
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
         y_pred = y_pred.to(y.device)  # inferers gather whole volumes on the CPU
-        values = torch.full(y.shape[:2], torch.nan)
-        for b, available in enumerate(is_available(y)):
-            for j in available.nonzero()[:, 0].tolist() if available.sum() > 1 else []:
-                numbers = measurements(y_pred[b, j], y[b, j], brain_mask(y[b, j]), **self.options)
-                values[b, j] = numbers[self.number]()
+        sequences = torch.arange(y.shape[1]).split(self.counts or 1)
+        values = torch.full((len(y), len(sequences)), torch.nan)
+        for b, available in enumerate(is_available(y).cpu()):
+            found = [channels[available[channels]].tolist() for channels in sequences]
+            for j, channels in enumerate(found if sum(map(bool, found)) > 1 else []):
+                each = [measurements(y_pred[b, c], y[b, c], brain_mask(y[b, c]), **self.options) for c in channels]
+                values[b, j] = torch.tensor([numbers[self.number]() for numbers in each]).mean()
         return values
 
     def aggregate(self) -> float:

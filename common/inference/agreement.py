@@ -40,6 +40,8 @@ def agreement(network: TranslationNetwork, image: Tensor, images: Sequence[int])
     Returns:
         For an image taken for a sequence, and another one taken for a second: nan for the same image or name.
     """
+    if network.has_series:
+        raise ValueError("names are not compared by networks that have series among their sequences")
     count, middle = network.sequences, network.slices // 2
     given = [network.to_input(image[:, i]) for i in images]
     if network.spatial_dims == 2:

@@ -9,6 +9,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from ..distributed import unwrapped
 from .inferers import MatrixInferer, available_sequences, plain, resolve_targets, with_meta
 from .saving import SaveVolumes
 
@@ -52,6 +53,8 @@ class DifferentiationInferer(Inferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         count = inputs.shape[1]
+        if unwrapped(network).has_series:
+            raise ValueError("Maps of series are not made; the network has them among its sequences.")
         pairs = plain(self.pairs(inputs, network))[0].unflatten(0, (count, count))
         maps = differentiation_maps(pairs, plain(inputs)[0].to(pairs), available_sequences(inputs))
         return with_meta(maps[None], inputs)

@@ -115,6 +115,8 @@ def export_network(
     """
     if format not in SUFFIXES:
         raise ValueError(f"format is '{format}'; choose one of {', '.join(SUFFIXES)}.")
+    if network.has_series:
+        raise ValueError("Networks that have series among their sequences are not exported.")
     if format == "onnx":
         _need_onnx()
     wanted = None if targets in (None, "all") else resolve_targets(targets, sequences, ())

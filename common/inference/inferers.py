@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -123,11 +123,11 @@ class CompletionInferer(SubjectInferer):
         self.uncertainty = switch(uncertainty, "uncertainty")
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        available = available_sequences(inputs)
+        network = unwrapped(network)
+        available = available_sequences(inputs, network)
         targets = resolve_targets(self.targets, self.sequences, available)
         if not targets:
             return with_meta(torch.zeros(inputs.shape), inputs)
-        network = unwrapped(network)
         complete = partial(network.complete, sources=available, targets=targets)
         if self.uncertainty:
             complete = partial(complete, uncertainty=True)
@@ -148,7 +148,8 @@ class Route(NamedTuple):
 
 
 class MatrixInferer(SubjectInferer):
-    """Every available source to every sequence, [1, S, X, Y, Z] to [1, S * S + ..., X, Y, Z]: a channel per route.
+    """Every available source to every sequence, [1, C, X, Y, Z] to [1, S * S + ..., X, Y, Z]: a channel per route, of
+    routes to a series one for each of its frames.
 
     First the S * S pairs, rows being sources; each source is encoded once for them. Then, if wanted, S channels of
     each sequence as `complete` makes it from all the others, or also from each several of them, then one channel per
@@ -194,8 +195,10 @@ class MatrixInferer(SubjectInferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         network, image = unwrapped(network), plain(inputs)
-        available, count = available_sequences(inputs), network.sequences
-        made = torch.zeros(1, len(self.routes), *image.shape[2:])
+        available, count = available_sequences(inputs, network), network.sequences
+        ends = list(accumulate((network.count(route.target) for route in self.routes), initial=0))
+        places = [torch.arange(*pair) for pair in pairwise(ends)]
+        made = torch.zeros(1, ends[-1], *image.shape[2:])
         several = {c: r.given(available, count) for c, r in enumerate(self.routes) if len(r.sources) > 1}
         several = {channel: sources for channel, sources in several.items() if sources}
         if several:
@@ -203,28 +206,33 @@ class MatrixInferer(SubjectInferer):
             every = {"sources": available, "targets": range(count), "fused": fused}
             whole = self.windows(network)(image, partial(network.translate, **every))
             channels = [i * count + j for i in available for j in range(count)]
-            made[:, [*channels, *several]] = whole.to(made)
+            made[:, torch.cat([places[channel] for channel in (*channels, *several)])] = whole.to(made)
         else:
             for i in available:  # a row at a time bounds the memory
-                made[:, i * count : (i + 1) * count] = self._translate(network, image, i, range(count)).to(made)
+                row = torch.cat(places[i * count : (i + 1) * count])
+                made[:, row] = self._translate(network, image, i, range(count)).to(made)
         for channel, route in enumerate(self.routes):
             if route.via and route.sources[0] in available:
                 step = image.clone()
-                step[:, route.via[0]] = made[:, route.sources[0] * count + route.via[0]].to(step)
+                first = places[route.sources[0] * count + route.via[0]]
+                network.channels(step, route.via[0]).copy_(made[:, first])
                 for i, j in pairwise((*route.via, route.target)):
-                    step[:, j] = self._translate(network, step, i, [j])[:, 0].to(step)
-                made[:, channel] = step[:, route.target].to(made)
+                    network.channels(step, j).copy_(self._translate(network, step, i, [j]))
+                made[:, places[channel]] = network.channels(step, route.target).to(made)
         return with_meta(made, inputs)
 
     def _translate(self, network: TranslationNetwork, image: Tensor, source: int, targets: Sequence[int]) -> Tensor:
         return self.windows(network)(image, partial(network.translate, sources=[source], targets=targets))
 
 
-def available_sequences(inputs: Tensor) -> list[int]:
-    """Indices of the sequences that the one subject of a batch has."""
+def available_sequences(inputs: Tensor, network: TranslationNetwork | None = None) -> list[int]:
+    """Indices of the network's sequences that the one subject of a batch has, of a series any frame.
+
+    Without a network none is a series.
+    """
     if len(inputs) != 1:
         raise ValueError(f"One subject at a time, not a batch of {len(inputs)}: their sequences may differ.")
-    found = is_available(inputs)[0].nonzero()[:, 0].tolist()
+    found = (network.available if network else is_available)(inputs)[0].nonzero()[:, 0].tolist()
     if not found:
         raise ValueError("The subject has none of the sequences that this network knows.")
     return found

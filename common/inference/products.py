@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation, ResampleToMatch
 
 from ..data.grids import same_grid
+from ..data.series import files_of
 from .pictures import Column, draw, error_column, rows_of, white_level
 
 CHANNELS = 4  # of a latent that are shown
@@ -29,7 +30,8 @@ class Reader:
         self.spacing = nib.affines.voxel_sizes(self.grid.affine.numpy())
         self.match = ResampleToMatch(padding_mode="zeros")
 
-    def __call__(self, file: str | Path) -> np.ndarray:
+    def __call__(self, file: str | Path | Sequence[str | None]) -> np.ndarray:
+        """Of a series the first frame."""
         return self.channels(file, "bilinear")[0]
 
     def channels(self, file: str | Path, mode: str = "nearest") -> np.ndarray:
@@ -39,7 +41,8 @@ class Reader:
             image = self.match(image, img_dst=grid, mode=mode)
         return image.numpy()
 
-    def _load(self, file: str | Path) -> MetaTensor:
+    def _load(self, file: str | Path | Sequence[str | None]) -> MetaTensor:
+        file = file if isinstance(file, Path) else files_of(file)[0]
         found = nib.load(file)  # as `common.data.loading` does; MONAI's reader may take another of its two affines
         voxels = torch.as_tensor(found.get_fdata(dtype=np.float32)).view(*found.shape[:3], -1).movedim(-1, 0)
         affine = torch.as_tensor(np.array(found.affine), dtype=torch.float64)

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
-from ..data.layouts import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
+from ..data.finding import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
+from ..data.series import count_frames, files_of, step_of, times_of, write_b_values
 from ..description import error_bound, expected, read
 from ..files import prepare_folder, replacing, write_text
 from ..options import switch
@@ -44,7 +46,7 @@ def drawing() -> ModuleType | None:
 def save_like(array: np.ndarray, like: str | Path, path: str | Path, step: float = 0.0) -> None:
     """Writes float32 [X, Y, Z] as NIfTI on the grid of the file `like`: its affine, codes and units, to the bit.
 
-    A series [X, Y, Z, T] has `step`, in ms, as its fourth spacing.
+    A series [X, Y, Z, T] has `step`, in ms, as its fourth spacing; 0 is not known.
 
     Raises:
         ValueError: the array's shape is not the grid's, a voxel is NaN or infinite, or `path` is the file `like`.
@@ -58,8 +60,10 @@ def save_like(array: np.ndarray, like: str | Path, path: str | Path, step: float
         nib.save(image, partial)
 
 
-def image_like(array: np.ndarray, like: str | Path, path: Path, step: float = 0.0) -> nib.Nifti1Image:
-    """The image that `save_like` writes to `path`."""
+def image_like(
+    array: np.ndarray, like: str | Path, path: Path, step: float = 0.0, unit: str = "msec"
+) -> nib.Nifti1Image:
+    """The image that `save_like` writes to `path`; of another `unit` of steps."""
     original = nib.load(like)
     if array.shape[:3] != original.shape[:3]:
         raise ValueError(f"An image of shape {array.shape} cannot lie on the grid of {like}, {original.shape}.")
@@ -74,13 +78,18 @@ def image_like(array: np.ndarray, like: str | Path, path: Path, step: float = 0.
     if header is None:
         image.header.set_xyzt_units("mm")
     if array.ndim == 4:
-        image.header.set_zooms((*original.header.get_zooms()[:3], step))
-        image.header.set_xyzt_units(image.header.get_xyzt_units()[0], "msec")
+        image.header.set_zooms((*original.header.get_zooms()[:3], step or 1))
+        image.header.set_xyzt_units(image.header.get_xyzt_units()[0], unit if step else "unknown")
     return image
 
 
-def located(data: Mapping[Hashable, Any], file: str) -> str:
-    """An image's file for a sidecar that may be shared: as seen from the folder of the subjects, or its name alone."""
+def located(data: Mapping[Hashable, Any], file: str | Sequence[str | None]) -> str | list[str | None]:
+    """An image's file for a sidecar that may be shared: as seen from the folder of the subjects, or its name alone.
+
+    Of a series in files of one frame each, all of them.
+    """
+    if not isinstance(file, str):
+        return [each and located(data, each) for each in file]
     path, folder = Path(file), Path(data.get("folder", ""))
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) and folder.is_absolute() else path.name
 
@@ -135,7 +144,7 @@ class SaveVolumes(Transform):
         for item in items:
             files = {name: item["images"][name] for name in self.sequences if name in item["images"]}
             with contextlib.suppress(Exception):  # what cannot be read is told when its turn comes
-                voxels = math.prod(nib.load(next(iter(files.values()))).shape[:3])
+                voxels = math.prod(nib.load(files_of(next(iter(files.values())))[0]).shape[:3])
                 needed += 4 * voxels * self.count([self.sequences.index(name) for name in files])
         prepare_folder(self.output_dir, "output_dir", needed, "the images, where they cannot be compressed,")
 
@@ -171,10 +180,15 @@ class SaveVolumes(Transform):
             return False
         names = [self.sequences[i] for i in sources]
         same = said.items() >= self._origin.items() and list(said["sources"]) == names
-        files = [Path(item["images"][name]) for name in names]
+        files = [Path(file) for name in names for file in files_of(item["images"][name])]
         newer = sidecar.stat().st_mtime > max(file.stat().st_mtime for file in files)
         there = sidecar.with_suffix(".nii.gz").is_file()
-        return same and newer and there and (not grid or Path(said["grid"]).name == Path(item["images"][grid]).name)
+        return (
+            same
+            and newer
+            and there
+            and (not grid or Path(said["grid"]).name == Path(files_of(item["images"][grid])[0]).name)
+        )
 
     def _draw(self, data: Mapping[Hashable, Any], kind: str = "completed", **what: Any) -> None:
         """`products.draw_<kind>` of a subject, if that is wanted and can be done."""
@@ -199,13 +213,19 @@ class SaveVolumes(Transform):
         name: str,
         sources: Sequence[int],
         step: float = 0.0,
+        frames: Mapping[str, Any] | None = None,
         **more,
     ) -> Path:
-        """`_save` of what is no image of one target, such as a series [X, Y, Z, T]; returns the NIfTI's path."""
+        """`_save` of what is no image of one target, such as a series [X, Y, Z, T]; returns the NIfTI's path.
+
+        What tells the `frames` apart (`common.data.series.Frames`) stands beside it as beside an acquired series.
+        """
         path = self.output_dir / data["subject"] / f"{data['subject']}_{name}.nii.gz"
-        if path.exists() and (not is_synthesised(path) or any(path.samefile(file) for file in data["images"].values())):
+        acquired = [file for files in data["images"].values() for file in files_of(files)]
+        if path.exists() and (not is_synthesised(path) or any(path.samefile(file) for file in acquired)):
             raise ValueError(f"{path} is an acquired image and is not overwritten; pass another --output_dir.")
-        image = image_like(volume.numpy(), data["grid_file"], path, step)
+        steps = (step_of(frames), "sec") if frames else (step,)
+        image = image_like(volume.numpy(), data["grid_file"], path, *steps)
         names = [self.sequences[i] for i in sources]
         sidecar = {
             "subject": data["subject"],
@@ -213,11 +233,13 @@ class SaveVolumes(Transform):
             "grid": located(data, data["grid_file"]),
             **self._origin,
             **more,
+            **times_of(frames or {}),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "note": "Made by a network, not acquired. Not for clinical use.",
         }
         with replacing(path) as partial:
             nib.save(image, partial)
+            write_b_values(path, frames or {})
             # Before the image takes its place: there is none that says nothing of itself.
             write_text(path.with_name(f"{data['subject']}_{name}.json"), json.dumps(sidecar, indent=1))
         logger.info(f"written: {path}")
@@ -236,6 +258,7 @@ class SaveCompleted(SaveVolumes):
         scales: of the training subjects, `network.scales()`. A sequence that has none beside others that have was in
             no training image, and is left out; that is logged. Where none has one, the weights were made elsewhere and
             nothing is known.
+        frames: of the sequences that are series, see `common.data.preparation.Subjects`: each becomes one 4D image.
         others: see `SaveVolumes`.
 
     Raises:
@@ -251,9 +274,13 @@ class SaveCompleted(SaveVolumes):
         weights: str,
         metadata_file: str,
         pictures: bool | str = True,
+        frames: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(output_dir, sequences, targets, weights, metadata_file, pictures=pictures)
         self.scales = scales
+        self.frames = frames or {}
+        counts = [count_frames(self.frames.get(name, {})) for name in sequences]
+        self.rows = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
         trained = scales.mean.isfinite().all(1).tolist()
         self.untrained = [j for j, known in enumerate(trained) if any(trained) and not known]
         if lacking := [j for j in resolve_targets(targets, sequences, ()) if j in self.untrained]:
@@ -267,35 +294,53 @@ class SaveCompleted(SaveVolumes):
         return [j for j in super().planned(available) if j not in self.untrained]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        available = data["available"].nonzero()[:, 0].tolist()
+        available = [j for j, rows in enumerate(self.rows) if data["available"][rows].any()]
         targets = self.planned(available)
         if not targets:
             logger.warning(f"{data['subject']} lacks nothing that can be made; name what you want with --targets.")
         pred = torch.as_tensor(data["pred"])
-        count, made, uncertain = len(self.sequences), {}, []
+        count, made, uncertain = self.rows[-1].stop, {}, []
         for j in targets:
             sources = sources_of(j, available)
             made[self.sequences[j]] = [self.sequences[i] for i in sources]
-            self._save_image(data, pred[j], j, sources)
-            if len(pred) > count and self._save_uncertainty(data, pred[j], pred[count + j], j, sources):
+            image, spread = pred[self.rows[j]], pred[count:][self.rows[j]]
+            self._save_image(data, image, j, sources)
+            if len(pred) > count and self._save_uncertainty(data, image, spread, j, sources):
                 uncertain.append(self.sequences[j])
         if made:
             self._draw(data, made=made, uncertain=uncertain)
         return data
 
+    def count(self, available: Sequence[int]) -> int:
+        """See `SaveVolumes`."""
+        return sum(self.rows[j].stop - self.rows[j].start for j in self.planned(available))
+
+    def _given(self, data: Mapping[Hashable, Any], sources: Sequence[int]) -> torch.Tensor:
+        """Scale and offset [S, 2]; the frames of a series have one."""
+        return self.scales.given(torch.stack([data["scale"][rows.start] for rows in self.rows]), sources)
+
+    def _save_frames(
+        self, image: torch.Tensor, data: Mapping[Hashable, Any], j: int, sources: Sequence[int], kind: str = "", **more
+    ) -> None:
+        """Frames [T, X, Y, Z]: of a series as one 4D image."""
+        target = self.sequences[j]
+        frames = self.frames.get(target)
+        volume = image.movedim(0, -1) if frames else image[0]
+        self._save_as(volume, data, target + kind, sources, frames=frames, target=target, **more)
+
     def _save_image(self, data: Mapping[Hashable, Any], image: torch.Tensor, j: int, sources: Sequence[int]) -> None:
-        found = self.scales.given(data["scale"], sources)[j]
+        found = self._given(data, sources)[j]
         scale, offset = found.tolist()
         known = math.isfinite(scale)
         if known:
-            image = unscale(image[None], *found)[0]
+            image = unscale(image, *found[:, None].expand(-1, len(image)))
         more = {
             "units": f"normalised * scale + offset {self._whose(sources)}" if known else "normalised, 0 to 1",
             "scale": scale if known else None,
             "offset": offset if known else None,
             **self._expected(j, sources),
         }
-        self._save(image, data, self.sequences[j], j, sources, **more)
+        self._save_frames(image, data, j, sources, **more)
 
     def _expected(self, j: int, sources: Sequence[int]) -> dict[str, Any]:
         """What such an image scored, where the weights' description says so; it is logged, too."""
@@ -317,7 +362,7 @@ class SaveCompleted(SaveVolumes):
     def _save_uncertainty(
         self, data: Mapping[Hashable, Any], image: torch.Tensor, spread: torch.Tensor, j: int, sources: Sequence[int]
     ) -> bool:
-        target, scale = self.sequences[j], self.scales.given(data["scale"], sources)[j, 0].item()
+        target, scale = self.sequences[j], self._given(data, sources)[j, 0].item()
         calibrated = self._described.get("uncertainty", {})
         if bounds := calibrated.get("bounds", {}).get(target):
             spread = torch.where(image > 0, error_bound(spread, bounds), 0)
@@ -335,5 +380,5 @@ class SaveCompleted(SaveVolumes):
         known = math.isfinite(scale)
         units = f"normalised * scale {self._whose(sources)}" if known else "normalised, 0 to 1"
         more = {**quantity, "units": units, "scale": scale if known else None}
-        self._save(spread * scale if known else spread, data, f"{target}_uncertainty", j, sources, **more)
+        self._save_frames(spread * scale if known else spread, data, j, sources, "_uncertainty", **more)
         return True

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from ..data.layouts import SYNTHESISED
+from ..data.finding import SYNTHESISED
 from ..files import replacing, write_text
 from .grids import resampled
 

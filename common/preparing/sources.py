@@ -10,8 +10,9 @@ from typing import NamedTuple
 import nibabel as nib
 
 from ..data.acquisition import read_object
+from ..data.finding import is_synthesised
 from ..data.images import UNREADABLE, unreadable
-from ..data.layouts import find_subjects, is_synthesised
+from ..data.layouts import find_subjects
 from ..data.subjects import SPLITS, read_subjects
 from .dicom import Scan, convert, files_of, has_dicom, read_scans, unpacked
 from .series import Series
@@ -74,13 +75,18 @@ def _listed(folder: Path, pattern: str) -> list[Session]:
         images = dict(entry["images"])
 
         def series(_: Path, images: dict[str, str] = images) -> list[Series]:
-            return [_of_file(Path(file), sequence) for sequence, file in images.items()]
+            return [
+                _of_file(Path(file) if isinstance(file, str) else file, sequence) for sequence, file in images.items()
+            ]
 
         sessions.append(Session(entry["subject"], series))
     return sessions
 
 
-def _of_file(path: Path, sequence: str = "") -> Series:
+def _of_file(file: str | Path | list[str | None], sequence: str = "") -> Series:
+    if isinstance(file, list):
+        return Series(sequence, None, source={"files": file}, refused="a series in files of one frame each")
+    path = Path(file)
     stem, how = path.name.split(".nii")[0], "its file's name" if sequence else ""
     sidecar, source = path.with_name(f"{stem}.json"), {"file": str(path)}
     try:

@@ -46,9 +46,9 @@ class Reseed:
 class ReferenceScale:
     """Keeps in the network which scales the training images had, for sequences that have none of their own.
 
-    A batch holds "scale" and "offset" [B, S] (`common.data.normalisation`), and "image", or "available" [B, S] where it
-    has none; a scale that is nan says nothing. After an epoch the `Scales` of the subjects seen are stored in
-    `network.reference_scale` [S, 2] and `network.reference_spread` [S, S].
+    A batch holds "scale" and "offset" [B, C] (`common.data.normalisation`), and "image", or "available" [B, C] where it
+    has none; a scale that is nan says nothing. The frames of a series have one. After an epoch the `Scales` of the
+    subjects seen are stored in `network.reference_scale` [S, 2] and `network.reference_spread` [S, S].
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -66,6 +66,10 @@ class ReferenceScale:
         batch = engine.state.batch
         available = is_available(batch["image"]) if "image" in batch else batch["available"]
         said = torch.stack([batch["scale"].cpu().double(), batch["offset"].cpu().double()], 1)
+        network = self.networks[0]
+        if network.has_series:
+            said = torch.stack([network.channels(said.mT, j)[:, 0] for j in range(network.sequences)], 2)
+            available = network.available(batch["image"])
         available = available.cpu()[:, None] & said.isfinite().all(1, keepdim=True)  # (B, 1, S)
         self.seen.append(torch.cat([torch.where(available, said, 0), available], 1))
 

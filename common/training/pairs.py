@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..translation import is_available
+from ..translation import TranslationNetwork, is_available
 
 
 class Pairs(NamedTuple):
@@ -80,9 +80,57 @@ def draw_pairs(
     return Pairs(image[subject, source][:, None], subject, source, row, target, row_of[subject[row], target])
 
 
+class SeriesPairs(NamedTuple):
+    """As `Pairs`, of networks that take series: what is encoded, and what shall be decoded, are lists of frames.
+
+    `images` has, for each of the sequences that are `encoded` [K], the images of it that are sources, [n, T, X, Y, Z],
+    missing frames -1: N images in all, whose `subject` [N] and `source` [N] these are. Pairs are sorted by target:
+    `row` [P], `target` [P].
+    Of all their frames, one after the other, F in all: `pair` [F], and the true image `truths` [F, 1, X, Y, Z], -1
+    where it is missing.
+    """
+
+    images: list[Tensor]
+    encoded: Tensor
+    subject: Tensor
+    source: Tensor
+    row: Tensor
+    target: Tensor
+    pair: Tensor
+    truths: Tensor
+
+
+def draw_series_pairs(
+    image: Tensor, network: TranslationNetwork, *, include_self: bool = True, pairs_per_subject: int = 0
+) -> SeriesPairs:
+    """`draw_pairs` of a batch [B, C, X, Y, Z]: a sequence is as often drawn whatever the number of its frames.
+
+    What no drawn pair starts from is not encoded.
+    """
+    available = network.available(image).cpu()
+    chosen = {"include_self": include_self, "pairs_per_subject": pairs_per_subject}
+    drawn = draw_pairs(available[:, :, None], available, **chosen)
+    used, _ = drawn.encoded()
+    used = used[drawn.source[used].argsort(stable=True)]  # by source, so that each is encoded in one batch
+    row = torch.full_like(drawn.source, -1).scatter(0, used, torch.arange(len(used)))[drawn.row]
+    source, subject = drawn.source[used], drawn.subject[used]
+    encoded = source.unique()
+    images = [network.channels(image, i)[subject[source == i]] for i in encoded.tolist()]
+    owner, frames = drawn.subject[drawn.row], [network.count(j) for j in drawn.target.tolist()]
+    pair = torch.arange(len(frames)).repeat_interleave(torch.tensor(frames))
+    each = zip(owner.tolist(), drawn.target.tolist(), strict=True)
+    truths = torch.cat([network.channels(image, j)[b] for b, j in each])[:, None]
+    return SeriesPairs(images, encoded, subject, source, row, drawn.target, pair, truths)
+
+
 def network_input(images: Tensor, spatial_dims: int, slice_axis: int = -1) -> Tensor:
     """Images [N, 1, X, Y, Z] as the network takes them: 2D and 2.5D have the few slices of a sample as channels."""
     return images if spatial_dims == 3 else images.squeeze(1).movedim(slice_axis, 1)
+
+
+def series_input(images: Tensor, spatial_dims: int, slice_axis: int = -1) -> Tensor:
+    """The same of series [N, T, X, Y, Z]: [N, T, slices, X, Y], or [N, T, 1, X, Y, Z]."""
+    return network_input(images.flatten(0, 1)[:, None], spatial_dims, slice_axis).unflatten(0, images.shape[:2])
 
 
 def rows_by_target(row: Tensor, target: Tensor, sequences: int) -> tuple[Tensor, ...]:

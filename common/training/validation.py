@@ -68,7 +68,7 @@ class Validator(SupervisedEvaluator):
             inferer=inferer or every,
             val_data_loader=subject_loader(dataset, num_workers),
             key_val_metric=key_val_metric
-            or {"val_psnr": IgniteMetricHandler(SynthesisMetric(), output_transform=scored)},
+            or {"val_psnr": IgniteMetricHandler(SynthesisMetric(counts=subjects.counts), output_transform=scored)},
             val_handlers=handlers,
             **kwargs,
         )

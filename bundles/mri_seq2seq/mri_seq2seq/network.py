@@ -17,11 +17,13 @@ from .common.blocks.convlstm import ConvLSTM
 from .common.blocks.encoder import Encoder
 from .common.blocks.hyperconv import CodeLayer
 from .common.blocks.hyperdecoder import HyperDecoder
-from .common.translation import TranslationNetwork
+from .common.translation import TranslationNetwork, is_available
 
 
 class Representation(NamedTuple):
-    """`compressed` [B, C, *s] is Fig. 2's average over time; `features` [B, C, *s] that, ready for one time point."""
+    """`compressed` [B, C, *s] is Fig. 2's average over time; `features` [B, C, *s] that, ready for one time point, or
+    of a network that takes series [B, T, C, *s], ready for T.
+    """
 
     features: Tensor
     compressed: Tensor
@@ -46,6 +48,7 @@ class Seq2Seq(TranslationNetwork):
             little of the brain around a voxel, can hardly tell.
         lesion_head: a 1x1 convolution that tells lesions from the encoder's features, for training alone: it makes
             the encoder keep them. No image depends on it.
+        frames: how many each sequence has; () if none is a series. Only ConvLSTMs tell frames apart.
     """
 
     def __init__(
@@ -63,8 +66,13 @@ class Seq2Seq(TranslationNetwork):
         norm: str = "everywhere",
         source_code: bool = False,
         lesion_head: bool = False,
+        frames: Sequence[int] = (),
     ) -> None:
-        super().__init__(sequences, spatial_dims, slices, slice_axis, downsampling=2 ** (len(channels) - 1))
+        super().__init__(sequences, spatial_dims, slices, slice_axis, 2 ** (len(channels) - 1), frames)
+        if self.has_series and not lstm_layers:
+            raise ValueError(
+                "lstm_layers is 0, and without ConvLSTMs the frames of series are alike: set it to 1 or more."
+            )
         options = {"conditioning": conditioning, "code_channels": code_channels, "bank_channels": bank_channels}
         self.source_code = source_code
         told = sequences if source_code else 0
@@ -76,13 +84,23 @@ class Seq2Seq(TranslationNetwork):
         if lesion_head:
             self.lesion_head = (nn.Conv2d if spatial_dims == 2 else nn.Conv3d)(channels[-1], 1, 1)
 
-    def encode(self, image: Tensor, source: Tensor) -> Representation:
-        """Image [B, c, *spatial], or with time points [B, T, c, *spatial], in [0, 1]."""
+    def encode(self, image: Tensor, source: Tensor, frames: int = 1) -> Representation:
+        """Image [B, c, *spatial], or with time points [B, T, c, *spatial], in [0, 1].
+
+        Of a network that takes series, time points that are -1 are missing, and `frames` can be decoded at once.
+        """
         if image.ndim == self.spatial_dims + 2:
             image = image[:, None]
         source = source.expand(image.shape[0], -1)
         code = source.repeat_interleave(image.shape[1], 0) if self.source_code else None
         features = self.encoder(2 * image.flatten(0, 1) - 1, code).unflatten(0, image.shape[:2])
+        if self.has_series:
+            there = is_available(image).to(image.dtype)  # (B, T)
+            share = there / torch.clamp(there.sum(1, keepdim=True), min=1)
+            states = self.encoder_lstm(features, there)
+            compressed = (states * share.reshape(list(share.shape) + [1] * (states.ndim - 2))).sum(1)
+            # The second ConvLSTM does not depend on the target: once here, for as many frames as any target has.
+            return Representation(self._expand(compressed, frames), compressed, source)
         compressed = self.encoder_lstm(features).mean(1)
         # At one time point the second ConvLSTM does not depend on the target: once here, not once per target.
         return Representation(self._expand(compressed, 1)[:, 0], compressed, source)
@@ -91,8 +109,12 @@ class Seq2Seq(TranslationNetwork):
         """To images [B, c, *spatial], or with `frames` to that many time points [B, frames, c, *spatial]."""
         code = self.code_layer(target)
         if frames is None:
-            return (self.decoder(representation.features, code) + 1) / 2
-        features = self._expand(representation.compressed, frames)
+            features = representation.features[:, 0] if self.has_series else representation.features
+            return (self.decoder(features, code) + 1) / 2
+        if self.has_series and frames <= representation.features.shape[1]:
+            features = representation.features[:, :frames]
+        else:
+            features = self._expand(representation.compressed, frames)
         if len(code) > 1:
             code = code.repeat_interleave(frames, 0)
         return (self.decoder(features.flatten(0, 1), code).unflatten(0, features.shape[:2]) + 1) / 2

@@ -10,8 +10,16 @@ from torch import Tensor, nn
 
 from .common.distributed import unwrapped
 from .common.training.adversary import Adversary
-from .common.training.pairs import Pairs, draw_pairs, network_input, rows_by_target
+from .common.training.pairs import (
+    Pairs,
+    draw_pairs,
+    draw_series_pairs,
+    network_input,
+    rows_by_target,
+    series_input,
+)
 from .common.training.perceptual import VGG19Loss
+from .common.translation import is_available
 
 POSITIVE = 5.0  # how many times more a lesion's voxel counts than another, in telling them apart
 
@@ -81,8 +89,10 @@ class Seq2SeqObjective(nn.Module):
 
         The batch holds "image" [B, S, X, Y, Z]; where the truth is known better than the images that the network gets,
         as of simulated subjects, "reference" of the same shape; and for the terms of lesions "lesion" [B, 1, X, Y, Z],
-        0 or 1.
+        0 or 1. Of a network that takes series images are [B, C, X, Y, Z], see `TranslationNetwork`.
         """
+        if batch["image"].shape[1] > len(self.codes):  # one for each frame
+            return self._series_terms(network, batch), {}
         pairs = draw_pairs(
             batch["image"],
             batch.get("available"),
@@ -117,6 +127,30 @@ class Seq2SeqObjective(nn.Module):
         terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, truths[row[order]])
         return terms, {"real": truths, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
 
+    def _series_terms(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Eq. 1 over all frames; a pair counts as much as another, however many it has."""
+        if self.adversary is not None:
+            raise ValueError("unpaired is for sequences without frames: a series is trained on pairs alone.")
+        layout, codes = (self.spatial_dims, self.slice_axis), self.codes
+        drawn = {"include_self": self.self_weight > 0, "pairs_per_subject": self.pairs_per_subject}
+        pairs = draw_series_pairs(batch["image"], unwrapped(network), **drawn)
+        images = [series_input(each, *layout) for each in pairs.images]
+        lesions = batch["lesion"] if "lesion" in batch else torch.zeros_like(batch["image"][:, :1])
+        lesions = network_input(lesions[pairs.subject], *layout)  # (N, c, *s)
+        translated = network(images, codes[pairs.encoded], rows_by_target(pairs.row, pairs.target, len(codes)), codes)
+        row, truth = pairs.row[pairs.pair], network_input(pairs.truths, *layout)
+        there = is_available(truth[:, None])[:, 0].nonzero()[:, 0].cpu()  # of the F frames
+        made = translated.prediction * torch.cat([(each > 0).any(1) for each in images])[row]
+        itself = pairs.source[pairs.row] == pairs.target
+        frames = torch.bincount(pairs.pair[there], minlength=len(itself))  # a target has one at least
+        weight = torch.where(itself, self.self_weight, 1.0) / (len(itself) * frames)
+        itself, weight = itself[pairs.pair[there]], weight[pairs.pair[there]].to(made)
+        terms = self._differences(made[there], truth, there, lesions[row[there]], itself, weight)
+        if self.lesion_head_weight:
+            features = translated.representation.features[:, 0]
+            terms["lesion"] = self.lesion_head_weight * self._lesion_term(network, features, lesions)
+        return terms
+
     def _lesion_term(self, network: nn.Module, features: Tensor, lesions: Tensor) -> Tensor:
         """Cross-entropy at the features' resolution, where a voxel is a lesion if one in it is."""
         logits = unwrapped(network).lesion_head(features)
@@ -127,11 +161,18 @@ class Seq2SeqObjective(nn.Module):
     def reconstruction(self, made: Tensor, truths: Tensor, pairs: Pairs, lesions: Tensor) -> dict[str, Tensor]:
         """Eq. 1, as the mean over the pairs in place of their sum, so that its size does not depend on their number."""
         paired = pairs.truth >= 0
-        made, truth = made[paired], truths[pairs.truth[paired]]
+        row = pairs.truth[paired]
         itself = pairs.source[pairs.row[paired]] == pairs.target[paired]  # on the CPU: see `Pairs`
-        weight = (torch.where(itself, self.self_weight, 1.0) / max(len(made), 1)).to(made)
+        weight = (torch.where(itself, self.self_weight, 1.0) / max(len(row), 1)).to(made)
+        return self._differences(made[paired], truths, row, lesions[row], itself, weight)
+
+    def _differences(
+        self, made: Tensor, truths: Tensor, row: Tensor, lesions: Tensor, itself: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Of images [P, c, *s], each with the row [P] of its truth, its weight, and whether it is made from itself."""
+        truth = truths[row]
         difference = 2 * (made - truth)
-        counts = 1 + self.lesion_weight * lesions[pairs.truth[paired]]
+        counts = 1 + self.lesion_weight * lesions
         error = (counts * difference.abs()).flatten(1).mean(1)
         terms = {
             "l1": self.l1_weight * (weight * error)[~itself].sum(),
@@ -141,5 +182,5 @@ class Seq2SeqObjective(nn.Module):
             edges = sum(difference.diff(dim=axis).abs().flatten(1).mean(1) for axis in range(2, difference.ndim))
             terms["gradient"] = self.gradient_weight * (weight * edges).sum()
         if self.perceptual is not None and len(made):
-            terms["perceptual"] = self.perceptual_weight * self.perceptual(made, truths, pairs.truth[paired])
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(made, truths, row)
         return terms

@@ -16,7 +16,7 @@ import torch
 from monai.transforms import generate_spatial_bounding_box
 from torch import Tensor
 
-from .common.data.layouts import SYNTHESISED
+from .common.data.finding import SYNTHESISED
 from .common.distributed import unwrapped
 from .common.files import replacing
 from .common.inference.inferers import SubjectInferer, available_sequences, plain

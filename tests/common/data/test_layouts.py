@@ -98,7 +98,7 @@ def test_bids_sessions_gadolinium_sidecars_and_repeated_runs(make):
     with pytest.warns(UserWarning) as warned:
         path = make_list(root, validation=0, test=0)
     messages = [str(warning.message) for warning in warned]
-    assert len(messages) == 2 and messages[0].startswith("3 of 12 NIfTI files do not fit bids")
+    assert len(messages) == 2 and messages[0].startswith("2 of 12 NIfTI files do not fit bids")
     assert messages[1].startswith("1 further files") and messages[1].endswith("run-2_T1w.nii.gz")
     assert subjects_of(path) == {
         "sub-01_ses-01": {
@@ -108,7 +108,7 @@ def test_bids_sessions_gadolinium_sidecars_and_repeated_runs(make):
             "FLAIR": f"{one}_FLAIR.nii.gz",
         },
         "sub-01_ses-02": {"T1": f"{two}_run-1_T1w.nii.gz", "T1Gd": f"{two}_ce-GADOLINIUM_T1w.nii.gz"},
-        "sub-02": {"PD": "sub-02/anat/sub-02_acq-tse_PDw.nii"},
+        "sub-02": {"PD": "sub-02/anat/sub-02_acq-tse_PDw.nii", "DWI": "sub-02/dwi/sub-02_dwi.nii.gz"},
     }
     assert subjects_of(path, "masks")["sub-01_ses-01"] == {"brain": f"{one}_desc-brain_mask.nii.gz"}
     inherited = {"TR": 2300, "TE": 3}

@@ -6,8 +6,9 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from common.data.mr_signal import FSE9, PRESETS, TISSUES, Acquisition
-from common.data.phantom import GRID, INDEX, make_anatomy, make_phantom, random_deformation, simulate, tissue_maps
+from common.data.phantom import INDEX, make_anatomy, make_phantom, simulate
 from common.data.subjects import read_subjects
+from common.data.template import GRID, random_deformation, tissue_maps
 
 SPACING = 4.0
 TUMOUR = 4  # a subject of seed 0 that has one
@@ -214,7 +215,7 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sequences": "DWI"}, "'DWI'"),
+        ({"sequences": "ASL"}, "'ASL'"),
         ({"sequences": ("T1", "T1")}, "different"),
         ({"sequences": "brain"}, "brain"),
         ({"sequences": ("T1/x",)}, "letters and digits"),
@@ -228,6 +229,7 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
         ({"subjects": 3, "validation": 0.5, "test": 0.4}, "No training subject left of 3"),
         ({"noise": -1}, "noise=-1"),
         ({"bias": 1.5}, "bias=1.5"),
+        ({"motion": -1}, "motion=-1"),
         ({"seed": -1}, "seed=-1"),
     ],
 )

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data.layouts import is_synthesised
+from common.data.finding import is_synthesised
 from common.preparing.bids import bids_path, write_bids
 from common.preparing.sources import find_sessions
 from common.workflows import complete_folder
