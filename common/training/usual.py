@@ -94,7 +94,8 @@ def _trained_on(dataset: Any, subjects: Subjects, init_weights: str) -> str:
     """In words, what the training's images are, after what the weights saw that it begins with."""
     drawn = getattr(getattr(dataset, "dataset", dataset), "trained_on", "")
     before = read(init_weights).get("trained_on", "unknown images") if init_weights else ""
-    return f"{before}; then {drawn or subjects.called()}" if before else drawn or subjects.called()
+    now = drawn or subjects.called()
+    return before if before and before.split("; then ")[-1] == now else f"{before}; then {now}" if before else now
 
 
 usual_trainer.passes_on = "usual_handlers"  # so that a misspelt argument is met before the data are read
