@@ -5,6 +5,7 @@ Nothing heavy is imported before there is work, so that `--help` is quick.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = "mri_seq2seq"
+# Options that `SaveVolumes.left` sees by itself, or that are no matter to an image.
+ELSEWHERE = ("weights", "pattern", "subject_list", "split", "device")
 
 
 def bundle_folders() -> dict[str, Path]:
@@ -179,25 +182,29 @@ def complete_folder(
         FileNotFoundError, ValueError: no such scans or weights; the message says which.
     """
     if prepare or on_grid or dicom or layout:
+        if shard:
+            raise ValueError("--shard goes without --prepare, --on_grid, --dicom and --layout: prepare all first.")
         from .preparing.completing import complete_and_write
 
         what = {"bundle": bundle, "weights": weights, "targets": targets, "grid": grid, "pattern": pattern}
-        what |= {"subject_list": subject_list, "shard": shard, "again": again, **options}
+        what |= {"subject_list": subject_list, "again": again, **options}
         complete_and_write(dataset_dir, output_dir, prepare, str(on_grid or ""), dicom, str(layout or ""), what)
         return
     options |= {"weights": weights, "targets": targets, "grid": grid, "pattern": pattern, "subject_list": subject_list}
-    options["dataset#data"] = _items(shard, again)
+    options["dataset#data"] = _items(shard, again, options)
     paths = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
     run_workflow(bundle, "inference", ["inference"], **paths, **options)
 
 
-def _items(shard: str, again: bool) -> str:
-    """What inference.json's items become."""
+def _items(shard: str, again: bool, options: Mapping[str, Any]) -> str:
+    """What inference.json's items become: a share of the subjects, of these those that are not done."""
     first, _, step = str(shard or "1/1").partition("/")
     if not (first.isdecimal() and step.isdecimal() and 1 <= int(first) <= int(step)):
         raise ValueError(f"--shard is {shard}; it must be K/N with K from 1 to N, such as 3/8.")
+    asked = {name: options[name] for name in sorted(options) if name not in ELSEWHERE and options[name]}
+    asked = hashlib.sha256(repr(asked).encode()).hexdigest()  # of letters and digits alone: it becomes an expression
     items = f"@subjects.items(@split)[{int(first) - 1}::{int(step)}]"
-    return f"${items}" if switch(again, "again") else f"$@saver.left({items}, @grid)"
+    return f"${items}" if switch(again, "again") else f"$@saver.left({items}, '{asked}')"
 
 
 def complete(

@@ -20,6 +20,7 @@ import nibabel as nib
 from monai.bundle import ConfigParser, create_workflow
 
 from common.data.grids import same_grid
+from common.data.series import files_of
 from common.data.subjects import SPLITS
 from common.description import description_file, read
 from common.evaluation.scores import ScoreTable
@@ -366,10 +367,10 @@ def _times(target: list[Any]) -> list[float]:
 
 
 def _check_one_grid(subject: str, images: Mapping[str, str], image: str) -> None:
-    like = nib.load(images[image])
+    like = nib.load(files_of(images[image])[0])
     for name, file in images.items():
-        other = nib.load(file)
-        if difference := same_grid(other.shape, other.affine, like.shape, like.affine):
+        other = nib.load(files_of(file)[0])
+        if difference := same_grid(other.shape[:3], other.affine, like.shape[:3], like.affine):
             raise ValueError(
                 f"Subject {subject}: {name} and {image} lie on different grids: {difference}. Register them first; if "
                 'the patient lay still, "resample": true brings them to the image\'s by their headers; or "source": '

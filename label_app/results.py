@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from common.preparing.derived import write_dicom
-from common.preparing.native import Made, record_of
+from common.preparing.native import Made
 
 DICOM = ".dcm.zip"
 ENDINGS = (".nii.gz", ".nii", ".nrrd", DICOM)
@@ -38,6 +38,8 @@ class Format(NamedTuple):
             raise ValueError(f'"result_extension" is {ending!r}; images are sent as {", ".join(ENDINGS)}.')
         if dtype not in TYPES:
             raise ValueError(f'"result_dtype" is {dtype!r}; it may be {", ".join(TYPES)}.')
+        if ending == DICOM and dtype != TYPES[0]:
+            raise ValueError(f'"result_dtype" is {dtype}, and DICOM has a type of its own: leave it out.')
         return cls(ending, np.dtype(dtype))
 
     def write(self, file: Path) -> Path:
@@ -53,6 +55,8 @@ class Format(NamedTuple):
             voxels = self._cast(np.asanyarray(image.dataobj))
         finally:
             file.unlink()
+        if voxels.ndim > 3 and self.ending == ".nrrd":
+            raise ValueError('"result_extension" is .nrrd, and the image is a series: ask for .nii.gz.')
         path = file.with_name(file.name.removesuffix(".nii.gz") + self.ending)
         if self.ending == ".nrrd":
             import nrrd
@@ -66,13 +70,19 @@ class Format(NamedTuple):
             nib.save(nib.Nifti1Image(voxels, image.affine, header), path)
         return path
 
-    def write_dicom(self, file: Path, sidecar: Mapping[str, Any], entry: Mapping[str, Any], sequence: str) -> Path:
+    def write_dicom(self, file: Path, sidecar: Mapping[str, Any], record: dict[str, Any], sequence: str) -> Path:
         """Puts an image into a zip of a derived DICOM series where the subject's `sequence` has its slices.
+
+        Args:
+            file: the image, which goes.
+            sidecar: what is said of it.
+            record: how the subject was prepared, `common.preparing.native.record_of`.
+            sequence: of the series that gives the geometry.
 
         Raises:
             ValueError: the subject was not prepared from DICOM, which the series would join.
         """
-        made = Made(file, dict(sidecar), record_of(Path(entry["images"][sequence])))
+        made = Made(file, dict(sidecar), record)
         try:
             series = write_dicom(made, sequence)
         finally:

@@ -82,7 +82,7 @@ def _prepared(folder: Path, out: Path, file: Path) -> Path:
     Raises:
         ValueError: its packages are not installed, or nothing could be prepared.
     """
-    from common.preparing.prepare import prepare
+    from common.preparing.prepare import LeftOut, prepare
 
     logger.info(f"{folder} holds DICOM, which is prepared in {out}: converted, registered and without skull.")
     reason = f"{folder} holds DICOM, such as {file.relative_to(folder)}."
@@ -90,11 +90,11 @@ def _prepared(folder: Path, out: Path, file: Path) -> Path:
         return prepare(folder, out)
     except ModuleNotFoundError as error:
         raise ValueError(f"{reason} {ADVICE} Or install what lacks, and it is done here ({error})") from None
-    except ValueError as error:
-        if not (out / LIST_NAME).is_file():
-            raise ValueError(f"{reason} {error}") from None
-        logger.warning(str(error))  # of some subjects
+    except LeftOut as error:
+        logger.warning(str(error))
         return out / LIST_NAME
+    except ValueError as error:
+        raise ValueError(f"{reason} {error}") from None
 
 
 def unknown_image(name: str, known: Mapping[str, Any]) -> FileNotFoundError:

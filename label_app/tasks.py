@@ -17,6 +17,8 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import name_to_device
 
+from common.preparing.native import record_of
+
 from .bundles import ServedBundle
 from .options import training_options
 from .results import DICOM, ENDINGS, Format
@@ -72,12 +74,13 @@ class Synthesise(InferTask):
                 f'{Path(file).name} is not in the studies, so nothing says which sequence it is: pass "source", one '
                 f"of {', '.join(self.bundle.sequences)}."
             )
+        record = record_of(Path(entry["images"][image])) if form.ending == DICOM else {}
         choice = {"source": source, "resample": request.get("resample") in (True, "true", "True")}
         made, sidecar = self.bundle.synthesise(
             self.studies, entry, image, request.get("target"), **choice, **device(request)
         )
         if form.ending == DICOM:
-            return str(form.write_dicom(made, sidecar, entry, image)), sidecar
+            return str(form.write_dicom(made, sidecar, record, image)), sidecar
         return str(form.write(made)), sidecar
 
 

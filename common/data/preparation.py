@@ -102,10 +102,9 @@ class Subjects:
         self.grid, self.roi_size, self.divisible = grid, list(roi_size), list(divisible)
         self.axes, self.crop = axes, list(crop)
         self.left_right = next(k for k, end in enumerate(axes) if end in "LR")
-        # Where the sequences are settings, their names are the user's and say nothing.
+        # Where the sequences are settings, their names are the user's and say nothing; their values are the network's.
         self.scaling = {"rule": normalisation, "per": scale_per, "sequences": [] if settings else self.sequences}
         self.tensors = ["image", "available", "scale", "offset", *(["parameters"] if settings else [])]
-        # Where the sequences are settings, their names are the user's and their values the network's own.
         own = {"scale_per": scale_per} if settings else {"sequences": self.sequences}
         self.trained_alike = {**own, "normalisation": normalisation, "axes": axes, "crop": self.crop}
         if counts:
@@ -128,11 +127,12 @@ class Subjects:
         return items
 
     def _other_frames(self, item: Mapping[str, Any]) -> bool:
-        """Whether a subject's times (s) or b values are more than 10 % and 5 apart from the network's."""
+        """Whether a subject's times (s) or b values are fewer, or more than 10 % and 5 apart from the network's."""
         told = [(each, self.frames.get(name, {})) for name, each in item.get("frames", {}).items()]
         kinds = [(each, own, kind) for each, own in told for kind in each.keys() & own.keys() - {"count"}]
         numbers = [pair for each, own, kind in kinds for pair in zip(each[kind], own[kind], strict=False)]
-        return not all(math.isclose(*pair, rel_tol=0.1, abs_tol=5) for pair in numbers)
+        fewer = any(len(each[kind]) < len(own[kind]) for each, own, kind in kinds)
+        return fewer or not all(math.isclose(*pair, rel_tol=0.1, abs_tol=5) for pair in numbers)
 
     def called(self) -> str:
         """Those for training, in words: as the list or else its folder is called, and how many they are."""

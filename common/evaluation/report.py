@@ -288,7 +288,7 @@ def _physics(scores: ScoreTable) -> str:
 
 def _regions(scores: ScoreTable, means: dict[str, Means]) -> str:
     """PSNR of every region of the scores; nothing if there is no region."""
-    names = [name for name in means if name.startswith("psnr_") and name != "psnr_volume"]
+    names = [name for name in means if name.startswith("psnr_") and not name.startswith(("psnr_volume", "psnr_frame_"))]
     rows = []
     for name in ["psnr", *names] if names else []:
         if mean := averages(_pairs(means[name])):

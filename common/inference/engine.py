@@ -58,6 +58,8 @@ class CompletionEvaluator(SupervisedEvaluator):
             try:
                 with advising(FEWER):
                     output = super()._iteration(engine, batchdata)
+                for saver in self.savers:
+                    saver.finished(subject)
                 logger.info(f"{subject}: done")
                 return output
             except Exception as error:

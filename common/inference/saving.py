@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -30,6 +31,7 @@ from .inferers import resolve_targets, sources_of
 from .weights import origin
 
 logger = logging.getLogger(__name__)
+DONE = ".done"
 
 
 @functools.cache  # so that it is said once
@@ -105,6 +107,7 @@ class SaveVolumes(Transform):
         metadata_file: the bundle's metadata.json, for its name and version.
         scales: see `SaveCompleted`; what has other units does without.
         pictures: draw what was made of a subject, beside it.
+        frames: see `SaveCompleted`; what makes no series does without.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class SaveVolumes(Transform):
         metadata_file: str,
         scales: Scales | None = None,
         pictures: bool | str = True,
+        frames: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         resolve_targets(targets, sequences, ())  # unknown names are known before any work is done
         self.output_dir = Path(output_dir)
@@ -124,6 +128,8 @@ class SaveVolumes(Transform):
         self.weights = weights
         self.metadata_file = metadata_file
         self.pictures = switch(pictures, "pictures")
+        self._marks: dict[str, str] = {}
+        self._written: list[str] = []  # of the present subject
 
     @functools.cached_property
     def _origin(self) -> dict[str, Any]:
@@ -156,39 +162,41 @@ class SaveVolumes(Transform):
         """How many volumes are written of a subject that has these sequences."""
         return len(self.planned(available))
 
-    def left(self, items: Sequence[Mapping[str, Any]], grid: str = "") -> list[Mapping[str, Any]]:
-        """Of subjects, those that are not done: of these weights and files, a planned image is not there.
+    def left(self, items: Sequence[Mapping[str, Any]], asked: str = "") -> list[Mapping[str, Any]]:
+        """Of subjects, those that are not done: from the same files, by the same weights and as asked, see `finished`.
 
         Args:
             items: see `common.data.subjects.subject_items`.
-            grid: the sequence whose grid is wanted; "" is any.
+            asked: a text for the options that change what is made.
         """
-        left = [item for item in items if not self._is_done(item, grid)]
+        self._marks = {item["subject"]: self._mark(item, asked) for item in items}
+        left = [item for item in items if not self._is_done(item["subject"])]
         if done := len(items) - len(left):
             logger.info(f"{done} of {len(items)} subjects are done in {self.output_dir}; --again true makes them anew.")
         return left
 
-    def _is_done(self, item: Mapping[str, Any], grid: str) -> bool:
-        available = [j for j, name in enumerate(self.sequences) if name in item["images"]]
-        return all(self._is_there(item, j, sources_of(j, available), grid) for j in self.planned(available))
+    def finished(self, subject: str) -> None:
+        """Leaves word that all of a subject was made, in a hidden file; only where `left` was asked."""
+        if subject in self._marks and self._written:
+            done = {"mark": self._marks[subject], "files": self._written}
+            write_text(self.output_dir / subject / DONE, json.dumps(done))
+        self._written = []
 
-    def _is_there(self, item: Mapping[str, Any], target: int, sources: Sequence[int], grid: str) -> bool:
-        sidecar = self.output_dir / item["subject"] / f"{item['subject']}_{self.sequences[target]}.json"
+    def _mark(self, item: Mapping[str, Any], asked: str) -> str:
+        """A sum over all that a subject's images depend on."""
+        files = [Path(file) for files in item["images"].values() for file in files_of(files)]
+        files += [path for file in files if (path := file.with_name(f"{file.name.split('.')[0]}.json")).is_file()]
+        seen = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()}
+        told = json.dumps([item, seen, self._origin, asked], sort_keys=True, default=str)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def _is_done(self, subject: str) -> bool:
+        folder = self.output_dir / subject
         try:
-            said = json.loads(sidecar.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+            return done["mark"] == self._marks[subject] and all((folder / name).is_file() for name in done["files"])
+        except (OSError, ValueError, KeyError, TypeError):
             return False
-        names = [self.sequences[i] for i in sources]
-        same = said.items() >= self._origin.items() and list(said["sources"]) == names
-        files = [Path(file) for name in names for file in files_of(item["images"][name])]
-        newer = sidecar.stat().st_mtime > max(file.stat().st_mtime for file in files)
-        there = sidecar.with_suffix(".nii.gz").is_file()
-        return (
-            same
-            and newer
-            and there
-            and (not grid or Path(said["grid"]).name == Path(files_of(item["images"][grid])[0]).name)
-        )
 
     def _draw(self, data: Mapping[Hashable, Any], kind: str = "completed", **what: Any) -> None:
         """`products.draw_<kind>` of a subject, if that is wanted and can be done."""
@@ -243,6 +251,7 @@ class SaveVolumes(Transform):
             # Before the image takes its place: there is none that says nothing of itself.
             write_text(path.with_name(f"{data['subject']}_{name}.json"), json.dumps(sidecar, indent=1))
         logger.info(f"written: {path}")
+        self._written.append(path.name)
         return path
 
 

@@ -13,6 +13,7 @@ from ..workflows import complete_folder
 from .bids import write_bids
 from .derived import write_dicom
 from .native import made_images, records, sequence_of_grid, write_on_grid
+from .prepare import LeftOut
 from .prepare import prepare as prepare_sessions
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def complete_and_write(
     """`common.workflows.complete_folder` with --prepare, --on_grid, --dicom or --layout; `options` are the others.
 
     Raises:
+        SystemExit: some subjects failed; all is written of the others.
         ValueError: an option is wrong; with on_grid and dicom also where the scans were not prepared here, or were no
             DICOM, which is known before anything is made.
     """
@@ -41,17 +43,24 @@ def complete_and_write(
     wants_dicom = str(dicom).lower() != "false"
     if layout and (on_grid or wants_dicom):
         raise ValueError("--layout bids goes without --on_grid and --dicom: run `complete` once for each.")
+    failed: list[str] = []
     scans, out = from_caller(dataset_dir), from_caller(output_dir)
     if switch(prepare, "prepare"):
         taken = inspect.signature(prepare_sessions).parameters
         own = {name: options.pop(name) for name in list(options) if name in taken and options[name] not in (None, "")}
-        prepare_sessions(scans, out / PREPARED, **own)
+        try:
+            prepare_sessions(scans, out / PREPARED, **own)
+        except LeftOut as error:  # the others are completed nevertheless
+            failed.append(str(error))
         scans = out / PREPARED
     if on_grid or wants_dicom:
         _known_before(scans, on_grid or "native", wants_dicom)
     with tempfile.TemporaryDirectory(prefix="mri-contrast-") as room:
         place = Path(room) if layout else out
-        complete_folder(str(scans), str(place), **options)
+        try:
+            complete_folder(str(scans), str(place), **options)
+        except SystemExit as error:
+            failed.append(str(error))
         if layout:
             for path in write_bids(place, out, scans):
                 logger.info(f"written: {path}")
@@ -60,6 +69,9 @@ def complete_and_write(
             logger.info(f"written: {write_on_grid(made, on_grid)}")
         if wants_dicom and not made.is_uncertainty:
             logger.info(f"written: {write_dicom(made, on_grid or 'native', mark=str(dicom).lower() == 'marked')}")
+
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 def _known_before(scans: Path, wanted: str, dicom: bool) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 
+from ..inference.weights import sha256
 from .dicom import Scan, places_of, pydicom, read_scans, unpacked, write_file
 from .grids import LPS
 from .native import Made, on_grid, sequence_of_grid
@@ -112,7 +113,7 @@ def _series(data: np.ndarray, scan: Scan, made: Made, grid: nib.Nifti1Image, pla
     made_of = []
     for k, place in enumerate(places):
         each = copy.deepcopy(common)
-        each.SOPInstanceUID = each.file_meta.MediaStorageSOPInstanceUID = pydicom().uid.generate_uid()
+        each.SOPInstanceUID = each.file_meta.MediaStorageSOPInstanceUID = _uid(common.SeriesInstanceUID, k)
         each.InstanceNumber = k + 1
         each.ImagePositionPatient = [f"{value:.6f}"[:16] for value in place]
         each.ImageOrientationPatient = [f"{v:.12f}"[:16] for v in (*(axes[:, 0] / sizes[0]), *(axes[:, 1] / sizes[1]))]
@@ -149,7 +150,7 @@ def _common(scan: Scan, made: Made, factor: float, top: int, mark: bool) -> Data
     each.Modality, each.Manufacturer = "MR", "MRI contrast synthesis"
     each.ManufacturerModelName = str(made.said.get("bundle", ""))[:64]
     each.SoftwareVersions = str(made.said.get("bundle_version", "unknown"))
-    each.SeriesInstanceUID = library.uid.generate_uid()
+    each.SeriesInstanceUID = _uid(sha256(made.file), scan.uid, mark)
     each.SeriesNumber = 9000 + int(first.get("SeriesNumber") or 0) % 900
     each.SeriesDescription = f"{made.target} synthesised from {', '.join(sources)}"[:64]
     each.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
@@ -169,6 +170,11 @@ def _common(scan: Scan, made: Made, factor: float, top: int, mark: bool) -> Data
     each.WindowCenter, each.WindowWidth = str(top // 2), str(max(top, 1))
     each.SourceImageSequence = [_reference(header) for header in scan.headers]
     return each
+
+
+def _uid(*of: object) -> str:
+    """The same for the same image on the same grid, so that it does not come twice into an archive."""
+    return pydicom().uid.generate_uid(entropy_srcs=[str(each) for each in of])
 
 
 def _reference(header: Dataset) -> Dataset:

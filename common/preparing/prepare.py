@@ -32,6 +32,10 @@ from .sources import find_sessions
 logger = logging.getLogger(__name__)
 
 
+class LeftOut(ValueError):
+    """Some subjects could not be prepared; the list is of the others."""
+
+
 def prepare(
     session: str | os.PathLike,
     output_dir: str | os.PathLike,
@@ -193,9 +197,7 @@ def _finish(out: Path, failed: Mapping[str, str]) -> Path:
     write_page(out / "index.html", records, failed)
     print(f"{len(records)} subjects in {written}. Look at {out / 'index.html'} before they are used.")
     if failed:
-        raise ValueError(
-            f"{len(failed)} subjects are left out: {'; '.join(f'{n}: {why}' for n, why in failed.items())}"
-        )
+        raise LeftOut(f"{len(failed)} subjects are left out: {'; '.join(f'{n}: {why}' for n, why in failed.items())}")
     return written
 
 

@@ -108,6 +108,19 @@ def test_many_subjects_in_shares_and_what_is_done_is_left(
     before = made()
     complete_folder(str(data), "made", shard=f"1/{len(names)}", again=True, **options)
     assert {name for name, when in made().items() if when != before[name]} == {names[0]}
+    before = made()
+    (tmp_path / "made" / names[1] / f"{names[1]}_FLAIR.nii.gz").unlink()
+    complete_folder(str(data), "made", **options)
+    assert {name for name, when in made().items() if when != before[name]} == {names[1]}, "whose image was gone"
+    other = shutil.copytree(data, tmp_path / "other")
+    before = made()
+    complete_folder(str(other), "made", shard="1/2", **options)
+    assert {name for name, when in made().items() if when != before[name]} == {*names[0::2]}, "other people's files"
+    before = made()
+    complete_folder(str(other), "made", shard="1/2", uncertainty=True, **options)
+    assert {name for name, when in made().items() if when != before[name]} == {*names[0::2]}, "asked for more"
+    with pytest.raises(ValueError, match="prepare all first"):
+        complete_folder(str(data), "made", shard="1/2", prepare=True, **options)
     for wrong in ("0/2", "3/2", "2", "a/b"):
         with pytest.raises(ValueError, match="it must be K/N with K from 1 to N"):
             complete_folder(str(data), "made", shard=wrong, **options)

@@ -43,7 +43,7 @@ def check(*files: str | Path, **options: Any) -> None:
         ("train.json", "train#trainer#max_epoch", "did you mean --train#trainer#max_epochs"),
         ("train.json", "train#random_transforms#0#porb", "did you mean --train#random_transforms#0#prob"),
         ("train.json", "split", "belongs to evaluate.json, inference.json"),
-        ("inference.json", "epochs", "belongs to general.json, small.json, train.json"),
+        ("inference.json", "epochs", "belongs to general.json, series.json, small.json, train.json"),
         ("train.json", "experiment_name", "There is no option --experiment_name"),
     ],
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.data.subjects import SPLITS, read_subjects
+from common.preparing.native import record_of
 from label_app.bundles import ServedBundle
 from label_app.results import Format
 from label_app.studies import Studies, unknown_image
@@ -90,7 +91,8 @@ def test_dicom_in_and_out(served: ServedBundle, tmp_path: Path):
     studies = Studies(tmp_path / "studies", tmp_path / "work")
     [(subject, entry)] = studies.entries.items()
     form = Format.of({"result_extension": ".dcm.zip"})
-    archive = form.write_dicom(*served.synthesise(studies, entry, "T1", "T2"), entry, "T1")
+    record = record_of(Path(entry["images"]["T1"]))
+    archive = form.write_dicom(*served.synthesise(studies, entry, "T1", "T2"), record, "T1")
     assert archive.name.startswith(f"{subject}_T2_") and archive.name.endswith(".dcm.zip")
     assert list(archive.parent.glob(f"{subject}_T2_*")) == [archive], "nothing else is left"
     with zipfile.ZipFile(archive) as series:
