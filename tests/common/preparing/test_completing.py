@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from common.data.finding import is_synthesised
+from common.preparing import completing
 from common.preparing.bids import bids_path, write_bids
 from common.preparing.sources import find_sessions
 from common.workflows import complete_folder
@@ -167,3 +168,23 @@ def test_unknown_grid_and_no_dicom(tmp_path: Path):
         complete_folder(str(tmp_path / "in"), str(tmp_path / "out"), on_grid="PD")
     with pytest.raises(ValueError, match=r"a was prepared from T1\.nii\.gz, no DICOM: leave out --dicom"):
         complete_folder(str(tmp_path / "in"), str(tmp_path / "out"), dicom=True)
+
+
+def test_a_subject_that_fails_keeps_nothing_from_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither in the preparation nor in the inference; all failures are told at the end."""
+
+    def failing(error: BaseException) -> Callable:
+        def call(*_: object, **__: object) -> None:
+            raise error
+
+        return call
+
+    written = []
+    monkeypatch.setattr(completing, "prepare_sessions", failing(completing.LeftOut("a is left out")))
+    monkeypatch.setattr(completing, "complete_folder", failing(SystemExit("b failed")))
+    monkeypatch.setattr(completing, "_known_before", lambda *_: None)
+    monkeypatch.setattr(completing, "made_images", lambda *_: ["c"])
+    monkeypatch.setattr(completing, "write_on_grid", lambda made, wanted: written.append((made, wanted)))
+    with pytest.raises(SystemExit, match="a is left out\nb failed"):
+        complete_folder(str(tmp_path), str(tmp_path / "out"), prepare=True, on_grid="T1")
+    assert written == [("c", "T1")]
