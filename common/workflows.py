@@ -153,8 +153,8 @@ def complete_folder(
     """Makes the sequences that subjects lack, each on its subject's own grid.
 
     Each becomes OUTPUT_DIR/<subject>/<subject>_<sequence>.nii.gz, with a sidecar that says what it was made from and by
-    which weights. The images of a subject must be registered and without skull, or are made so by --prepare. Nothing is
-    written beside the scans. Subjects that are done, by the same weights and from the same files, are left as they are.
+    which weights. The images of a subject must be registered and without skull, or are made so by --prepare. Subjects
+    that are done, by the same weights and from the same files, are left as they are.
 
     Args:
         dataset_dir: a folder with one subject's images (T1.nii.gz, T2.nii.gz ...), or with a folder per subject, or
@@ -191,9 +191,8 @@ def complete_folder(
         complete_and_write(dataset_dir, output_dir, prepare, str(on_grid or ""), dicom, str(layout or ""), what)
         return
     options |= {"weights": weights, "targets": targets, "grid": grid, "pattern": pattern, "subject_list": subject_list}
-    options["dataset#data"] = _items(shard, again, options)
-    paths = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
-    run_workflow(bundle, "inference", ["inference"], **paths, **options)
+    options |= {"dataset#data": _items(shard, again, options), "dataset_dir": str(dataset_dir)}
+    run_workflow(bundle, "inference", ["inference"], output_dir=str(output_dir), **options)
 
 
 def _items(shard: str, again: bool, options: Mapping[str, Any]) -> str:
