@@ -169,8 +169,7 @@ def complete_folder(
         subject_list: a list made by `mri-contrast list`, in place of a search.
         prepare: first bring raw scans (DICOM, or NIfTI with skull or on different grids) to OUTPUT_DIR/prepared, by
             `mri-contrast prepare` and its options, such as --spacing 1.
-        on_grid: write what is made also on an image's own grid, as it was before the preparation: native (the
-            reference's), or a sequence, such as T1.
+        on_grid: write it also on an image's grid before the preparation: native (the reference's), or a sequence's, T1.
         dicom: write what is made also as a derived DICOM series of the study, on the grid of --on_grid; "marked" writes
             SYNTHESISED into the pixels, too.
         layout: bids writes a BIDS derivative in place of a folder per subject.
