@@ -14,13 +14,16 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .description import Description
 from .scales import Scales
+
+if TYPE_CHECKING:
+    from .data.preparation import Subjects
 
 MISSING = -1.0  # the value of every voxel of a sequence that a subject does not have
 
@@ -82,16 +85,19 @@ class TranslationNetwork(nn.Module):
         return network
 
     @classmethod
-    def as_described(cls, described: Description, **given: Any) -> TranslationNetwork:
+    def as_described(cls, described: Description, subjects: Subjects | None = None, **given: Any) -> TranslationNetwork:
         """The network that weights are for, not yet with them; of a new training, the paper's.
 
         Args:
             described: says the options that are not given; those that it does not know are the class's defaults.
+            subjects: have as many sequences and frames as the network; else `given` says it.
             given: have precedence; what contradicts the description is refused when the weights are loaded.
         """
         known = inspect.signature(cls.__init__).parameters
         if unknown := [name for name in described.network if name not in known]:
             raise ValueError(f"The weights' description has {', '.join(unknown)}, which {cls.__name__} does not know.")
+        if subjects is not None:
+            given |= {"sequences": len(subjects.sequences), "frames": subjects.counts}
         return cls(**{**described.network, **given})
 
     def __init__(

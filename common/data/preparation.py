@@ -26,6 +26,7 @@ from monai.transforms import (
     SpatialPadd,
 )
 
+from ..description import Description
 from .layouts import find_subjects
 from .lesions import LesionChanneld, PartLesiond
 from .loading import LoadSubject, MarkMissingd
@@ -68,6 +69,12 @@ class Subjects:
         described: these two and all else that changes an image.
         left_right: the axis, of what the network sees, along which a head is much the same when it is flipped.
     """
+
+    @classmethod
+    def as_described(cls, described: Description, **given: Any) -> Subjects:
+        """As the network that weights are for sees them: axes and crop are as their description says."""
+        shown = {name: described.found[name] for name in ("axes", "crop") if name in described.found}
+        return cls(**{**shown, **given})
 
     def __init__(
         self,

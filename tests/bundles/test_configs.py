@@ -169,7 +169,7 @@ def test_a_configuration_holds_what_is_its_own():
         assert shared(first, second) <= 0.45 * len(telling(first)), (first, second)
     for folder in BUNDLES.glob("*/configs"):
         for first, second in combinations(("train", "inference", "evaluate"), 2):
-            assert shared(folder / f"{first}.json", folder / f"{second}.json") <= 17, (folder, first, second)
+            assert shared(folder / f"{first}.json", folder / f"{second}.json") <= 15, (folder, first, second)
 
 
 def test_no_function_is_long():
