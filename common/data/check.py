@@ -33,7 +33,8 @@ from .doubts import frame_motion, hot_voxels, misplaced, remaining_skull, uncove
 from .grids import Grid, grid_differences, same_grid
 from .images import ERROR, UNREADABLE, WARNING, Problem, image_problems, read_image, unreadable
 from .series import files_of, frame_problems
-from .subjects import FILE_FIELDS, FREE_NAMES, SPLITS, frames_in, list_of, read_subjects, some
+from .subject_validation import FILE_FIELDS, FREE_NAMES, SPLITS
+from .subjects import frames_in, list_of, read_subjects, some
 
 if TYPE_CHECKING:
     from ..translation import TranslationNetwork
