@@ -89,6 +89,15 @@ VERBS = {
     "compare": Verb(
         "evaluation.compare", "compare", "a leaderboard of runs, with paired tests", ("compare scores_a/ scores_b/",)
     ),
+    "benchmark": Verb(
+        "benchmark",
+        "benchmark",
+        "train several methods alike, and one page of their quality and cost",
+        (
+            "benchmark phantom/ contest/ --steps 2000 --bundles mri_seq2seq,mri_vq_seq2seq --truth reference",
+            "benchmark BraTS2021/ contest/ --minutes 600 --overlay none --amp bf16",
+        ),
+    ),
     "expect": Verb(
         "evaluation.expected",
         "expect",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .options import switch, words
 
 if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
     from nibabel.spatialimages import SpatialImage
 
     from .data.preparation import Subjects
@@ -109,14 +110,27 @@ def network_of(bundle: str, weights: str, **options: Any) -> tuple[TranslationNe
     Raises:
         FileNotFoundError, ValueError: no such bundle or weights.
     """
+    configuration = configuration_of(bundle, ["inference"], weights=weights, **options)
+    return configuration.get_parsed_content("network"), configuration.get_parsed_content("subjects")
+
+
+def configuration_of(bundle: str, configs: Sequence[str], **options: Any) -> ConfigParser:
+    """What `run_workflow` would run, of which parts can be taken by `get_parsed_content`.
+
+    Args:
+        bundle, configs, options: see `run_workflow`.
+
+    Raises:
+        ValueError: no such bundle or configuration.
+    """
     folder = bundle_folder(bundle)
     _found_by_import(folder)
     from .launch import merged
 
-    given = {name: value for name, value in {"weights": weights, **options}.items() if value not in (None, "")}
-    configuration = merged([str(config_file(folder, "inference"))], given)
+    given = {name: value for name, value in options.items() if value is not None and value != ""}
+    configuration = merged([str(config_file(folder, name)) for name in configs], given)
     configuration["bundle_root"] = str(folder)
-    return configuration.get_parsed_content("network"), configuration.get_parsed_content("subjects")
+    return configuration
 
 
 def config_file(folder: Path, name: str) -> Path:

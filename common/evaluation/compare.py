@@ -19,8 +19,10 @@ from .significance import Comparison, paired_tests
 DASHES = {"copy": "dot", "map": "dash"}
 
 
-def leaderboard_page(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence[Comparison]) -> str:
-    """The same and more as an HTML page: also each target, and every subject in a chart."""
+def leaderboard_sections(
+    runs: Sequence[Run], lines: Sequence[Line], tests: Sequence[Comparison]
+) -> list[tuple[str, str]]:
+    """The same and more as parts of an HTML page: also each target, and every subject in a chart."""
     overall = [line for line in lines if line.target == "all"]
     remarks = "".join(f'<p class="note">{escape(note)}</p>' for note in notes(runs, lines, tests))
     charts = "".join(f"<div>{chart(figure(overall, metric))}</div>" for metric in overall[0].values)
@@ -29,14 +31,13 @@ def leaderboard_page(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence
         f"<h3>{escape(target)}</h3>{_board([line for line in lines if line.target == target])}" for target in targets
     )
     legend = "A dot is a subject, a line the mean of a trivial rival; the weaker one appears at a click on its name."
-    sections = [
+    return [
         ("", f"<p>{escape(describe(runs))}</p>{_board(overall)}{remarks}"),
         ("Subjects", f'<p class="note">{legend}</p><div class="grid">{charts}</div>'),
         ("Paired tests", _tests(tests)),
         ("Targets", by_target),
         ("Runs", _facts(runs)),
     ]
-    return page("Leaderboard", sections)
 
 
 def _board(lines: Sequence[Line]) -> str:
@@ -133,10 +134,22 @@ def compare(
     if not isinstance(names, list | tuple):
         names = str(names).split(",")  # fire makes A,B a tuple, but "run A,run B" a string and 1 a number
     runs = read_runs([str(folder) for folder in run_dirs], convention, [str(name).strip() for name in names])
+    lines, tests = standings(runs)
+    folder = Path(str(output_dir))
+    write_standings(folder, lines, tests)
+    write_text(folder / "leaderboard.html", page("Leaderboard", leaderboard_sections(runs, lines, tests)))
+    print(f"{leaderboard_text(runs, lines, tests)}\n\nleaderboard.csv, tests.csv and leaderboard.html are in {folder}.")
+
+
+def standings(runs: Sequence[Run]) -> tuple[list[Line], list[Comparison]]:
+    """The leaderboard's lines, and the paired tests of all runs with each other."""
     lines = leaderboard(runs)
     boards = {line.name: line for line in lines if (line.target, line.method) == ("all", "network")}
-    tests = paired_tests({m: {run.name: boards[run.name].values[m] for run in runs} for m in supports(runs)})
-    folder = Path(str(output_dir))
+    return lines, paired_tests({m: {run.name: boards[run.name].values[m] for run in runs} for m in supports(runs)})
+
+
+def write_standings(folder: Path, lines: Sequence[Line], tests: Sequence[Comparison]) -> None:
+    """Writes leaderboard.csv and tests.csv."""
     prepare_folder(folder, "output_dir")
     metrics = list(lines[0].values)
     header = ["target", "name", "method", *(f"{m}_{what}" for m in metrics for what in ("mean", "std", "subjects"))]
@@ -147,5 +160,3 @@ def compare(
     ]
     write_csv(folder / "leaderboard.csv", header, rows)
     write_csv(folder / "tests.csv", Comparison._fields, tests)
-    write_text(folder / "leaderboard.html", leaderboard_page(runs, lines, tests))
-    print(f"{leaderboard_text(runs, lines, tests)}\n\nleaderboard.csv, tests.csv and leaderboard.html are in {folder}.")

@@ -154,7 +154,7 @@ def leaderboard_text(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence
     for line in lines:
         cells = [line.text(m) + "*" * (line.mean(m) == best(lines, m)) for m in metrics]
         result.append((f"{line.name:<{width}}" + "".join(f"{cell:<20}" for cell in cells)).rstrip())
-    result += ["", "Wilcoxon signed-rank over subjects, p after Holm's correction:"]
+    result += ["", "Wilcoxon signed-rank over subjects, p after Holm's correction:"] if tests else []
     for test in tests:
         difference = f"{test.difference:+.{METRICS[test.metric].digits}f}"
         result.append(
@@ -190,6 +190,8 @@ def notes(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence[Comparison
 
 def _floors(tests: Sequence[Comparison]) -> list[str]:
     """A note where no difference, however large, could reach 0.05."""
+    if not tests:
+        return []
     fewest = min(test.subjects for test in tests)
     family = len({(test.first, test.second) for test in tests})
     floor = 2.0 ** (1 - fewest)

@@ -21,6 +21,7 @@ from ..files import prepare_folder
 from .adversary import Adversary
 from .beginning import begin_with
 from .checkpoints import Checkpoints
+from .costs import StepCosts
 from .handlers import MovingAverage, ReferenceScale, Reseed, TrainingProgress
 from .optimizers import fused
 from .trainer import TranslationTrainer
@@ -143,14 +144,14 @@ def usual_handlers(
     train_handlers: Sequence[Any] = (),
 ) -> list[Any]:
     """In every epoch: randomness by the epoch's number alone, the learning rate's schedule, the weights' average, the
-    scale of the training's images, `train_handlers`, validation, a progress bar, checkpoints, curves.
+    scale of the training's images, `train_handlers`, validation, a progress bar, checkpoints, curves, costs.
 
     Args:
         average, lr_scheduler: of the network's weights; the latter counts steps, or with `epoch_level` epochs.
         evaluator: runs every `val_interval` epochs, if it has subjects; else the last weights are kept.
         randomness: of the training's images: what `set_random_state` seeds all of.
         subjects: whose preparation the weights' description tells.
-        ckpt_dir, output_dir: of checkpoints, and of curves.
+        ckpt_dir, output_dir: of checkpoints, and of curves and costs.
         seed, resume, described, save_minutes: see `Reseed` and `Checkpoints`.
         agreed: what else weights must be used with, beside what `subjects` tell.
         train_handlers: a method's own, in every process.
@@ -182,6 +183,7 @@ def usual_handlers(
         TrainingProgress(),
         checkpoints,
         *_curves(output_dir),
+        StepCosts(network, output_dir),
     ]
 
 
