@@ -168,6 +168,15 @@ def test_split_decoding_is_whole_decoding(slabs: int):
         torch.testing.assert_close(network.decode(latent, "split", slabs), whole, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("slabs", [2, 3, 9])
+def test_split_encoding_is_whole_encoding(slabs: int):
+    network = tiny(channels=(4, 8, 8)).autoencoder
+    volume = torch.randn(2, 1, 28, 12, 8)
+    with torch.no_grad():
+        whole = network.encode(volume)
+        torch.testing.assert_close(network.encode(volume, "split", slabs), whole, rtol=0, atol=1e-4)
+
+
 def test_approximate_decoding_is_near_where_statistics_are_alike():
     network = tiny().autoencoder
     latent = torch.randn(1, 3, 40, 6, 6)
