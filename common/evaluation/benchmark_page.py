@@ -108,17 +108,18 @@ def draw_methods(path: Path, scores: Mapping[str, Path], pairs: Sequence[tuple[s
     """A row per pair, its fullest axial slice: the source, the truth, then each method's image, which is scaled by the
     truth's white level in that method's training units."""
     kept = {name: _kept(folder) for name, folder in scores.items()}
-    first = next(iter(kept.values()))
-    names, axis = first["sequences"].tolist(), PLANES[0].axis
+    first, axis = next(iter(kept.values())), PLANES[0].axis
+    places = {name: {s: k for k, s in enumerate(each["sequences"].tolist())} for name, each in kept.items()}
     with style.context("dark_background"):
         figure = Figure(figsize=(1.9 * (len(kept) + 2), 2.2 * len(pairs)), layout="constrained")
         axes = figure.subplots(len(pairs), len(kept) + 2, squeeze=False)
         for row, (source, target) in zip(axes, pairs, strict=True):
-            i, j = names.index(source), names.index(target)
+            i, j = (next(iter(places.values()))[name] for name in (source, target))
             index = fullest([first["label"][j].astype(np.float32)], axis)
             shown = [(f"{source}, given", first["source"][i], white_level(first["source"][i].astype(np.float32)))]
             shown += [(f"{target}, true", first["label"][j], white_level(first["label"][j].astype(np.float32)))]
             for name, each in kept.items():
+                i, j = places[name][source], places[name][target]
                 shown.append((name, each["pred"][i, j], white_level(each["label"][j].astype(np.float32))))
             for ax, (title, volume, white) in zip(row, shown, strict=True):
                 ax.imshow(upright(volume.astype(np.float32), axis, index), cmap="gray", vmin=0, vmax=white)
