@@ -55,7 +55,8 @@ def write_page(
     Raises:
         ValueError: two were not scored alike, or no pair is made by all.
     """
-    runs, left_out = _of_shared_pairs([Run.read(name, str(path), convention) for name, path in scores.items()])
+    every = [Run.read(name, str(path), convention) for name, path in scores.items()]
+    runs, left_out = _of_shared_pairs(every)
     lines, tests = standings(runs)
     write_standings(folder, lines, tests)
     write_csv(folder / "costs.csv", ["name", *COSTS], [[name, *(of[c] for c in COSTS)] for name, of in costs.items()])
@@ -70,6 +71,9 @@ def write_page(
         ("Cost", _cost_table(costs)),
         ("Pictures", f'<img style="max-width:100%" src="data:image/png;base64,{picture}" alt="the methods\' images">'),
     ]
+    if len(most := _of_most_pairs(every)) > 1 and left_out:
+        print(leaderboard_text(most, *standings(most)) + "\n")
+        sections.append(("Those that make more", leaderboard_sections(most, *standings(most))[0][1]))
     write_text(folder / "leaderboard.html", page("Benchmark", [*sections, *others]))
     print("\n".join([leaderboard_text(runs, lines, tests), *notes, f"leaderboard.html and its files are in {folder}."]))
 
@@ -94,6 +98,13 @@ def _of_shared_pairs(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         return kept, []
     named = ", ".join(f"{source} to {target}" for source, target in sorted(shared))
     return kept, [f"Compared by what {', '.join(fewest)} can make: {named}."]
+
+
+def _of_most_pairs(runs: Sequence[Run]) -> list[Run]:
+    """The runs that made the most pairs, and the same ones."""
+    made = {run.name: {key[1:] for key in run.scores["network"]} for run in runs}
+    most = max(made.values(), key=len)
+    return [run for run in runs if made[run.name] == most]
 
 
 def _pairs(runs: Sequence[Run]) -> list[tuple[str, str]]:
