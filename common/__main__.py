@@ -107,6 +107,22 @@ VERBS = {
     "contribution": Verb(
         "evaluation.contribution", "contribution", "which sequence makes the others best", ("contribution scores/",)
     ),
+    "letters": Verb(
+        "downstream.letters",
+        "letters",
+        "what maps of imaging differentiation are worth to a classifier of letters",
+        ("letters out/ --samples 1000,3000 --size 64 --device cpu", "letters out/ --quick"),
+    ),
+    "classify": Verb(
+        "downstream.classify",
+        "classify",
+        "tell a label of subjects from their images, with and without maps, by nested cross-validation",
+        (
+            "classify phantom/ out/ --label mismatch --sequences T2,FLAIR --mask brain",
+            "classify BraTS2021/ out/ --label MGMT --table labels.csv --weights run/models/model.pt --trained_on "
+            "lists/training.json",
+        ),
+    ),
     "picture": Verb(
         "evaluation.completed", "draw_completed", "a picture of every completed subject", ("picture completed/ scans/",)
     ),
@@ -154,7 +170,7 @@ def main() -> None:
         for chatty in ("ignite", "monai", "matplotlib"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         log_above_bars()
-        if verb.module == "workflows":
+        if verb.module.startswith(("workflows", "downstream")):
             with ended_in_one_line():
                 sys.argv[1:] = taken(sys.argv[1:])
                 choose_threads(say=logging.info)

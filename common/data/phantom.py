@@ -144,6 +144,19 @@ def _add_vessels(fractions: NDArray, points: NDArray, rng: Generator, edge: floa
     _mix_in(fractions, "vessel", tube * np.clip(csf + 0.4 * grey + 0.1 * white, 0, 1))
 
 
+def _water(rng: Generator, points: NDArray) -> NDArray:
+    """The relative change of the water content at ``points`` [3, N] mm, fine and coarse."""
+    return 0.03 * sample(smooth_noise(rng, 3), points, order=3) + 0.03 * sample(smooth_noise(rng, 12), points)
+
+
+def other_texture(anatomy: Anatomy, rng: Generator) -> Anatomy:
+    """The same subject with another texture, of the same kind: an image of it differs in nothing but the pattern."""
+    points = voxel_centres(tuple(np.diag(anatomy.affine)[:3]))[:, anatomy.brain]
+    texture = np.zeros_like(anatomy.texture)
+    texture[anatomy.brain] = _water(rng, points) * (1 - anatomy.fractions[INDEX["csf"], anatomy.brain])
+    return replace(anatomy, texture=texture)
+
+
 def _three(spacing: float | Sequence[float]) -> tuple[float, float, float]:
     sizes = tuple(float(size) for size in np.ravel(spacing))
     sizes = sizes * 3 if len(sizes) == 1 else sizes
@@ -187,7 +200,7 @@ def make_anatomy(rng: Generator, *, spacing: float | Sequence[float] = 2.0) -> A
     inside /= inside.sum(axis=0)
     _add_vessels(inside, points, rng, edge)
     _add_lesions(inside, points, rng, edge)
-    water = 0.03 * sample(smooth_noise(rng, 3), points, order=3) + 0.03 * sample(smooth_noise(rng, 12), points)
+    water = _water(rng, points)
 
     fractions = np.zeros((len(TISSUES), *brain.shape), dtype=np.float32)
     fractions[:, brain] = inside
@@ -227,6 +240,7 @@ def _write_subject(
     spacing: tuple,
     one_gain: bool,
     motion: float,
+    mismatch: str,
     **scanner: float,
 ) -> dict:
     """Writes one subject's files and returns its entry in the subject list; ``scanner`` goes to ``corrupt``."""
@@ -239,6 +253,12 @@ def _write_subject(
     receiver = np.random.default_rng([seed, number, 1])
     gains = {each: stream.uniform(800, 1200) for each, stream in streams.items()}
     gains = dict.fromkeys(gains, receiver.uniform(800, 1200)) if one_gain else gains
+    anatomies = dict.fromkeys(names, anatomy)
+    if mismatch:
+        tossed = np.random.default_rng([seed, number, 3])
+        entry["labels"] = {"mismatch": int(tossed.random() < 0.5)}
+        if entry["labels"]["mismatch"]:
+            anatomies[mismatch] = other_texture(anatomy, tossed)
 
     def save(data: NDArray, suffix: str, **series: Mapping) -> str:
         path = f"{name}/{name}_{suffix}.nii.gz"
@@ -253,7 +273,7 @@ def _write_subject(
             image, reference = series[sequence]
         else:
             timing, gain = timings[sequence], np.float32(gains[sequence])
-            reference = simulate(anatomy, timing) * gain
+            reference = simulate(anatomies[sequence], timing) * gain
             image = corrupt(reference, streams[sequence], **scanner, brain=anatomy.brain)
             entry["parameters"][sequence] = {"TR": timing.tr, "TE": timing.te, "TI": timing.ti}
         told = {"frames": FRAMES.get(sequence), "acquired": ACQUIRED.get(sequence)}
@@ -305,6 +325,7 @@ def make_phantom(
     acquisitions: Mapping[str, Sequence[float]] | None = None,
     one_gain: bool = False,
     motion: float = 0.0,
+    mismatch: str = "",
 ) -> None:
     """Writes a data set of random brains as NIfTI files, with its subject list ``subjects.json``.
 
@@ -328,6 +349,8 @@ def make_phantom(
             no inversion, and names that end in Gd are acquired after gadolinium.
         one_gain: one receiver gain for all images of a subject, so that what TR, TE and TI do can be compared.
         motion: of the patient between the frames of a series, standard deviation in mm and degrees.
+        mismatch: a sequence, such as FLAIR, whose tissue has in half of the subjects another texture than the other
+            sequences show: each image alone says nothing of it, two together do. "labels" in the list say which.
 
     Raises:
         ValueError: for arguments that make no data set; nothing is written then.
@@ -337,9 +360,13 @@ def make_phantom(
     if not 0 <= bias < 1 or seed < 0 or not min(noise, motion) >= 0:
         given = f"bias={bias}, noise={noise}, motion={motion}, seed={seed}"
         raise ValueError(f"Need 0 <= bias < 1, noise >= 0, motion >= 0 and seed >= 0: {given}")
+    if mismatch and mismatch not in timings:
+        raise ValueError(f"mismatch is {mismatch!r}; it must be one of {', '.join(timings)}, and no series.")
     folder = Path(output_dir)
     entries = [
-        _write_subject(folder, number, names, timings, seed, spacing, one_gain, motion, bias=bias, noise=noise)
+        _write_subject(
+            folder, number, names, timings, seed, spacing, one_gain, motion, mismatch, bias=bias, noise=noise
+        )
         for number in bar(range(subjects), desc="simulating", unit="subjects")
     ]
     listing = {

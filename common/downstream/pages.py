@@ -67,7 +67,7 @@ def write_experiment(
     facts = [[escape(key), escape(_plain(value))] for part in known.values() for key, value in part.items()]
     whole = [
         ("", f'<p>{escape(about)}</p><p class="note">{escape(SCOPE)}</p>'),
-        ("What the paper says", _statements(statements)),
+        *([("What the paper says", _statements(statements))] if statements else []),
         *sections,
         ("How it was made", table(["", ""], facts)),
     ]
