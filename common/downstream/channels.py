@@ -79,7 +79,7 @@ def load_channels(
         _check(item, sequences, mask)
         if maps:
             item["images"] = {**item["images"], **_maps_of(maps[k], each.subject, sequences)}
-        found.append(_boxed(_scaled(loaded(item), len(sequences), normalisation), mask, spacing, roi_size))
+        found.append(_boxed(_scaled(loaded(item), sequences, normalisation), mask, spacing, roi_size))
     return torch.stack(found)
 
 
@@ -103,11 +103,12 @@ def _maps_of(folder: str, subject: str, sequences: Sequence[str]) -> dict[str, s
     return {name: str(file) for name, file in files.items()}
 
 
-def _scaled(data: dict[str, Any], count: int, normalisation: str) -> dict[str, Any]:
+def _scaled(data: dict[str, Any], sequences: Sequence[str], normalisation: str) -> dict[str, Any]:
     """Images by the rule, each map by its image's scale."""
+    count = len(sequences)
     image, maps = data["image"][:count], data["image"][count:]
     told = {"subject": data["subject"], "image": image, "available": data["available"][:count]}
-    scaled = ScaleSequencesd("image", normalisation)(told)
+    scaled = ScaleSequencesd("image", normalisation, sequences=sequences)(told)
     scale = scaled["scale"][: len(maps)].view(-1, 1, 1, 1)
     return {**data, "image": torch.cat([scaled["image"], (maps / scale).clamp(0, 1)])}
 

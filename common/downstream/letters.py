@@ -30,7 +30,16 @@ from .runs import Runs
 
 ARMS = ("images", "maps", "unseen maps", "intensity map")
 CHANCE = 1 / 26
-QUICK = {"size": 32, "samples": (100, 200), "validation": 50, "test": 100, "epochs": 2, "synthesis_epochs": 2}
+NAMES = ("x1", "x2")
+QUICK = {
+    "size": 32,
+    "samples": (100, 200),
+    "validation": 50,
+    "test": 100,
+    "epochs": 2,
+    "synthesis_epochs": 2,
+    "width": 0.25,
+}
 SHOWN = 9  # examples on the page
 PAPER = "Seq2Seq, Sec. 4 and Fig. 4"
 SAID = (
@@ -226,7 +235,7 @@ def _write(folder: Path, runs: Runs, data: _Data, options: Mapping[str, Any], se
         about=(
             f"Simulated letters of {options['size']} x {options['size']} pixels, a network of {options['bundle']}, a "
             f"ResNet-18 (width {options['width']:g}) with two heads of 26 letters, {options['test']} test images, "
-            f"{seeds} seeds: lines are means, bars the least and the largest."
+            f"{seeds} seed{'s' * (seeds != 1)}: lines are means, bars the least and the largest."
         ),
         statements=_statements(rows, options["samples"], seeds),
         sections=sections,
@@ -250,9 +259,6 @@ def _table(rows: Sequence[Mapping[str, Any]], samples: Sequence[int]) -> str:
     note = f"Mean over the seeds, and the least and the largest of them. Chance is {CHANCE:.3f}."
     header = ["channels", *(f"{count:,}: {name.upper()}" for count in samples for name in NAMES)]
     return f'<p class="note">{note}</p>{table(header, cells)}'
-
-
-NAMES = ("x1", "x2")
 
 
 def _text(values: Sequence[float]) -> str:
@@ -293,7 +299,7 @@ def _verdict(rows: Sequence[Mapping[str, Any]], arm: str, than: str, seeds: int)
         f"at {count:,} samples {', '.join(f'{np.mean(gains[count, name]):+.3f} ({name.upper()})' for name in NAMES)}"
         for count in counts
     )
-    why = f"{arm} against {than}, mean of {seeds} seeds: {told}."
+    why = f"{arm} against {than}, mean of {seeds} seed{'s' * (seeds != 1)}: {told}."
     return (None, f"{why} An order needs three seeds.") if seeds < 3 else (seen, why)
 
 
@@ -303,7 +309,7 @@ def _examples(data: _Data) -> str:
     for arm in ARMS[1:]:
         shown |= {f"{arm}, X{k + 1}": data.further[arm, "test"][:SHOWN, k] for k in range(2)}
     pictures = "".join(
-        f'<div><img src="data:image/webp;base64,{sheet(tiles)}" alt="{name}" style="width:100%;max-width:24rem"><br>'
+        f'<div><img src="data:image/webp;base64,{sheet(tiles)}" alt="{name}" style="width:100%;max-width:18rem"><br>'
         f'<span class="note">{name}</span></div>'
         for name, tiles in shown.items()
     )
