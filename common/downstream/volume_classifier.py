@@ -47,23 +47,22 @@ def volume_network(name: str, channels: int, width: float = 1.0, pretrained: str
         widen_factor=width,
     )
     if pretrained:
-        if not Path(pretrained).is_file():
-            raise ValueError(f"No weights at {pretrained}: pass another --pretrained, or none.")
-        found = read_state(pretrained)
-        found = {key.removeprefix("module."): value for key, value in found.get("state_dict", found).items()}
-        own = network.state_dict()
-        if "conv1.weight" in found:
-            found["conv1.weight"] = (
-                found["conv1.weight"].mean(1, keepdim=True).expand_as(own["conv1.weight"]) / channels
-            )
-        kept = {key: value for key, value in found.items() if not key.startswith("fc.")}
-        wrong = [
-            key for key in own if not key.startswith("fc.") and getattr(kept.get(key), "shape", ()) != own[key].shape
-        ]
-        if wrong:
-            raise ValueError(f"{pretrained} is not of a {name} of width {width:g}: {', '.join(wrong[:3])} differ.")
-        network.load_state_dict({**own, **{key: kept[key] for key in own if key in kept}})
+        _load_pretrained(network, pretrained, f"{name} of width {width:g}")
     return network
+
+
+def _load_pretrained(network: nn.Module, file: str, what: str) -> None:
+    if not Path(file).is_file():
+        raise ValueError(f"No weights at {file}: pass another --pretrained, or none.")
+    found = read_state(file)
+    found = {key.removeprefix("module."): value for key, value in found.get("state_dict", found).items()}
+    own = {key: value for key, value in network.state_dict().items() if not key.startswith("fc.") and value.ndim}
+    if "conv1.weight" in found:
+        channels = own["conv1.weight"].shape[1]
+        found["conv1.weight"] = found["conv1.weight"].mean(1, keepdim=True).repeat(1, channels, 1, 1, 1) / channels
+    if wrong := [key for key, value in own.items() if getattr(found.get(key), "shape", ()) != value.shape]:
+        raise ValueError(f"{file} is not of a {what}: {', '.join(wrong[:3])} differ.")
+    network.load_state_dict({key: found[key] for key in own}, strict=False)
 
 
 def _flipped(images: Tensor) -> Tensor:

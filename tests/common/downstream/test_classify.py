@@ -59,7 +59,7 @@ def test_classification_with_maps_and_its_second_start(folder, monkeypatch):
     assert "8 subjects of 8 people" in page and ", checked" in page and "Table 4" in page
     monkeypatch.setattr("common.downstream.classify.outer_fold", lambda *_: pytest.fail("it was done before"))
     classify(str(folder / "data"), str(folder / "out"), **run)
-    assert (folder / "out" / "classify.html").read_text() == page
+    assert json.loads((folder / "out" / "classify.json").read_text()) == record
     with pytest.raises(ValueError, match=r"seed 0, now 1"):
         classify(str(folder / "data"), str(folder / "out"), **run, seed=1)
 

@@ -42,7 +42,7 @@ def test_letters_from_the_data_to_the_page(tmp_path, monkeypatch, capsys):
     assert np.abs(images[0] - images[1]).max() > 0.1
     monkeypatch.setattr("common.downstream.letters.read_accuracy", lambda *_: pytest.fail("it was done before"))
     letters(str(tmp_path), **run)
-    assert (tmp_path / "letters.html").read_text() == page
+    assert json.loads((tmp_path / "letters.json").read_text()) == record
     with pytest.raises(ValueError, match=r"width 0\.125, now 0\.25"):
         letters(str(tmp_path), **{**run, "width": 0.25})
 
