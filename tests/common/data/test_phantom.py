@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from common.data.mr_signal import FSE9, PRESETS, TISSUES, Acquisition
-from common.data.phantom import INDEX, make_anatomy, make_phantom, simulate
+from common.data.phantom import INDEX, make_anatomy, make_phantom, other_texture, simulate
 from common.data.subjects import read_subjects
 from common.data.template import GRID, random_deformation, tissue_maps
 
@@ -231,6 +231,7 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
         ({"bias": 1.5}, "bias=1.5"),
         ({"motion": -1}, "motion=-1"),
         ({"seed": -1}, "seed=-1"),
+        ({"mismatch": "PD"}, "mismatch is 'PD'; it must be one of T1, T1Gd, T2, FLAIR"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
@@ -250,3 +251,23 @@ def test_nine_spin_echoes_of_one_gain(tmp_path):
         exact = simulate(anatomy, FSE9[name])
         gains.append(np.median(nib.load(file).get_fdata()[exact > 0.01] / exact[exact > 0.01]))
     assert np.allclose(gains, gains[0], rtol=1e-4) and 800 <= gains[0] <= 1200
+
+
+def test_a_mismatch_shows_in_no_image_alone(anatomy):
+    white = anatomy.tissue == 3
+    t2, flair = (simulate(anatomy, name)[white] for name in ("T2", "FLAIR"))
+    other = simulate(other_texture(anatomy, rng(9)), "FLAIR")[white]
+    assert np.corrcoef(t2, flair)[0, 1] > np.corrcoef(t2, other)[0, 1] + 0.2
+    assert other.mean() == pytest.approx(flair.mean(), rel=0.01) and other.std() == pytest.approx(flair.std(), rel=0.2)
+
+
+def test_subjects_with_a_mismatch_are_told_by_the_list(tmp_path):
+    for name, mismatch in (("plain", ""), ("labelled", "FLAIR")):
+        make_phantom(tmp_path / name, 2, sequences="T2,FLAIR", spacing=10, seed=2, mismatch=mismatch)
+    plain, labelled = (json.loads((tmp_path / name / "subjects.json").read_text()) for name in ("plain", "labelled"))
+    labels = [entry["labels"]["mismatch"] for entry in entries(labelled)]
+    assert set(labels) == {0, 1} and "labels" not in entries(plain)[0]
+    for entry, label in zip(entries(labelled), labels, strict=True):
+        for name, is_other in (("T2", False), ("FLAIR", label == 1)):
+            both = [load(tmp_path / folder / entry["reference"][name]) for folder in ("plain", "labelled")]
+            assert np.array_equal(*both) is not is_other
