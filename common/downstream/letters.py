@@ -30,6 +30,7 @@ from .runs import Runs
 
 ARMS = ("images", "maps", "unseen maps", "intensity map")
 CHANCE = 1 / 26
+BATCH = 10  # images of a step of the network's training
 NAMES = ("x1", "x2")
 QUICK = {
     "size": 32,
@@ -149,7 +150,7 @@ def _maps(folder: Path, name: str, options: Mapping[str, Any], device: str) -> t
         del counts["test"]
     if not (data / "subjects.json").is_file():
         write_letters(data, options["size"], counts, options["seed"] * 2 + (name == "unseen"))
-    size, epochs = options["size"], options["synthesis_epochs"]
+    size, epochs = options["size"], options["synthesis_epochs"] * STACK // BATCH
     workflows.train(
         bundle,
         str(data),
@@ -160,7 +161,7 @@ def _maps(folder: Path, name: str, options: Mapping[str, Any], device: str) -> t
         slices=1,
         roi_size=[size, size, 1],
         divisible=[4, 4, 1],
-        samples_per_subject=STACK,
+        samples_per_subject=BATCH,
         val_interval=epochs,
         device=f"$torch.device('{device}')",
         seed=options["seed"],
