@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import workflows
 from ..data.subjects import list_of, read_subjects
 from ..inference.weights import sha256
-from ..options import switch, words
+from ..options import switch, with_defaults, words
 from .channels import load_channels, map_file
 from .devices import chosen_device
 from .folds import Estimate, auc_difference, classification_scores, is_at_chance, person_folds
@@ -26,6 +26,13 @@ from .pages import Statement, chart, interval_figure, table, write_experiment
 from .runs import Runs
 from .volume_classifier import outer_fold
 
+BOX = ("sequences", "roi_size", "mask", "spacing", "grid", "normalisation")
+FURTHER = {
+    **{"positive": "1", "bundle": "", "subject_list": "", "device": "", "amp": ""},
+    **{"roi_size": (96, 96, 96), "spacing": 0, "grid": "", "normalisation": "trimmed_mean"},
+    **{"network": "resnet18", "pretrained": "", "width": 1.0, "folds": 5, "inner_folds": 4},
+    **{"epochs": 50, "learning_rates": (1e-3, 1e-4), "batch_size": 8},
+}
 QUICK = {"folds": 2, "inner_folds": 2, "epochs": 1, "learning_rates": [1e-3], "width": 0.125, "network": "resnet10"}
 PAPER = "Seq2Seq, Table 4 (MGMT, 574 subjects of BraTS 2021)"
 SAID = (
@@ -48,98 +55,65 @@ def classify(
     *,
     label: str,
     table: str = "",
-    positive: str = "1",
     sequences: str | Sequence[str] = (),
     maps: str | Sequence[str] = (),
     weights: str | Sequence[str] = (),
     trained_on: str | Sequence[str] = (),
-    bundle: str = "",
     split: str = "all",
-    subject_list: str = "",
     mask: str = "",
-    roi_size: Sequence[int] = (96, 96, 96),
-    spacing: float = 0,
-    grid: str = "",
-    normalisation: str = "trimmed_mean",
-    network: str = "resnet18",
-    pretrained: str = "",
-    width: float = 1.0,
-    folds: int = 5,
-    inner_folds: int = 4,
-    epochs: int = 50,
-    learning_rates: float | Sequence[float] = (1e-3, 1e-4),
-    batch_size: int = 8,
-    amp: str = "",
-    device: str = "",
     seed: int = 0,
     quick: bool = False,
+    **options: Any,
 ) -> None:
     """Tells a label of subjects from their images by a 3D ResNet, with and without maps, in nested cross-validation.
 
-    People, not subjects, are divided into folds: visits of one person stay together. The inner folds choose epoch and
-    learning rate, the outer ones are scored, pooled, with intervals over people. Writes classify.html, classify.csv and
-    classify.json; the same command goes on where it was stopped.
+    Visits of one person stay in one fold. The inner folds choose epoch and learning rate, the outer ones are scored.
+    Writes classify.html, classify.csv and classify.json; the same command goes on where it was stopped.
 
     Args:
-        dataset_dir: the folder that holds the subject list.
-        output_dir: folder for all of it.
+        dataset_dir, output_dir: the folder that holds the subject list, and one for all that is made.
         label: a column of --table, or one of each subject's "labels" in the list. "coin" is tossed for each person if
             there is none: a label that no image can tell, by which a leak is found.
         table: a CSV file with the columns subject and LABEL, and perhaps person.
-        positive: the value of the label that counts as 1.
         sequences: such as T2,FLAIR; by default all of the list.
         maps: the folder that `run differentiation` wrote; several, if several networks made them.
-        weights: or the file of a network's weights, one or several, by which the maps are made first.
+        weights: or a network's, from one file or several, by which the maps are made first; --bundle says whose.
         trained_on: for each of these the subject list that its network was trained on, so that nobody's map comes from
             a network that saw them; "none" where you vouch for it, which the page says.
-        bundle: whose weights they are, such as mri_seq2seq.
         split: whose subjects are classified: training, validation, test or all.
-        subject_list: another list than the folder's own.
-        mask: a mask, such as lesion, round whose middle a box is cropped.
-        roi_size: of the box, in voxels.
-        spacing: in mm, to which images are resampled first.
-        grid: the sequence onto whose grid the others are resampled, where they lie on different ones.
-        normalisation: how images are brought to [0, 1].
-        network: resnet10, resnet18, resnet34 or resnet50.
-        pretrained: a file of MedicalNet's weights to begin with; by default it begins from scratch.
-        width: of its layers, 1 being its own.
-        folds, inner_folds: of the two levels.
-        epochs: of each training, of which the best is kept.
-        learning_rates: one or several to choose from.
-        batch_size: of the classifier.
-        amp: bf16 for mixed precision.
-        device: such as cuda:0 or cpu; by default a GPU where there is one.
+        mask: a mask, such as lesion, round whose middle a box of --roi_size 96,96,96 voxels is cropped.
         seed: of all of it.
         quick: a small run that shows that all works, and nothing else.
+        options: further ones. --positive 1 is the label's value that counts as 1. --subject_list is another list,
+            --grid T1 resamples to an image's grid, --spacing 2 to mm, --normalisation trimmed_mean scales. The network
+            is --network resnet18, from scratch or --pretrained FILE (MedicalNet), of --width 1, trained in --folds 5
+            and --inner_folds 4 for --epochs 50, with --learning_rates 1e-3,1e-4 to choose from, --batch_size 8, --amp
+            bf16 and --device cpu.
 
     Raises:
         FileNotFoundError, ValueError: what is wrong with the data or the options, such as maps of who was trained on.
     """
-    paths = {"dataset_dir": str(dataset_dir), "subject_list": str(subject_list)}
-    sequences = words(sequences) or read_subjects(list_of(*paths.values()))["sequences"]
-    labelled = read_labels(**paths, split=split, label=str(label), table=table, positive=str(positive), seed=seed)
-    options: dict[str, Any] = {"network": network, "pretrained": pretrained, "width": width, "amp": amp}
-    options |= {"epochs": epochs, "batch_size": batch_size, "folds": folds, "inner_folds": inner_folds}
-    options["learning_rates"] = [float(rate) for rate in np.ravel(learning_rates)]
-    options |= QUICK if switch(quick, "quick") else {}
-    box = {"sequences": sequences, "roi_size": list(roi_size), "mask": mask, "spacing": spacing, "grid": grid}
-    box["normalisation"] = normalisation
-    device = chosen_device(device)
+    told = with_defaults(FURTHER, options)
+    device, positive, bundle = chosen_device(told.pop("device")), str(told.pop("positive")), told.pop("bundle")
+    paths = {"dataset_dir": str(dataset_dir), "subject_list": str(told.pop("subject_list"))}
+    labelled = read_labels(**paths, split=split, label=str(label), table=table, positive=positive, seed=seed)
+    told["learning_rates"] = [float(rate) for rate in np.ravel(told["learning_rates"])]
+    told |= {"label": label, "split": split, "seed": seed, "mask": mask, **(QUICK if switch(quick, "quick") else {})}
+    told["sequences"] = words(sequences) or read_subjects(list_of(*paths.values()))["sequences"]
     networks = (words(maps), words(weights), words(trained_on))
-    made = _maps(labelled, Path(output_dir), *networks, bundle, device, {**paths, "split": split, "grid": grid})
-    known = {"label": label, "split": split, "seed": seed, **box, **options}
-    known |= {"subjects_sha256": hashlib.sha256(json.dumps(labelled).encode()).hexdigest()}
-    known |= {"maps": made.origin, "weights_sha256": made.weights_sha256} if made else {}
-    known |= {"pretrained_sha256": sha256(pretrained)} if pretrained else {}
-    runs = Runs(output_dir, known)
-    images = load_channels(labelled, made.folders if made else (), **paths, **box)
-    arms = {"images": slice(len(sequences)), **({"images and maps": slice(None)} if made else {})}
-    probabilities = {
-        arm: _cross_validated(runs, arm, images[:, channels], labelled, options, seed, device)
-        for arm, channels in arms.items()
-    }
-    page = _write(Path(output_dir), runs, labelled, probabilities, made)
-    print(f"classify.csv, classify.json and {page} are written.")
+    made = _maps(labelled, Path(output_dir), *networks, bundle, device, {**paths, "split": split, "grid": told["grid"]})
+    runs = Runs(output_dir, {**told, **_origin(labelled, made, told["pretrained"])})
+    images = load_channels(labelled, made.folders if made else (), **paths, **{name: told[name] for name in BOX})
+    arms = {"images": slice(len(told["sequences"])), **({"images and maps": slice(None)} if made else {})}
+    found = {arm: _cross_validated(runs, arm, images[:, rows], labelled, told, device) for arm, rows in arms.items()}
+    print(f"classify.csv, classify.json and {_write(Path(output_dir), runs, labelled, found, made)} are written.")
+
+
+def _origin(labelled: Sequence[Labelled], maps: Maps | None, pretrained: str) -> dict[str, Any]:
+    """What else a result depends on: who has which label, and by which weights the maps were made."""
+    known: dict[str, Any] = {"subjects_sha256": hashlib.sha256(json.dumps(labelled).encode()).hexdigest()}
+    known |= {"maps": maps.origin, "weights_sha256": maps.weights_sha256} if maps else {}
+    return known | ({"pretrained_sha256": sha256(pretrained)} if pretrained else {})
 
 
 def _maps(
@@ -206,12 +180,14 @@ def _cross_validated(
     images: Tensor,
     labelled: Sequence[Labelled],
     options: Mapping[str, Any],
-    seed: int,
     device: str,
 ) -> NDArray:
     """The probability [N] of each subject, by networks that saw nobody of its outer fold, the same in all arms."""
     labels, people = np.array([each.label for each in labelled]), [each.person for each in labelled]
-    folds = person_folds(people, labels, options["folds"], np.random.default_rng(seed))
+    seed, folds = (
+        options["seed"],
+        person_folds(people, labels, options["folds"], np.random.default_rng(options["seed"])),
+    )
     found = np.empty(len(labels))
     for k in range(options["folds"]):
         test = folds == k

@@ -7,6 +7,7 @@ network that never saw these, and `intensity map`, what the best map of grey lev
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from .. import workflows
 from ..evaluation.rivals import IntensityMap
 from ..evaluation.sprites import sheet
 from ..inference.weights import sha256
-from ..options import switch, words
+from ..options import switch, with_defaults, words
 from .devices import chosen_device
 from .letter_classifier import read_accuracy
 from .letter_images import SEQUENCES, STACK, read_letters, read_maps, write_letters
@@ -32,9 +33,10 @@ ARMS = ("images", "maps", "unseen maps", "intensity map")
 CHANCE = 1 / 26
 BATCH = 10  # images of a step of the network's training
 NAMES = ("x1", "x2")
+FURTHER = {"overlay": "small", "validation": 1000, "batch_size": 128, "learning_rate": 1e-3, "width": 1.0, "amp": ""}
 QUICK = {
     "size": 32,
-    "samples": (100, 200),
+    "samples": [100, 200],
     "validation": 50,
     "test": 100,
     "epochs": 2,
@@ -54,20 +56,15 @@ def letters(
     *,
     size: int = 128,
     samples: int | Sequence[int] = (3000, 5000, 7000, 9000),
-    validation: int = 1000,
     test: int = 10000,
     epochs: int = 30,
-    batch_size: int = 128,
-    learning_rate: float = 1e-3,
-    width: float = 1.0,
     seeds: int = 3,
     bundle: str = "",
-    overlay: str | Sequence[str] = "small",
     synthesis_epochs: int = 10,
-    amp: str = "",
     device: str = "",
     seed: int = 0,
     quick: bool = False,
+    **options: Any,
 ) -> None:
     """Letters in two "sequences": how much better a ResNet-18 tells them with imaging-differentiation maps.
 
@@ -79,51 +76,52 @@ def letters(
         output_dir: folder for all of it.
         size: width and height of an image in pixels.
         samples: numbers of training images, such as 1000,3000; the network trains on as many as the largest.
-        validation: images that the network's weights are chosen by.
         test: images that the classifiers are scored on.
         epochs: how often the classifier sees the largest number of images; of fewer it sees each more often.
-        batch_size, learning_rate: of the classifier.
-        width: of the classifier's layers, 1 being ResNet-18's own.
         seeds: how many classifiers are trained of each kind, each on another draw of the training images.
         bundle: whose network makes the maps, such as mri_seq2seq.
-        overlay: configurations that change its training, by name or file.
         synthesis_epochs: how often it sees its images.
-        amp: bf16 for mixed precision.
         device: such as cuda:0 or cpu; by default a GPU where there is one.
         seed: of all of it.
         quick: a small run that shows that all works, and nothing else.
+        options: further ones. --overlay small are configurations that change the network's training, by name or file,
+            --validation 1000 images that its weights are chosen by. Of the classifier are --batch_size 128,
+            --learning_rate 0.001, --width 1, of its layers, ResNet-18's own being 1, and --amp bf16, mixed precision.
 
     Raises:
         ValueError: options that make no experiment, or a folder with results of others.
     """
-    options = {"size": size, "samples": _numbers(samples), "validation": validation, "test": test, "epochs": epochs}
-    options |= {"batch_size": batch_size, "learning_rate": learning_rate, "width": width, "amp": amp, "seed": seed}
-    options |= {"bundle": workflows.bundle_folder(bundle).name, "overlay": words(overlay)}
-    options["synthesis_epochs"] = synthesis_epochs
-    if switch(quick, "quick"):
-        options |= QUICK | {"samples": list(QUICK["samples"])}
-    _check(options, seeds)
-    runs = Runs(output_dir, options)
-    folder, device = Path(output_dir), chosen_device(device)
-    maps = {"maps": _maps(folder, "seen", options, device), "unseen maps": _maps(folder, "unseen", options, device)}
+    told = {"size": size, "samples": _numbers(samples), "test": test, "epochs": epochs, "seed": seed}
+    told |= {"bundle": workflows.bundle_folder(bundle).name, "synthesis_epochs": synthesis_epochs}
+    told |= with_defaults(FURTHER, options)
+    told["overlay"] = words(told["overlay"])
+    told |= QUICK if switch(quick, "quick") else {}
+    _check(told, seeds)
+    runs, folder, device = Runs(output_dir, told), Path(output_dir), chosen_device(device)
+    maps = {"maps": _maps(folder, "seen", told, device), "unseen maps": _maps(folder, "unseen", told, device)}
     runs.settings["weights_sha256"] = {arm: sha256(file) for arm, (file, _) in maps.items()}
     data = _Data(folder / "seen", {arm: made for arm, (_, made) in maps.items()})
-    steps = options["epochs"] * -(-max(options["samples"]) // batch_size)
+    _run_arms(runs, data, told, seeds, device)
+    print(f"letters.csv, letters.json and {_write(folder, runs, data, told, seeds)} are written.")
+
+
+def _run_arms(runs: Runs, data: _Data, options: Mapping[str, Any], seeds: int, device: str) -> None:
+    """All arms of a number of images and a seed have the same images."""
+    most = max(options["samples"])
+    steps = options["epochs"] * -(-most // options["batch_size"])
     chosen = {**{name: options[name] for name in ("batch_size", "learning_rate", "width", "amp")}, "steps": steps}
-    for count in options["samples"]:
-        for number in range(seeds):
-            order = np.random.default_rng([seed, number]).permutation(max(options["samples"]))[:count]
-            for arm in ARMS:
-                training, tested = data.channels("training", arm, order), data.channels("test", arm)
-                runs(
-                    f"{arm.replace(' ', '_')}/{count}_{number}",
-                    lambda a=training, b=tested, k=number: read_accuracy(a, b, chosen, seed + k, device),
-                    arm=arm,
-                    samples_used=count,
-                    number=number,
-                )
-    page = _write(folder, runs, data, options, seeds)
-    print(f"letters.csv, letters.json and {page} are written.")
+    for count, number, arm in itertools.product(options["samples"], range(seeds), ARMS):
+        rows = np.random.default_rng([options["seed"], number]).permutation(most)[:count]
+
+        def run(arm: str = arm, rows: NDArray = rows, number: int = number) -> dict[str, Any]:
+            parts = data.channels("training", arm, rows), data.channels("test", arm)
+            return read_accuracy(*parts, chosen, options["seed"] + number, device)
+
+        runs(_name(arm, count, number), run, arm=arm, samples_used=count, number=number)
+
+
+def _name(arm: str, count: int, number: int) -> str:
+    return f"{arm.replace(' ', '_')}/{count}_{number}"
 
 
 def _numbers(samples: int | str | Sequence[int]) -> list[int]:
@@ -219,7 +217,7 @@ def _write(folder: Path, runs: Runs, data: _Data, options: Mapping[str, Any], se
         for arm in ARMS
         for count in options["samples"]
         for number in range(seeds)
-        for found in [runs.results[f"{arm.replace(' ', '_')}/{count}_{number}"]["accuracy"]]
+        for found in [runs.results[_name(arm, count, number)]["accuracy"]]
     ]
     figures = "".join(
         f"<div>{chart(curve_figure(_curves(rows, name), 'training images', f'accuracy, letter of {label}'))}</div>"
