@@ -311,6 +311,11 @@ def _timings(sequences: str | Sequence[str], acquisitions: Mapping | None) -> tu
     return names, {name: resolve(name, acquisitions) for name in names if name not in SERIES}
 
 
+def _check_mismatch(mismatch: str, timings: Mapping[str, Acquisition]) -> None:
+    if mismatch and mismatch not in timings:
+        raise ValueError(f"mismatch is {mismatch!r}; it must be one of {', '.join(timings)}, and no series.")
+
+
 def make_phantom(
     output_dir: str | Path,
     subjects: int = 20,
@@ -360,20 +365,13 @@ def make_phantom(
     if not 0 <= bias < 1 or seed < 0 or not min(noise, motion) >= 0:
         given = f"bias={bias}, noise={noise}, motion={motion}, seed={seed}"
         raise ValueError(f"Need 0 <= bias < 1, noise >= 0, motion >= 0 and seed >= 0: {given}")
-    if mismatch and mismatch not in timings:
-        raise ValueError(f"mismatch is {mismatch!r}; it must be one of {', '.join(timings)}, and no series.")
-    folder = Path(output_dir)
+    _check_mismatch(mismatch, timings)
+    folder, more = Path(output_dir), (one_gain, motion, mismatch)
     entries = [
-        _write_subject(
-            folder, number, names, timings, seed, spacing, one_gain, motion, mismatch, bias=bias, noise=noise
-        )
+        _write_subject(folder, number, names, timings, seed, spacing, *more, bias=bias, noise=noise)
         for number in bar(range(subjects), desc="simulating", unit="subjects")
     ]
-    listing = {
-        "name": "phantom (simulated)",
-        "sequences": names,
-        "training": entries[:training],
-        "validation": entries[training : training + validating],
-        "test": entries[training + validating :],
-    }
+    parts = {"training": entries[:training], "validation": entries[training : training + validating]}
+    parts["test"] = entries[training + validating :]
+    listing = {"name": "phantom (simulated)", "sequences": names, **parts}
     write_text(folder / "subjects.json", json.dumps(listing, indent=2) + "\n")
