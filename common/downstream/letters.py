@@ -31,9 +31,13 @@ from .runs import Runs
 
 ARMS = ("images", "maps", "unseen maps", "intensity map")
 CHANCE = 1 / 26
+READ = "@subjects.items('training') + @subjects.items('test')"  # no classifier sees the others
 BATCH = 10  # images of a step of the network's training
 NAMES = ("x1", "x2")
-FURTHER = {"overlay": "small", "validation": 1000, "batch_size": 128, "learning_rate": 1e-3, "width": 1.0, "amp": ""}
+FURTHER = {
+    **{"overlay": "small", "synthesis_learning_rate": 1e-3, "validation": 1000},
+    **{"batch_size": 128, "learning_rate": 1e-3, "width": 1.0, "amp": ""},
+}
 QUICK = {
     "size": 32,
     "samples": [100, 200],
@@ -85,8 +89,9 @@ def letters(
         seed: of all of it.
         quick: a small run that shows that all works, and nothing else.
         options: further ones. --overlay small are configurations that change the network's training, by name or file,
-            --validation 1000 images that its weights are chosen by. Of the classifier are --batch_size 128,
-            --learning_rate 0.001, --width 1, of its layers, ResNet-18's own being 1, and --amp bf16, mixed precision.
+            --synthesis_learning_rate 0.001 is its own, --validation 1000 images are those that its weights are chosen
+            by. Of the classifier are --batch_size 128, --learning_rate 0.001, --width 1, of its layers, ResNet-18's own
+            being 1, and --amp bf16, mixed precision.
 
     Raises:
         ValueError: options that make no experiment, or a folder with results of others.
@@ -160,6 +165,7 @@ def _maps(folder: Path, name: str, options: Mapping[str, Any], device: str) -> t
         roi_size=[size, size, 1],
         divisible=[4, 4, 1],
         samples_per_subject=BATCH,
+        learning_rate=options["synthesis_learning_rate"],
         val_interval=epochs,
         device=f"$torch.device('{device}')",
         seed=options["seed"],
@@ -174,7 +180,7 @@ def _maps(folder: Path, name: str, options: Mapping[str, Any], device: str) -> t
         output_dir=str(made),
         weights=str(weights),
         device=f"$torch.device('{device}')",
-        **{"dataset#data": "$@saver.left(@subjects.items(@split), 'maps')", "saver#pictures": False},
+        **{"dataset#data": f"$@saver.left({READ}, 'maps')", "saver#pictures": False},
     )
     return weights, made
 
