@@ -18,6 +18,7 @@ from .. import workflows
 from ..data.subjects import list_of, read_subjects
 from ..inference.weights import sha256
 from ..options import switch, with_defaults, words
+from ..progress import bar
 from .channels import load_channels, map_file
 from .devices import chosen_device
 from .folds import Estimate, auc_difference, classification_scores, is_at_chance, person_folds
@@ -189,7 +190,7 @@ def _cross_validated(
         person_folds(people, labels, options["folds"], np.random.default_rng(options["seed"])),
     )
     found = np.empty(len(labels))
-    for k in range(options["folds"]):
+    for k in bar(range(options["folds"]), desc=f"classifying by {arm}", unit="folds"):
         test = folds == k
         name = f"{arm.replace(' ', '_')}/fold_{k}"
         made = runs(

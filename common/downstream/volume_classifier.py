@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..inference.weights import read_state
+from ..progress import bar
 from .devices import autocast
 from .folds import auc, person_folds
 
@@ -152,7 +153,7 @@ def outer_fold(
     folds = person_folds([people[k] for k in inner], labels[inner], options["inner_folds"], np.random.default_rng(seed))
     aucs: dict[float, list[float]] = {}
     found: dict[float, list[NDArray]] = {}
-    for k in range(options["inner_folds"]):
+    for k in bar(range(options["inner_folds"]), desc="inner folds", unit="folds", leave=False):
         torch.manual_seed(seed * 100 + k)
         first = volume_network(options["network"], images.shape[1], options["width"], options["pretrained"])
         parts = [(images[rows], labels[rows]) for rows in (inner[folds != k], inner[folds == k])]
