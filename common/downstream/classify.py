@@ -35,6 +35,7 @@ FURTHER = {
     **{"epochs": 50, "learning_rates": (1e-3, 1e-4), "batch_size": 8},
 }
 QUICK = {"folds": 2, "inner_folds": 2, "epochs": 1, "learning_rates": [1e-3], "width": 0.125, "network": "resnet10"}
+NAMES = {"auc": "AUC", "ppv": "PPV", "npv": "NPV", "calibration_error": "calibration error"}
 PAPER = "Seq2Seq, Table 4 (MGMT, 574 subjects of BraTS 2021)"
 SAID = (
     "Maps beside the images raise the AUC: 0.563 to 0.575 (T1, T2), 0.573 to 0.585 (T1Gd, FLAIR), 0.565 to 0.588 "
@@ -242,15 +243,15 @@ def _known(number: Estimate) -> dict[str, float | None]:
 
 
 def _scores(scores: Mapping[str, Mapping[str, Estimate]], gain: Estimate | None) -> str:
-    cells = [[arm, *(_text(number) for number in found.values())] for arm, found in scores.items()]
-    header = ["channels", *(name.replace("_", " ") for name in next(iter(scores.values())))]
+    names = list(next(iter(scores.values())))
+    cells = [[NAMES.get(name, name), *(_text(found[name]) for found in scores.values())] for name in names]
     figure = interval_figure({arm: found["auc"] for arm, found in scores.items()}, "AUC", 0.5)
     note = (
         "Outer folds pooled; 95 % percentile intervals over people, drawn 2,000 times with replacement. A subject is "
         "called 1 from a probability of 0.5 on. The calibration error is the expected one over ten bins."
     )
     told = f"<p>AUC with maps less AUC without, the same people drawn: {_text(gain, signed=True)}.</p>" if gain else ""
-    return f'{chart(figure)}{table(header, cells)}<p class="note">{note}</p>{told}'
+    return f'{chart(figure)}{table(["", *scores], cells)}<p class="note">{note}</p>{told}'
 
 
 def _text(number: Estimate, signed: bool = False) -> str:
@@ -269,6 +270,6 @@ def _statements(label: str, scores: Mapping[str, Any], gain: Estimate | None) ->
         statements.append(Statement("Not in the paper", said, not wrong, why))
     elif gain:
         clear = gain.low > 0 or gain.high < 0
-        why = f"The difference of the AUCs is {_text(gain, signed=True)}" + ("." if clear else ", and 0 is among it.")
+        why = f"The difference of the AUCs is {_text(gain, signed=True)}" + ("." if clear else ", and 0 is in it.")
         statements.append(Statement(PAPER, SAID, gain.low > 0 if clear else None, why))
     return statements
