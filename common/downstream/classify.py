@@ -8,21 +8,21 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import workflows
 from ..data.subjects import list_of, read_subjects
 from ..inference.weights import sha256
 from ..options import switch, with_defaults, words
 from ..progress import bar
-from .channels import load_channels, map_file
+from .channels import load_channels
 from .devices import chosen_device
 from .folds import Estimate, auc_difference, classification_scores, is_at_chance, person_folds
-from .labels import COIN, Labelled, people_seen, read_labels, unseen_by
+from .labels import COIN, Labelled, read_labels
+from .map_sources import Maps, maps_of
 from .pages import Statement, chart, interval_figure, table, write_experiment
 from .runs import Runs
 from .volume_classifier import outer_fold
@@ -41,14 +41,6 @@ SAID = (
     "Maps beside the images raise the AUC: 0.563 to 0.575 (T1, T2), 0.573 to 0.585 (T1Gd, FLAIR), 0.565 to 0.588 "
     "(all), with standard deviations of 0.020 to 0.040 over folds and no test of the differences."
 )
-
-
-class Maps(NamedTuple):
-    """Where each subject's maps lie, and in words whom their networks saw."""
-
-    folders: list[str]
-    origin: str
-    weights_sha256: list[str]
 
 
 def classify(
@@ -102,8 +94,9 @@ def classify(
     told["learning_rates"] = [float(rate) for rate in np.ravel(told["learning_rates"])]
     told |= {"label": label, "split": split, "seed": seed, "mask": mask, **(QUICK if switch(quick, "quick") else {})}
     told["sequences"] = words(sequences) or read_subjects(list_of(*paths.values()))["sequences"]
-    networks = (words(maps), words(weights), words(trained_on))
-    made = _maps(labelled, Path(output_dir), *networks, bundle, device, {**paths, "split": split, "grid": told["grid"]})
+    making = {"output_dir": Path(output_dir), "bundle": bundle, "device": device, **paths}
+    making |= {"split": split, "grid": told["grid"]}
+    made = maps_of(labelled, words(maps), words(weights), words(trained_on), **making)
     runs = Runs(output_dir, {**told, **_origin(labelled, made, told["pretrained"])})
     images = load_channels(labelled, made.folders if made else (), **paths, **{name: told[name] for name in BOX})
     arms = {"images": slice(len(told["sequences"])), **({"images and maps": slice(None)} if made else {})}
@@ -114,66 +107,8 @@ def classify(
 def _origin(labelled: Sequence[Labelled], maps: Maps | None, pretrained: str) -> dict[str, Any]:
     """What else a result depends on: who has which label, and by which weights the maps were made."""
     known: dict[str, Any] = {"subjects_sha256": hashlib.sha256(json.dumps(labelled).encode()).hexdigest()}
-    known |= {"maps": maps.origin, "weights_sha256": maps.weights_sha256} if maps else {}
+    known |= {"weights_sha256": maps.weights_sha256, "vouched": maps.is_vouched} if maps else {}
     return known | ({"pretrained_sha256": sha256(pretrained)} if pretrained else {})
-
-
-def _maps(
-    labelled: Sequence[Labelled],
-    folder: Path,
-    maps: Sequence[str],
-    weights: Sequence[str],
-    trained_on: Sequence[str],
-    bundle: str,
-    device: str,
-    paths: Mapping[str, str],
-) -> Maps | None:
-    """Of each subject, the maps by a network that did not see its person.
-
-    Raises:
-        ValueError: it is not said whom the networks saw, or there is a subject whom all of them saw.
-    """
-    if maps and weights:
-        raise ValueError(f"Both maps {', '.join(maps)} and weights {', '.join(weights)}: give one of them.")
-    networks = maps or weights
-    if not networks:
-        return None
-    if len(trained_on) != len(networks):
-        raise ValueError(
-            f"{len(networks)} networks made the maps ({', '.join(networks)}), and --trained_on names {len(trained_on)} "
-            "lists: for each give the subject list that its network was trained on, or none, for which you vouch."
-        )
-    seen = [set() if each == "none" else people_seen(each) for each in trained_on]
-    chosen = unseen_by(labelled, seen)
-    if weights:
-        maps = [_made(file, folder / f"maps_{k}", bundle, device, paths) for k, file in enumerate(weights)]
-    told = [
-        "of people unknown to it, by the word of whoever ran this" if each == "none" else f"trained on {each}, checked"
-        for each in trained_on
-    ]
-    sums = [sha256(file) for file in weights] or [_made_by(Path(each), labelled[0].subject) for each in maps]
-    return Maps([maps[k] for k in chosen], "; ".join(told), sums)
-
-
-def _made(weights: str, folder: Path, bundle: str, device: str, paths: Mapping[str, str]) -> str:
-    workflows.run_workflow(
-        workflows.bundle_folder(bundle).name,
-        "differentiation",
-        ["inference", "differentiation"],
-        **paths,
-        output_dir=str(folder),
-        weights=weights,
-        device=f"$torch.device('{device}')",
-        **{"dataset#data": "$@saver.left(@subjects.items(@split), 'maps')", "saver#pictures": False},
-    )
-    return str(folder)
-
-
-def _made_by(folder: Path, subject: str) -> str:
-    """The sha256 of the weights, as a map's sidecar tells it."""
-    sidecars = sorted((folder / subject).glob(map_file("", "*", "*").name.replace(".nii.gz", ".json")))
-    found = json.loads(sidecars[0].read_text(encoding="utf-8")) if sidecars else {}
-    return found.get("weights_sha256", "unknown")
 
 
 def _cross_validated(
@@ -186,10 +121,8 @@ def _cross_validated(
 ) -> NDArray:
     """The probability [N] of each subject, by networks that saw nobody of its outer fold, the same in all arms."""
     labels, people = np.array([each.label for each in labelled]), [each.person for each in labelled]
-    seed, folds = (
-        options["seed"],
-        person_folds(people, labels, options["folds"], np.random.default_rng(options["seed"])),
-    )
+    seed = options["seed"]
+    folds = person_folds(people, labels, options["folds"], np.random.default_rng(seed))
     found = np.empty(len(labels))
     for k in bar(range(options["folds"]), desc=f"classifying by {arm}", unit="folds"):
         test = folds == k

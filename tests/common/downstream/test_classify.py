@@ -56,7 +56,9 @@ def test_classification_with_maps_and_its_second_start(folder, monkeypatch):
     assert {row["arm"] for row in record["rows"]} == {"images", "images and maps"}
     assert record["settings"]["weights_sha256"] == ["abc"] and record["difference"].keys() == {"value", "low", "high"}
     page = (folder / "out" / "classify.html").read_text()
-    assert "8 subjects of 8 people" in page and ", checked" in page and "Table 4" in page
+    assert (
+        "8 subjects of 8 people" in page and "come from a network that has not seen them" in page and "Table 4" in page
+    )
     monkeypatch.setattr("common.downstream.classify.outer_fold", lambda *_: pytest.fail("it was done before"))
     classify(str(folder / "data"), str(folder / "out"), **run)
     assert json.loads((folder / "out" / "classify.json").read_text()) == record
@@ -70,8 +72,12 @@ def test_maps_that_would_tell_are_refused(folder):
         classify(data, out, **RUN, maps=maps, trained_on=data)
     with pytest.raises(ValueError, match=r"--trained_on names 0 lists"):
         classify(data, out, **RUN, maps=maps)
+    for sidecar in (folder / "maps").glob("*/*.json"):
+        sidecar.write_text('{"trained_on": "others, 9 subjects"}')
+    with pytest.raises(ValueError, match=r"trained on 'others, 9 subjects', and .*data is called 'data'"):
+        classify(data, out, **RUN, maps=maps, trained_on=data, split="test")
     classify(data, out, **RUN, maps=maps, trained_on="none")
-    assert "by the word of whoever ran this" in (folder / "out" / "classify.html").read_text()
+    assert "the word of whoever ran this" in (folder / "out" / "classify.html").read_text()
 
 
 def test_a_coin_is_the_leak_test(folder):
