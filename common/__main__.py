@@ -107,6 +107,18 @@ VERBS = {
     "contribution": Verb(
         "evaluation.contribution", "contribution", "which sequence makes the others best", ("contribution scores/",)
     ),
+    "subsets": Verb(
+        "downstream.subsets",
+        "subsets",
+        "which sequences a segmentation needs, and what a synthesised one is worth to it",
+        ("subsets phantom/ subsets/ --steps 500", "subsets BraTS2021/ subsets/ --trainer nnUNetTrainer --device cuda"),
+    ),
+    "oneshot": Verb(
+        "downstream.oneshot",
+        "oneshot",
+        "segmentation from one subject, or a few, on images and on latents",
+        ("oneshot phantom/ oneshot/ --vq_weights vq/models/model.pt",),
+    ),
     "letters": Verb(
         "downstream.letters",
         "letters",
