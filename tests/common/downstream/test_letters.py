@@ -8,7 +8,7 @@ from common.downstream.letter_classifier import read_accuracy
 from common.downstream.letter_images import draw_letters
 from common.downstream.letters import ARMS, letters
 
-OPTIONS = {"steps": 60, "batch_size": 16, "learning_rate": 3e-3, "width": 0.125, "amp": ""}
+OPTIONS = {"steps": 40, "batch_size": 16, "learning_rate": 3e-3, "width": 0.125, "amp": ""}
 TINY = {"samples": 50, "validation": 50, "test": 50, "epochs": 1, "size": 32, "width": 0.125, "seeds": 1}
 
 
@@ -23,7 +23,7 @@ def test_a_classifier_tells_letters_that_it_can_see():
     parts = (images[:64], told[:64]), (images[64:], told[64:])
     found = read_accuracy(*parts, OPTIONS, 0, "cpu")
     assert min(found["accuracy"]) > 0.9
-    noise = read_accuracy((torch.rand(64, 2, 32, 32), told[:64]), parts[1], OPTIONS, 0, "cpu")
+    noise = read_accuracy((torch.rand(64, 2, 32, 32), told[:64]), parts[1], {**OPTIONS, "steps": 8}, 0, "cpu")
     assert max(noise["accuracy"]) < 0.7
 
 
