@@ -25,7 +25,7 @@ from ..inference.weights import sha256
 from ..options import switch, with_defaults, words
 from .devices import chosen_device
 from .letter_classifier import read_accuracy
-from .letter_images import SEQUENCES, STACK, read_letters, read_maps, write_letters
+from .letter_images import RADIUS, SEQUENCES, STACK, read_letters, read_maps, write_letters
 from .pages import Statement, chart, curve_figure, table, write_experiment
 from .runs import Runs
 
@@ -153,7 +153,8 @@ def _maps(folder: Path, name: str, options: Mapping[str, Any], device: str) -> t
         del counts["test"]
     if not (data / "subjects.json").is_file():
         write_letters(data, options["size"], counts, options["seed"] * 2 + (name == "unseen"))
-    size, epochs = options["size"], options["synthesis_epochs"] * STACK // BATCH
+    epochs = options["synthesis_epochs"] * STACK // BATCH
+    disc = -(-round(2 * RADIUS * options["size"]) // 4) * 4  # what is not air, which is cropped
     workflows.train(
         bundle,
         str(data),
@@ -162,7 +163,7 @@ def _maps(folder: Path, name: str, options: Mapping[str, Any], device: str) -> t
         epochs=epochs,
         sequences=list(SEQUENCES),
         slices=1,
-        roi_size=[size, size, 1],
+        roi_size=[disc, disc, 1],
         divisible=[4, 4, 1],
         samples_per_subject=BATCH,
         learning_rate=options["synthesis_learning_rate"],
