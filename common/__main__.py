@@ -107,6 +107,34 @@ VERBS = {
     "contribution": Verb(
         "evaluation.contribution", "contribution", "which sequence makes the others best", ("contribution scores/",)
     ),
+    "subsets": Verb(
+        "downstream.subsets",
+        "subsets",
+        "which sequences a segmentation needs, and what a synthesised one is worth to it",
+        ("subsets phantom/ subsets/ --steps 500", "subsets BraTS2021/ subsets/ --trainer nnUNetTrainer --device cuda"),
+    ),
+    "oneshot": Verb(
+        "downstream.oneshot",
+        "oneshot",
+        "segmentation from one subject, or a few, on images and on latents",
+        ("oneshot phantom/ oneshot/ --vq_weights vq/models/model.pt",),
+    ),
+    "letters": Verb(
+        "downstream.letters",
+        "letters",
+        "what maps of imaging differentiation are worth to a classifier of letters",
+        ("letters out/ --samples 1000,3000 --size 64 --device cpu", "letters out/ --quick"),
+    ),
+    "classify": Verb(
+        "downstream.classify",
+        "classify",
+        "tell a label of subjects from their images, with and without maps, by nested cross-validation",
+        (
+            "classify phantom/ out/ --label mismatch --sequences T2,FLAIR --mask brain",
+            "classify BraTS2021/ out/ --label MGMT --table labels.csv --weights run/models/model.pt --trained_on "
+            "lists/training.json",
+        ),
+    ),
     "picture": Verb(
         "evaluation.completed", "draw_completed", "a picture of every completed subject", ("picture completed/ scans/",)
     ),
@@ -154,7 +182,7 @@ def main() -> None:
         for chatty in ("ignite", "monai", "matplotlib"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         log_above_bars()
-        if verb.module == "workflows":
+        if verb.module.startswith(("workflows", "downstream")):
             with ended_in_one_line():
                 sys.argv[1:] = taken(sys.argv[1:])
                 choose_threads(say=logging.info)

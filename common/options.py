@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .ending import ended_in_one_line
 from .threads import taken
@@ -64,6 +65,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     meant = [name for name in OTHER_WORDS.get(word, ()) if name in known]
     return next(iter([*meant, *difflib.get_close_matches(word, known, 1)]), "")
+
+
+def with_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The further options of a command, as far as they are not given with their own values.
+
+    Raises:
+        ValueError: there is no such option; its nearest is named.
+    """
+    for name in given:
+        if name not in defaults:
+            meant = nearest(name, defaults)
+            hint = f"did you mean --{meant}?" if meant else f"further ones are: {', '.join(defaults)}."
+            raise ValueError(f"There is no option --{name}; {hint}")
+    return {**defaults, **given}
 
 
 def run_command(command: Callable | Mapping[str, Callable], name: str | None = None) -> None:

@@ -17,7 +17,10 @@ SLICER = {"qt", "slicer", "MONAILabelLib", "MRIContrastLib"}  # what 3D Slicer b
 LISTED = {
     "common bundles": ("requirements.txt", "requirements-onnx.txt", "requirements-prepare.txt"),
     "ci": ("requirements.txt", "tests/requirements.txt"),
-    "tests": ("requirements.txt", "tests/requirements.txt", "requirements-mlflow.txt", "requirements-prepare.txt"),
+    "tests": (
+        *("requirements.txt", "tests/requirements.txt"),
+        *("requirements-mlflow.txt", "requirements-prepare.txt", "requirements-downstream.txt"),
+    ),
     "label_app": ("requirements.txt", "label_app/requirements.txt", "label_app/requirements-no-deps.txt"),
 }
 USERS = {
@@ -25,6 +28,7 @@ USERS = {
     "requirements-onnx.txt": "common bundles",
     "requirements-mlflow.txt": "tests",
     "requirements-prepare.txt": "common",
+    "requirements-downstream.txt": "tests",
     "tests/requirements.txt": "tests ci common",
 }
 NEEDED_BY = {  # without an import here: where the need stands

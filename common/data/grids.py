@@ -71,3 +71,14 @@ def largest_shift(affine_a: np.ndarray, affine_b: np.ndarray, shape: Sequence[in
 def as_text(values: Sequence[float]) -> str:
     """Numbers as "(240, 240, 155)"."""
     return f"({', '.join(f'{value:.5g}' for value in values)})"
+
+
+def coarser_affine(affine: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """The affine [4, 4] of a grid whose voxels are `factors` times as large, with the same outer corner.
+
+    The centre of its first voxel is that of the first block, not of the first voxel. So the decoder's upsampling lays
+    it; the window of the encoder's strided convolutions reaches half a step further to the first voxel's side.
+    """
+    step = np.diag([*factors, 1.0])
+    step[:3, 3] = [(factor - 1) / 2 for factor in factors]
+    return affine @ step

@@ -40,9 +40,10 @@ from .template import (
     voxel_centres,
 )
 
-MASKS = ("brain", "lesion", "tissue")
+MASKS = ("brain", "lesion", "tissue", "tumour")
 INDEX = {name: row for row, name in enumerate(TISSUES)}
 LESIONS = [INDEX[name] for name in ("lesion", "oedema", "necrosis", "rim")]
+TUMOUR = [INDEX[name] for name in ("necrosis", "oedema", "rim")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,12 @@ class Anatomy:
         """[X, Y, Z], uint8: 0 background, 1 CSF, 2 grey matter, 3 white matter, 4 lesion."""
         labels = np.where(self.brain, 1 + self.fractions[:3].argmax(axis=0), 0)
         return np.where(self.lesion, 4, labels).astype(np.uint8)
+
+    @property
+    def tumour(self) -> NDArray:
+        """[X, Y, Z], uint8, as BraTS has it since 2023: 1 necrosis, 2 oedema, 3 enhancing rim."""
+        parts = self.fractions[TUMOUR]
+        return np.where(parts.sum(axis=0) > 0.5, 1 + parts.argmax(axis=0), 0).astype(np.uint8)
 
     def relaxation(self, tissue: int, water: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """PD, T1 and T2 (ms) of a tissue, each [N]: more ``water`` [N] is longer T1 and T2, and a little more PD."""
@@ -108,14 +115,15 @@ def _radius(points: NDArray, centre: NDArray, radii: NDArray, wobble: NDArray) -
     return np.linalg.norm((points - centre[:, None]) / radii[:, None], axis=0) + wobble
 
 
-def _add_lesions(fractions: NDArray, points: NDArray, rng: Generator, edge: float) -> None:
-    """Puts MS-like plaques, and in half the subjects a tumour, into ``fractions`` [tissue, N] at ``points`` [3, N] mm.
+def _add_lesions(fractions: NDArray, points: NDArray, rng: Generator, edge: float, tumours: float) -> None:
+    """Puts MS-like plaques, and by the chance ``tumours`` a tumour, into ``fractions`` [tissue, N] at ``points`` [3, N]
+    mm.
 
     ``edge`` is the width in mm over which a lesion fades, about a voxel.
     """
     white = np.argwhere(template()[INDEX["white_matter"], ::GRID, ::GRID, ::GRID] > 0.9)
     near = 0.02 + ventricle_map()[tuple(white.T)]  # plaques prefer the surroundings of the ventricles
-    plaques, tumour = rng.integers(3, 15), rng.random() < 0.5
+    plaques, tumour = rng.integers(3, 15), rng.random() < tumours
     centres = rng.choice(white, plaques, p=near / near.sum()) * GRID + rng.uniform(-2, 2, (plaques, 3)) + ORIGIN
     wobble = 0.25 * sample(smooth_noise(rng, 4), points, order=3)
     for centre in centres:
@@ -144,6 +152,19 @@ def _add_vessels(fractions: NDArray, points: NDArray, rng: Generator, edge: floa
     _mix_in(fractions, "vessel", tube * np.clip(csf + 0.4 * grey + 0.1 * white, 0, 1))
 
 
+def _water(rng: Generator, points: NDArray) -> NDArray:
+    """The relative change of the water content at ``points`` [3, N] mm, fine and coarse."""
+    return 0.03 * sample(smooth_noise(rng, 3), points, order=3) + 0.03 * sample(smooth_noise(rng, 12), points)
+
+
+def other_texture(anatomy: Anatomy, rng: Generator) -> Anatomy:
+    """The same subject with another texture, of the same kind: an image of it differs in nothing but the pattern."""
+    points = voxel_centres(tuple(np.diag(anatomy.affine)[:3]))[:, anatomy.brain]
+    texture = np.zeros_like(anatomy.texture)
+    texture[anatomy.brain] = _water(rng, points) * (1 - anatomy.fractions[INDEX["csf"], anatomy.brain])
+    return replace(anatomy, texture=texture)
+
+
 def _three(spacing: float | Sequence[float]) -> tuple[float, float, float]:
     sizes = tuple(float(size) for size in np.ravel(spacing))
     sizes = sizes * 3 if len(sizes) == 1 else sizes
@@ -161,12 +182,13 @@ def _template_points(rng: Generator, spacing: tuple, age: float) -> NDArray:
     return points + np.stack([sample(axis, points) for axis in displacement])
 
 
-def make_anatomy(rng: Generator, *, spacing: float | Sequence[float] = 2.0) -> Anatomy:
+def make_anatomy(rng: Generator, *, spacing: float | Sequence[float] = 2.0, tumours: float = 0.5) -> Anatomy:
     """Draws a random subject.
 
     Args:
         rng: source of randomness; the same state gives the same person at every spacing.
         spacing: voxel size in mm, one number or three.
+        tumours: the chance of one.
 
     Returns:
         The subject on a RAS grid that covers the field of view of MNI152.
@@ -186,8 +208,8 @@ def make_anatomy(rng: Generator, *, spacing: float | Sequence[float] = 2.0) -> A
     inside[:3] = maps[:, brain] * np.exp([[1.2 * age - 0.8], [rng.normal(0, 0.25)], [0]])  # thicker or thinner cortex
     inside /= inside.sum(axis=0)
     _add_vessels(inside, points, rng, edge)
-    _add_lesions(inside, points, rng, edge)
-    water = 0.03 * sample(smooth_noise(rng, 3), points, order=3) + 0.03 * sample(smooth_noise(rng, 12), points)
+    _add_lesions(inside, points, rng, edge, tumours)
+    water = _water(rng, points)
 
     fractions = np.zeros((len(TISSUES), *brain.shape), dtype=np.float32)
     fractions[:, brain] = inside
@@ -227,18 +249,26 @@ def _write_subject(
     spacing: tuple,
     one_gain: bool,
     motion: float,
+    tumours: float,
+    mismatch: str,
     **scanner: float,
 ) -> dict:
     """Writes one subject's files and returns its entry in the subject list; ``scanner`` goes to ``corrupt``."""
     name = f"phantom_{number:03d}"
     entry = {"subject": name, "images": {}, "masks": {}, "reference": {}, "parameters": {}}
-    anatomy = make_anatomy(np.random.default_rng([seed, number]), spacing=spacing)
+    anatomy = make_anatomy(np.random.default_rng([seed, number]), spacing=spacing, tumours=tumours)
     # A stream of its own per image: adding a sequence leaves the others as they were.
     streams = {each: np.random.default_rng([seed, number, crc32(each.encode())]) for each in (*names, "DCE", "DWI")}
     streams["subject"] = np.random.default_rng([seed, number, 2])
     receiver = np.random.default_rng([seed, number, 1])
     gains = {each: stream.uniform(800, 1200) for each, stream in streams.items()}
     gains = dict.fromkeys(gains, receiver.uniform(800, 1200)) if one_gain else gains
+    anatomies = dict.fromkeys(names, anatomy)
+    if mismatch:
+        tossed = np.random.default_rng([seed, number, 3])
+        entry["labels"] = {"mismatch": int(tossed.random() < 0.5)}
+        if entry["labels"]["mismatch"]:
+            anatomies[mismatch] = other_texture(anatomy, tossed)
 
     def save(data: NDArray, suffix: str, **series: Mapping) -> str:
         path = f"{name}/{name}_{suffix}.nii.gz"
@@ -253,7 +283,7 @@ def _write_subject(
             image, reference = series[sequence]
         else:
             timing, gain = timings[sequence], np.float32(gains[sequence])
-            reference = simulate(anatomy, timing) * gain
+            reference = simulate(anatomies[sequence], timing) * gain
             image = corrupt(reference, streams[sequence], **scanner, brain=anatomy.brain)
             entry["parameters"][sequence] = {"TR": timing.tr, "TE": timing.te, "TI": timing.ti}
         told = {"frames": FRAMES.get(sequence), "acquired": ACQUIRED.get(sequence)}
@@ -291,6 +321,17 @@ def _timings(sequences: str | Sequence[str], acquisitions: Mapping | None) -> tu
     return names, {name: resolve(name, acquisitions) for name in names if name not in SERIES}
 
 
+def _check_simulation(bias: float, noise: float, motion: float, seed: int, tumours: float) -> None:
+    if not 0 <= bias < 1 or seed < 0 or not min(noise, motion) >= 0 or not 0 <= tumours <= 1:
+        given = f"bias={bias}, noise={noise}, motion={motion}, seed={seed}, tumours={tumours}"
+        raise ValueError(f"Need 0 <= bias < 1, noise >= 0, motion >= 0, seed >= 0 and 0 <= tumours <= 1: {given}")
+
+
+def _check_mismatch(mismatch: str, timings: Mapping[str, Acquisition]) -> None:
+    if mismatch and mismatch not in timings:
+        raise ValueError(f"mismatch is {mismatch!r}; it must be one of {', '.join(timings)}, and no series.")
+
+
 def make_phantom(
     output_dir: str | Path,
     subjects: int = 20,
@@ -305,11 +346,14 @@ def make_phantom(
     acquisitions: Mapping[str, Sequence[float]] | None = None,
     one_gain: bool = False,
     motion: float = 0.0,
+    tumours: float = 0.5,
+    mismatch: str = "",
 ) -> None:
     """Writes a data set of random brains as NIfTI files, with its subject list ``subjects.json``.
 
-    Per subject: each sequence (float32), the same without bias and noise (``_reference``), and the masks brain, lesion
-    and tissue (uint8; 1 CSF, 2 grey matter, 3 white matter, 4 lesion). Subject k of a seed does not depend on how many
+    Per subject: each sequence (float32), the same without bias and noise (``_reference``), and the masks brain, lesion,
+    tissue (uint8; 1 CSF, 2 grey matter, 3 white matter, 4 lesion) and tumour (1 necrosis, 2 oedema, 3 enhancing rim;
+    empty without one). Subject k of a seed does not depend on how many
     subjects or sequences are asked for. Files of the same names are replaced, others left alone.
 
     Args:
@@ -328,25 +372,23 @@ def make_phantom(
             no inversion, and names that end in Gd are acquired after gadolinium.
         one_gain: one receiver gain for all images of a subject, so that what TR, TE and TI do can be compared.
         motion: of the patient between the frames of a series, standard deviation in mm and degrees.
+        tumours: share of the subjects that have a tumour, beside plaques, which all have; 1 is every subject.
+        mismatch: a sequence, such as FLAIR, whose tissue has in half of the subjects another texture than the other
+            sequences show: each image alone says nothing of it, two together do. "labels" in the list say which.
 
     Raises:
         ValueError: for arguments that make no data set; nothing is written then.
     """
     (names, timings), spacing = _timings(sequences, acquisitions), _three(spacing)
     training, validating = _split(subjects, validation, test)
-    if not 0 <= bias < 1 or seed < 0 or not min(noise, motion) >= 0:
-        given = f"bias={bias}, noise={noise}, motion={motion}, seed={seed}"
-        raise ValueError(f"Need 0 <= bias < 1, noise >= 0, motion >= 0 and seed >= 0: {given}")
-    folder = Path(output_dir)
+    _check_simulation(bias=bias, noise=noise, motion=motion, seed=seed, tumours=tumours)
+    _check_mismatch(mismatch, timings)
+    folder, more = Path(output_dir), (one_gain, motion, tumours, mismatch)
     entries = [
-        _write_subject(folder, number, names, timings, seed, spacing, one_gain, motion, bias=bias, noise=noise)
+        _write_subject(folder, number, names, timings, seed, spacing, *more, bias=bias, noise=noise)
         for number in bar(range(subjects), desc="simulating", unit="subjects")
     ]
-    listing = {
-        "name": "phantom (simulated)",
-        "sequences": names,
-        "training": entries[:training],
-        "validation": entries[training : training + validating],
-        "test": entries[training + validating :],
-    }
+    parts = {"training": entries[:training], "validation": entries[training : training + validating]}
+    parts["test"] = entries[training + validating :]
+    listing = {"name": "phantom (simulated)", "sequences": names, **parts}
     write_text(folder / "subjects.json", json.dumps(listing, indent=2) + "\n")

@@ -17,6 +17,7 @@ from monai.transforms import generate_spatial_bounding_box
 from torch import Tensor
 
 from .common.data.finding import SYNTHESISED
+from .common.data.grids import coarser_affine
 from .common.distributed import unwrapped
 from .common.files import replacing
 from .common.inference.inferers import SubjectInferer, available_sequences, plain
@@ -100,14 +101,3 @@ class SaveLatent(SaveVolumes):
             sizes["codes"] = math.ceil(positions * math.ceil(math.log2(len(self.quantiser.codebook))) / 8)
         numbers = {f"{name}_bytes": size for name, size in sizes.items()}
         return {"images_bytes": whole, **numbers, **{f"{name}_share": size / whole for name, size in sizes.items()}}
-
-
-def coarser_affine(affine: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """The affine [4, 4] of a grid whose voxels are `factors` times as large, with the same outer corner.
-
-    The centre of its first voxel is that of the first block, not of the first voxel. So the decoder's upsampling lays
-    it; the window of the encoder's strided convolutions reaches half a step further to the first voxel's side.
-    """
-    step = np.diag([*factors, 1.0])
-    step[:3, 3] = [(factor - 1) / 2 for factor in factors]
-    return affine @ step

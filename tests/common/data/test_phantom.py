@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from common.data.mr_signal import FSE9, PRESETS, TISSUES, Acquisition
-from common.data.phantom import INDEX, make_anatomy, make_phantom, simulate
+from common.data.phantom import INDEX, make_anatomy, make_phantom, other_texture, simulate
 from common.data.subjects import read_subjects
 from common.data.template import GRID, random_deformation, tissue_maps
 
@@ -136,7 +136,7 @@ def test_subject_list(dataset):
         assert entry == {
             "subject": name,
             "images": {sequence: f"{name}/{name}_{sequence}.nii.gz" for sequence in ("T1", "T1Gd", "IR")},
-            "masks": {mask: f"{name}/{name}_{mask}.nii.gz" for mask in ("brain", "lesion", "tissue")},
+            "masks": {mask: f"{name}/{name}_{mask}.nii.gz" for mask in ("brain", "lesion", "tissue", "tumour")},
             "reference": {sequence: f"{name}/{name}_{sequence}_reference.nii.gz" for sequence in ("T1", "T1Gd", "IR")},
             "parameters": {
                 "T1": {"TR": PRESETS["T1"].tr, "TE": PRESETS["T1"].te, "TI": 0},
@@ -209,7 +209,7 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
     image = nib.load(tmp_path / "phantom_000/phantom_000_PD.nii.gz")
     assert image.header.get_zooms() == (3, 4, 6) and image.shape == (66, 59, 32)
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
-    assert own.read_text() == "mine" and len(list(own.parent.iterdir())) == 1 + 2 + 3
+    assert own.read_text() == "mine" and len(list(own.parent.iterdir())) == 1 + 2 + 4
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,7 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
         ({"acquisitions": {"IR": (2000, 10, 400)}}, r"\['IR'\].*not among sequences"),
         ({"acquisitions": {"T1": (10, 2000, 0)}}, "TE=2000.0 ms, TR=10.0 ms"),
         ({"spacing": 0}, "spacing"),
+        ({"tumours": 2}, "tumours=2"),
         ({"spacing": (1, 2)}, r"spacing.*\(1, 2\)"),
         ({"subjects": 0}, "subjects=0"),
         ({"validation": 0.6, "test": 0.5}, "validation=0.6, test=0.5"),
@@ -231,6 +232,7 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
         ({"bias": 1.5}, "bias=1.5"),
         ({"motion": -1}, "motion=-1"),
         ({"seed": -1}, "seed=-1"),
+        ({"mismatch": "PD"}, "mismatch is 'PD'; it must be one of T1, T1Gd, T2, FLAIR"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
@@ -250,3 +252,35 @@ def test_nine_spin_echoes_of_one_gain(tmp_path):
         exact = simulate(anatomy, FSE9[name])
         gains.append(np.median(nib.load(file).get_fdata()[exact > 0.01] / exact[exact > 0.01]))
     assert np.allclose(gains, gains[0], rtol=1e-4) and 800 <= gains[0] <= 1200
+
+
+def test_tumours_of_every_subject_or_of_none_and_what_their_labels_are() -> None:
+    """1 necrosis, 2 oedema, 3 rim: within `lesion`, the rim around the necrosis, and no other person for it."""
+    usual, ill, well = (make_anatomy(np.random.default_rng([0, 2]), spacing=4, tumours=share) for share in (0.5, 1, 0))
+    assert set(np.unique(ill.tumour)) == {0, 1, 2, 3} and not well.tumour.any()
+    assert (ill.lesion | ~(ill.tumour > 0)).all()
+    assert np.array_equal(usual.tumour, ill.tumour) or np.array_equal(usual.tumour, well.tumour)
+    assert np.array_equal(ill.brain, well.brain)
+    fractions = ill.fractions[[INDEX[name] for name in ("necrosis", "oedema", "rim")]]
+    inside = ill.tumour > 0
+    assert np.array_equal(ill.tumour[inside], 1 + fractions[:, inside].argmax(0))
+
+
+def test_a_mismatch_shows_in_no_image_alone(anatomy):
+    white = anatomy.tissue == 3
+    t2, flair = (simulate(anatomy, name)[white] for name in ("T2", "FLAIR"))
+    other = simulate(other_texture(anatomy, rng(9)), "FLAIR")[white]
+    assert np.corrcoef(t2, flair)[0, 1] > np.corrcoef(t2, other)[0, 1] + 0.2
+    assert other.mean() == pytest.approx(flair.mean(), rel=0.01) and other.std() == pytest.approx(flair.std(), rel=0.2)
+
+
+def test_subjects_with_a_mismatch_are_told_by_the_list(tmp_path):
+    for name, mismatch in (("plain", ""), ("labelled", "FLAIR")):
+        make_phantom(tmp_path / name, 2, sequences="T2,FLAIR", spacing=10, seed=2, mismatch=mismatch)
+    plain, labelled = (json.loads((tmp_path / name / "subjects.json").read_text()) for name in ("plain", "labelled"))
+    labels = [entry["labels"]["mismatch"] for entry in entries(labelled)]
+    assert set(labels) == {0, 1} and "labels" not in entries(plain)[0]
+    for entry, label in zip(entries(labelled), labels, strict=True):
+        for name, is_other in (("T2", False), ("FLAIR", label == 1)):
+            both = [load(tmp_path / folder / entry["reference"][name]) for folder in ("plain", "labelled")]
+            assert np.array_equal(*both) is not is_other

@@ -1,0 +1,1 @@
+"""What synthesis is good for, measured: it segments and classifies for that alone."""
