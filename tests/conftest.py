@@ -15,6 +15,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parents[1]
+PERCEPTUAL = ("mri_seq2seq", "mri_vq_seq2seq", "mri_aldm")  # with VGG19 in a loss
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,31 +59,26 @@ def tiny() -> dict[str, dict[str, Any]]:
         **{"head_channels": 4, "unet_norm_groups": 2, "steps": 2, "spade_blocks": [1, 1], "spade_norm": "everywhere"},
         **{"source_code": False},
     }
-    vit = {"art_blocks": 2, "width": 8, "mlp_width": 8, "layers": 1, "heads": 2, "grid": 4}
+    vit = {"art_blocks": 2, "width": 8, "mlp_width": 8, "layers": 1, "heads": 2, "grid": 4, "transformers": [1]}
     networks["mri_resvit"] = {"channels": [4, 8], **vit}
     networks["mri_wavelet_flow"] = {"channels": [4, 8], "res_blocks": 1, "norm_groups": 2}
     aldm = {"roi_size": [16, 16, 16], "crop_size": [16, 16, 16], "divisible": [4, 4, 4]}
     aldm |= {"adversarial_weight": 0.0, "sampler": "ddim", "cycle_weight": 1.0}
     own = {"mri_aldm": aldm, "mri_vq_seq2seq": {"repeats": 1}}
-    own["mri_resvit"] = {
-        "roi_size": [32, 32, 1],
-        "divisible": [8, 8, 1],
-        "transformers": [1],
-        "adversarial_weight": 0.0,
-    }
+    own["mri_resvit"] = {"roi_size": [32, 32, 1], "divisible": [8, 8, 1], "adversarial_weight": 0.0}
     own["mri_wavelet_flow"] = {"roi_size": [16, 16, 16], "divisible": [4, 4, 4], "batch_size": 1, "learning_rate": 1e-3}
     others = {
         "divisible": [2, 2, 1],
         "num_workers": 0,
         "epochs": 2,
         "val_interval": 1,
-        "perceptual_weights": "none",
     }
     return {
         bundle: {
             **{f"network_def#{name}": value for name, value in network.items()},
             "roi_size": [16, 16, 3 if bundle == "mri_seq2seq" else 1],
             **others,
+            **({"perceptual_weights": "none"} if bundle in PERCEPTUAL else {}),
             **own.get(bundle, {}),
         }
         for bundle, network in networks.items()

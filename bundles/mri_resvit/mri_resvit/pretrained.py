@@ -47,7 +47,7 @@ def with_vit(network: ResViT, path: str | Path = "") -> ResViT:
     if not path:
         return network
     if network.transformer is None:
-        raise ValueError(f"vit_weights is {path}, but this network has no transformer: leave it out, or --overlay cnn.")
+        raise ValueError(f"vit_weights is {path}, but this network has no transformer: leave one of them out.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"vit_weights is '{path}', which is no file. Fetch {URL}, or leave it out.")
     try:
