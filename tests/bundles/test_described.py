@@ -24,18 +24,24 @@ OWN: dict[str, dict[str, Any]] = {
     "mri_vq_seq2seq": {"sequences": ["T2", "T1", "FLAIR"], "quantiser": "ema", "normalisation": "p99"},
     "mri_aldm": {"sequences": ["T2", "T1", "FLAIR"], "regularisation": "kl", "sampler": "flow"},
     "mri_crl": {"variant": "gain", "normalisation": "minmax", "held_out": ["FSE4"]},
+    "mri_resvit": {"sequences": ["T2", "T1", "FLAIR"], "normalisation": "p99", "network_def#transformers": [2]},
+    "mri_wavelet_flow": {"sequences": ["T2", "T1", "FLAIR"], "path": "displacement"},
 }
 RUNS = {
     "mri_seq2seq": [("inference",), ("inference", "differentiation"), ("inference", "export")],
     "mri_vq_seq2seq": [("inference",), ("inference", "differentiation"), ("inference", "encode")],
     "mri_aldm": [("inference",), ("inference", "differentiation")],
     "mri_crl": [("inference",), ("inference", "sweep"), ("inference", "grid")],
+    "mri_resvit": [("inference",), ("inference", "differentiation"), ("inference", "export")],
+    "mri_wavelet_flow": [("inference",), ("inference", "differentiation"), ("inference", "export")],
 }
 WRONG = {
     "mri_seq2seq": ({"normalisation": "p99_foreground"}, "normalisation 'percentile', now 'p99_foreground'"),
     "mri_vq_seq2seq": ({"quantiser": "gradient"}, "network_def#quantiser 'ema', now 'gradient'"),
     "mri_aldm": ({"network_def#channels": [256, 512, 512]}, r"network_def#channels [4, 8], now [256, 512, 512]"),
     "mri_crl": ({"variant": "attention"}, "network_def#variant 'gain', now 'attention'"),
+    "mri_resvit": ({"network_def#transformers": [1]}, "network_def#transformers [2], now [1]"),
+    "mri_wavelet_flow": ({"network_def#path": "flow"}, "network_def#path 'displacement', now 'flow'"),
 }
 
 
@@ -74,7 +80,10 @@ def test_older_weights_keep_their_scaling(workflow, tiny_weights: Path, phantom_
     assert sidecar["scale"] == 400 and sidecar["units"] == "normalised * scale + offset of the training subjects"
 
 
-@pytest.fixture(scope="module", params=list(OWN))
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ("mri_resvit", "mri_wavelet_flow")]
+
+
+@pytest.fixture(scope="module", params=[*list(OWN)[:4], *RIVALS])
 def bundle(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -15,6 +15,7 @@ from common.data.subjects import read_subjects, write_subjects
 from common.inference.serving import Served, complete_arrays
 
 BUNDLES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_crl", "mri_aldm"]
+BUNDLES += [pytest.param(name, marks=pytest.mark.full) for name in ("mri_resvit", "mri_wavelet_flow")]
 TARGET = {"mri_crl": "FSE9"}
 
 

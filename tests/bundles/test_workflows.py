@@ -18,6 +18,8 @@ from common.workflows import bundle_folder, bundle_folders, complete_folder, eva
 
 from .conftest import TINY_CRL
 
+BUNDLES = ["mri_aldm", "mri_crl", "mri_resvit", "mri_seq2seq", "mri_vq_seq2seq", "mri_wavelet_flow"]
+
 
 @pytest.fixture
 def patient(phantom_dir: Path) -> dict[str, str]:
@@ -30,11 +32,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_bundles_are_known_and_seq2seq_is_meant():
-    assert sorted(bundle_folders()) == ["mri_aldm", "mri_crl", "mri_seq2seq", "mri_vq_seq2seq"]
+    assert sorted(bundle_folders()) == [*BUNDLES]
     assert bundle_folder() == bundle_folders()["mri_seq2seq"]
 
 
-@pytest.mark.parametrize("bundle", ["mri_seq2seq", "mri_vq_seq2seq", "mri_crl"])
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ("mri_resvit", "mri_wavelet_flow")]
+
+
+@pytest.mark.parametrize("bundle", ["mri_seq2seq", "mri_vq_seq2seq", "mri_crl", *RIVALS])
 def test_train_evaluate_and_complete_from_any_folder(
     bundle: str, tmp_path: Path, phantom_dir: Path, fse_dir: Path, tiny: dict[str, dict[str, Any]], capsys: Any
 ):

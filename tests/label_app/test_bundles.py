@@ -99,7 +99,10 @@ def test_a_subject_with_nothing_to_make_it_from(served: ServedBundle, studies: S
         served.synthesise(studies, entry, "PD", "T2")
 
 
-@pytest.mark.parametrize("name", ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm"])
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ("mri_resvit", "mri_wavelet_flow")]
+
+
+@pytest.mark.parametrize("name", ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", *RIVALS])
 def test_trained_here_and_used_at_once(name: str, overlay: Callable, studies: Studies, tmp_path: Path):
     """From none, then from the present weights, by every stage that the bundle has."""
     bundle = ServedBundle(BUNDLES / name, [str(overlay(name))], tmp_path / "work")
