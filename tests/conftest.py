@@ -95,8 +95,10 @@ def tiny_network(tiny: dict[str, dict[str, Any]]) -> Callable[[str], Any]:
         torch.manual_seed(0)
         network = locate(definition["_target_"].removesuffix(".as_described"))(**{**options, **others})
         for name, parameter in network.named_parameters():
-            if name.startswith("denoiser") and not parameter.any():  # a UNet that is all zeros at its end sees nothing
+            if name.startswith(("denoiser", "unet")) and not parameter.any():  # all zeros at its end, it sees nothing
                 torch.nn.init.normal_(parameter, std=0.1)
+        if bundle == "mri_resvit":  # whose batch norms have seen no image yet: what it makes is grey
+            torch.nn.init.normal_(network.decoder[-2].weight, std=0.5)
         return network
 
     return create

@@ -48,7 +48,12 @@ RUNS = [
     ("inference.json", "differentiation.json"),
     ("train.json", "evaluate.json", "robustness.json"),
 ]
-EACH_RUN = [(bundle, *files) for bundle in NAMES for files in RUNS]
+RIVALS = ("mri_resvit", "mri_wavelet_flow")
+FAST = (RUNS[3], RUNS[6])  # of those, whose configurations are much alike
+EACH_RUN: list[Any] = [(bundle, *files) for bundle in NAMES for files in RUNS if bundle not in RIVALS or files in FAST]
+EACH_RUN += [
+    pytest.param((bundle, *files), marks=pytest.mark.full) for bundle in RIVALS for files in RUNS if files not in FAST
+]
 EACH_RUN.append(("mri_vq_seq2seq", "inference.json", "encode.json"))
 STAGES = ["train_autoencoder.json", "train_translation.json"]
 EACH_RUN += [("mri_aldm", stage, *more) for stage in STAGES for more in ([], ["small.json"])]
@@ -223,7 +228,7 @@ def test_network_in_and_out(tiny: dict[str, dict[str, Any]], bundle: str):
     verify_net_in_out("network_def", **files_of(bundle), device="cpu", n=n, **small)
 
 
-@every_bundle
+@pytest.mark.parametrize("bundle", [pytest.param(n, marks=pytest.mark.full) if n in RIVALS else n for n in NAMES])
 @torch.jit.optimized_execution(False)  # to optimise takes longer than it saves here
 def test_exported_network_equals_its_source(tiny, tiny_network, weights_of, tmp_path: Path, bundle: str):
     """Traced with everything available, it must see at run time what is missing, of other subjects and sizes."""

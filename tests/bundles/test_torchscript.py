@@ -26,7 +26,7 @@ OPTIONS = [
     ("mri_aldm", {"sampler": "ddpm", "method": "no_palette", "start": 0.003}),
     ("mri_aldm", {"method": "spade", "regularisation": "kl"}),
     ("mri_resvit", {"slice_axis": -2}),
-    ("mri_resvit", {"transformers": []}),
+    pytest.param("mri_resvit", {"transformers": []}, marks=pytest.mark.full),
     ("mri_wavelet_flow", {"path": "displacement"}),
     pytest.param("mri_wavelet_flow", {"steps": 3}, marks=pytest.mark.full),
 ]
