@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mri_resvit.network import ResViT
 
@@ -31,6 +32,13 @@ def test_parameters_of_the_paper_s_networks(options: dict, total: int):
         network = ResViT(**options)
     assert sum(parameter.numel() for parameter in network.parameters()) == total
     assert network.downsampling == 16
+
+
+def test_a_slice_costs_what_the_authors_network_does():
+    """119.66 GMACs, counted in their code."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert ResViT(1).eval()(torch.empty(1, 1, 256, 256), torch.ones(1, 1)).shape == (1, 1, 256, 256)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(119.66, abs=0.01)
 
 
 def test_the_transformer_is_one_and_the_positions_are_each_block_s_own():
