@@ -163,7 +163,7 @@ def test_a_training_goes_on_without_its_options(
     """As it would have with them; and says which other one it is given."""
     weights = []
     schedule = ("epochs", "val_interval", "batch_size", "num_workers", "learning_rate", "perceptual_weights")
-    schedule = (*schedule, "crop_size", "visits_per_epoch", "repeats", "slab")
+    schedule = (*schedule, "crop_size", "visits_per_epoch", "repeats", "slab", "adversarial_weight")
     fewer = {name: value for name, value in options.items() if name in schedule}
     stages = ("autoencoder", "translation") if bundle == "mri_aldm" else ()
     earlier = {f"{stage}_weights": trained / stage / "model.pt" for stage in stages}
