@@ -20,7 +20,9 @@ from monai.bundle.config_item import ComponentLocator
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 METHODS = ("mri_seq2seq", "mri_vq_seq2seq", "mri_crl", "mri_aldm")
-NAMES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", "mri_resvit", "mri_wavelet_flow"]
+NAMES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", "mri_resvit", "mri_wavelet_flow", "mri_mmgan"]
+PAIRS = ("mri_pgan", "mri_cyclegan")  # of two sequences
+NAMES += PAIRS
 ALL = [*NAMES, "mri_crl"]
 VOLUMES = ("mri_aldm", "mri_wavelet_flow")  # that see whole volumes
 ALL_FILES = [(name, path.name) for name in ALL for path in sorted((BUNDLES / name / "configs").glob("*.json"))]
@@ -48,7 +50,12 @@ RUNS = [
     ("inference.json", "differentiation.json"),
     ("train.json", "evaluate.json", "robustness.json"),
 ]
-EACH_RUN = [(bundle, *files) for bundle in NAMES for files in RUNS]
+EACH_RUN = [
+    (bundle, *files)
+    for bundle in NAMES
+    for files in RUNS
+    if not (bundle in PAIRS and "differentiation.json" in files)  # of one source there are no two to compare
+]
 EACH_RUN.append(("mri_vq_seq2seq", "inference.json", "encode.json"))
 STAGES = ["train_autoencoder.json", "train_translation.json"]
 EACH_RUN += [("mri_aldm", stage, *more) for stage in STAGES for more in ([], ["small.json"])]

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiffusionLoss
 from monai.networks.blocks import Warp
 from torch import Tensor, nn
 
@@ -46,7 +45,6 @@ class CycleGANObjective(nn.Module):
         self.adversary, self.adversarial_weight = adversary, adversarial_weight
         self.cycle_weight, self.identity_weight = cycle_weight, identity_weight
         self.registration_weight, self.smooth_weight = registration_weight, smooth_weight
-        self.smoothness = DiffusionLoss()
         self.warp = Warp() if registration_weight else None
         self.register_buffer("codes", torch.eye(2), persistent=False)
 
@@ -86,7 +84,7 @@ class CycleGANObjective(nn.Module):
     def _registration(
         self, network: nn.Module, fake: Tensor, images: Tensor, pairs: Pairs, cross: Tensor
     ) -> dict[str, Tensor]:
-        """RegGAN's: a field that brings the made image onto the true one, which they are compared by, and its roughness."""
+        """RegGAN's: a smooth field brings the made image onto the true one, with which it is then compared."""
         target, truth = pairs.target[cross], pairs.truth[cross]
         corrected, smooth = [], []
         for j in target.unique().tolist():
@@ -98,7 +96,7 @@ class CycleGANObjective(nn.Module):
             moving, fixed = fake[both], images[truth[both]]
             field = unwrapped(network).registration[j](2 * torch.cat([moving, fixed], 1) - 1)
             corrected.append(2 * F.l1_loss(self.warp(moving, field), fixed))
-            smooth.append(self.smoothness(field))
+            smooth.append(field.diff(dim=2).square().mean() + field.diff(dim=3).square().mean())
         return {
             "registration": self.registration_weight * torch.stack(corrected).sum(),
             "smooth": self.smooth_weight * torch.stack(smooth).sum(),

@@ -5,7 +5,6 @@ networks", TMI 2019), one direction of one pair of sequences.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from .common.blocks.adain import with_axes

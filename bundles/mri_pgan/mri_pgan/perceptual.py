@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,10 +25,10 @@ class VGG16Loss(nn.Module):
         super().__init__()
         from torchvision.models import VGG16_Weights, vgg16
 
-        network = vgg16(weights=None)
-        network.load_state_dict(
-            read_state(pretrained_file(weights, VGG16_Weights.IMAGENET1K_V1.url, "perceptual_weights"))
-        )
+        file = pretrained_file(weights, VGG16_Weights.IMAGENET1K_V1.url, "perceptual_weights")
+        with torch.device("meta"):  # filled from the file
+            network = vgg16(weights=None)
+        network.load_state_dict(read_state(file), assign=True)
         self.layers = network.features[:9].requires_grad_(False).eval()
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
