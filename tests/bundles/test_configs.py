@@ -20,7 +20,9 @@ from monai.bundle.config_item import ComponentLocator
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 METHODS = ("mri_seq2seq", "mri_vq_seq2seq", "mri_crl", "mri_aldm")
-NAMES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", "mri_resvit", "mri_wavelet_flow"]
+NAMES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", "mri_resvit", "mri_wavelet_flow", "mri_mmgan"]
+PAIRS = ("mri_pgan", "mri_cyclegan")  # of two sequences
+NAMES += PAIRS
 ALL = [*NAMES, "mri_crl"]
 VOLUMES = ("mri_aldm", "mri_wavelet_flow")  # that see whole volumes
 ALL_FILES = [(name, path.name) for name in ALL for path in sorted((BUNDLES / name / "configs").glob("*.json"))]
@@ -48,11 +50,12 @@ RUNS = [
     ("inference.json", "differentiation.json"),
     ("train.json", "evaluate.json", "robustness.json"),
 ]
-RIVALS = ("mri_resvit", "mri_wavelet_flow")
-FAST = (RUNS[3], RUNS[6])  # of those, whose configurations are much alike
-EACH_RUN: list[Any] = [(bundle, *files) for bundle in NAMES for files in RUNS if bundle not in RIVALS or files in FAST]
-EACH_RUN += [
-    pytest.param((bundle, *files), marks=pytest.mark.full) for bundle in RIVALS for files in RUNS if files not in FAST
+FEW = [("train.json", "small.json", "evaluate.json"), ("inference.json",)]  # of rivals; the others are slow in number
+EACH_RUN = [
+    pytest.param((bundle, *files), marks=() if bundle in METHODS or files in FEW else pytest.mark.full)
+    for bundle in NAMES
+    for files in RUNS
+    if not (bundle in PAIRS and "differentiation.json" in files)  # of one source there are no two to compare
 ]
 EACH_RUN.append(("mri_vq_seq2seq", "inference.json", "encode.json"))
 STAGES = ["train_autoencoder.json", "train_translation.json"]
@@ -200,7 +203,15 @@ def test_targets_are_importable_and_named_in_full(bundle: str, name: str):
             assert isinstance(builtin.get_component_module_name(target), str), (
                 f"{target} is none of MONAI's, or several"
             )
-    bare = {"metadata.json", "small.json", "series.json", "cnn.json", "tensorrt.json", "multi_gpu_train.json"}
+    bare = {
+        "metadata.json",
+        "small.json",
+        "series.json",
+        "cnn.json",
+        "reggan.json",
+        "tensorrt.json",
+        "multi_gpu_train.json",
+    }
     assert targets or name in bare
 
 
@@ -224,15 +235,15 @@ def test_network_in_and_out(tiny: dict[str, dict[str, Any]], bundle: str):
     """At sizes beyond the smallest, with which ci/verify tests."""
     names = [name for name in tiny[bundle] if name.startswith("network_def#")]
     small = {**{name: tiny[bundle][name] for name in names}, "network_def#channels": [4, 4, 8]}
-    n = 2 if bundle in VOLUMES else 8  # three axes of which grow
+    n = {"mri_mmgan": 1}.get(bundle, 2 if bundle in VOLUMES else 8)  # of 256; where three axes grow; of 16
     verify_net_in_out("network_def", **files_of(bundle), device="cpu", n=n, **small)
 
 
-@pytest.mark.parametrize("bundle", [pytest.param(n, marks=pytest.mark.full) if n in RIVALS else n for n in NAMES])
+@pytest.mark.parametrize("bundle", [pytest.param(n, marks=() if n in METHODS else pytest.mark.full) for n in NAMES])
 @torch.jit.optimized_execution(False)  # to optimise takes longer than it saves here
 def test_exported_network_equals_its_source(tiny, tiny_network, weights_of, tmp_path: Path, bundle: str):
     """Traced with everything available, it must see at run time what is missing, of other subjects and sizes."""
-    shape = [1, 4, 16, 24, 8 if bundle in VOLUMES else 5]
+    shape = [1, 2 if bundle in PAIRS else 4, 16, 24, 8 if bundle in VOLUMES else 5]
     ckpt_export(
         "network_def",
         filepath=str(tmp_path / "model.ts"),
@@ -248,7 +259,7 @@ def test_exported_network_equals_its_source(tiny, tiny_network, weights_of, tmp_
     image = torch.rand([2, *shape[1:4], 2 * shape[4]], generator=torch.Generator().manual_seed(0))
     image[..., :4, :] = 0
     results = []
-    for missing in ([], [3], [0, 1, 2]):
+    for missing in ([], [0]) if bundle in PAIRS else ([], [3], [0, 1, 2]):
         subject = image.clone()
         subject[:, missing] = -1
         with torch.no_grad():

@@ -26,6 +26,9 @@ OWN: dict[str, dict[str, Any]] = {
     "mri_crl": {"variant": "gain", "normalisation": "minmax", "held_out": ["FSE4"]},
     "mri_resvit": {"sequences": ["T2", "T1", "FLAIR"], "normalisation": "p99", "network_def#transformers": [2]},
     "mri_wavelet_flow": {"sequences": ["T2", "T1", "FLAIR"], "path": "displacement"},
+    "mri_mmgan": {"sequences": ["T2", "T1", "FLAIR"], "network_def#dropout": 0.1},
+    "mri_pgan": {"sequences": ["T2", "FLAIR"], "normalisation": "p99"},
+    "mri_cyclegan": {"sequences": ["T2", "FLAIR"], "normalisation": "p99"},
 }
 RUNS = {
     "mri_seq2seq": [("inference",), ("inference", "differentiation"), ("inference", "export")],
@@ -34,6 +37,9 @@ RUNS = {
     "mri_crl": [("inference",), ("inference", "sweep"), ("inference", "grid")],
     "mri_resvit": [("inference",), ("inference", "differentiation"), ("inference", "export")],
     "mri_wavelet_flow": [("inference",), ("inference", "differentiation"), ("inference", "export")],
+    "mri_mmgan": [("inference",), ("inference", "differentiation"), ("inference", "export")],
+    "mri_pgan": [("inference",), ("inference", "export")],
+    "mri_cyclegan": [("inference",), ("inference", "export")],
 }
 WRONG = {
     "mri_seq2seq": ({"normalisation": "p99_foreground"}, "normalisation 'percentile', now 'p99_foreground'"),
@@ -42,6 +48,9 @@ WRONG = {
     "mri_crl": ({"variant": "attention"}, "network_def#variant 'gain', now 'attention'"),
     "mri_resvit": ({"network_def#transformers": [1]}, "network_def#transformers [2], now [1]"),
     "mri_wavelet_flow": ({"network_def#path": "flow"}, "network_def#path 'displacement', now 'flow'"),
+    "mri_mmgan": ({"network_def#dropout": 0.2}, "network_def#dropout 0.1, now 0.2"),
+    "mri_pgan": ({"sequences": ["FLAIR", "T2"]}, "sequences ['T2', 'FLAIR'], now ['FLAIR', 'T2']"),
+    "mri_cyclegan": ({"normalisation": "p99_foreground"}, "normalisation 'p99', now 'p99_foreground'"),
 }
 
 
@@ -80,7 +89,8 @@ def test_older_weights_keep_their_scaling(workflow, tiny_weights: Path, phantom_
     assert sidecar["scale"] == 400 and sidecar["units"] == "normalised * scale + offset of the training subjects"
 
 
-RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ("mri_resvit", "mri_wavelet_flow")]
+RIVALS = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in RIVALS]
 
 
 @pytest.fixture(scope="module", params=[*list(OWN)[:4], *RIVALS])

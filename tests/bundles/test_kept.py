@@ -16,6 +16,8 @@ RUNS = [
     ("mri_crl", "train.json"),
     pytest.param("mri_resvit", "train.json", marks=pytest.mark.full),
     pytest.param("mri_wavelet_flow", "train.json", marks=pytest.mark.full),
+    pytest.param("mri_mmgan", "train.json", marks=pytest.mark.full),
+    pytest.param("mri_pgan", "train.json", marks=pytest.mark.full),
 ]
 
 

@@ -27,6 +27,7 @@ OPTIONS = [
     ("mri_aldm", {"method": "spade", "regularisation": "kl"}),
     ("mri_resvit", {"slice_axis": -2}),
     pytest.param("mri_resvit", {"transformers": []}, marks=pytest.mark.full),
+    ("mri_mmgan", {"slice_axis": -2}),
     ("mri_wavelet_flow", {"path": "displacement"}),
     pytest.param("mri_wavelet_flow", {"steps": 3}, marks=pytest.mark.full),
 ]

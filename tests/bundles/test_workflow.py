@@ -19,7 +19,8 @@ from common.evaluation.report import report
 NAMES = ["T1", "T1Gd", "T2", "FLAIR"]
 
 
-RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ("mri_resvit", "mri_wavelet_flow")]
+TOGETHER = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan")  # which see all sources at once
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in TOGETHER]
 
 
 @pytest.fixture(scope="module", params=["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", *RIVALS])
@@ -90,7 +91,7 @@ def test_uncertainty_lies_beside_the_image(
     workflow, bundle: str, weights_of, phantom_dir: Path, tmp_path: Path, caplog
 ):
     """FLAIR of three sources has a spread, that of one source none."""
-    if bundle in ("mri_resvit", "mri_wavelet_flow"):
+    if bundle in TOGETHER:
         pytest.skip("all sources are seen at once: there is one image, and no spread")
     subjects = read_subjects(phantom_dir)
     first, second = subjects["training"][:2]

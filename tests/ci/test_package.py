@@ -22,7 +22,7 @@ from common.options import run_command
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
-RIVALS = ("mri_resvit", "mri_wavelet_flow")
+RIVALS = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")
 EACH = [pytest.param(name, marks=pytest.mark.full) if name in RIVALS else name for name in NAMES]
 
 

@@ -14,7 +14,7 @@ from ci import verify as module
 from ci.verify import CHECKS, Bundle, bundles, main, selected, touched, verify
 
 NAMES = sorted(bundles())
-RIVALS = ("mri_resvit", "mri_wavelet_flow")
+RIVALS = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")
 EACH = [pytest.param(name, marks=pytest.mark.full) if name in RIVALS else name for name in NAMES]
 
 

@@ -99,7 +99,8 @@ def test_a_subject_with_nothing_to_make_it_from(served: ServedBundle, studies: S
         served.synthesise(studies, entry, "PD", "T2")
 
 
-RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ("mri_resvit", "mri_wavelet_flow")]
+RIVALS = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in RIVALS]
 
 
 @pytest.mark.parametrize("name", ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", *RIVALS])

@@ -19,8 +19,10 @@ from common.inference.weights import sha256
 
 BUNDLES = Path(__file__).parents[3] / "bundles"
 NAMES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_crl", "mri_aldm"]
-RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ("mri_resvit", "mri_wavelet_flow")]
+ALONE = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")  # rivals
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ALONE]
 VOLUMES = ("mri_aldm", "mri_wavelet_flow")  # that see whole volumes
+PAIRS = ("mri_aldm", "mri_pgan", "mri_cyclegan")  # of two sequences
 SETTINGS = [(2479.0, 9.62, 1055.0), (8142.0, 104.2, 0.0), (8000.0, 98.78, 2025.0)]
 full = pytest.mark.full
 every_bundle = pytest.mark.parametrize("bundle", [*NAMES, *RIVALS])
@@ -42,9 +44,9 @@ def network(tiny_network: Callable[..., Any]) -> Callable[[str], Any]:
 
             torch.manual_seed(0)
             return CRL(SETTINGS, features=8, res_blocks=1, heads=2).eval()
-        sampler = {"mri_aldm": {"sampler": "flow", "flow_noise": 0.0}, "mri_resvit": {}, "mri_wavelet_flow": {}}
+        sampler = {"mri_aldm": {"sampler": "flow", "flow_noise": 0.0}, **{name: {} for name in ALONE}}
         options = sampler.get(bundle, {"source_code": True})
-        return tiny_network(bundle, sequences=2 if bundle == "mri_aldm" else 3, **options).eval()
+        return tiny_network(bundle, sequences=2 if bundle in PAIRS else 3, **options).eval()
 
     return create
 
@@ -55,7 +57,7 @@ def own(bundle: str) -> Any:
 
 
 def shape_of(bundle: str, batch: int, x: int, y: int, z: int) -> list[int]:
-    return [batch, 2 if bundle == "mri_aldm" else 3, x, y, 8 * z if bundle in VOLUMES else z]
+    return [batch, 2 if bundle in PAIRS else 3, x, y, 8 * z if bundle in VOLUMES else z]
 
 
 @every_format
