@@ -113,7 +113,7 @@ def test_the_terms_of_a_known_image():
     network = Constant()
     terms, shown = MMGANObjective(adversary=adversary)(network, {"image": image})
     assert network.source.shape == (2, 3) and network.source.sum() == 2 and not network.source[:, 2].any()
-    assert terms["l1"].item() == pytest.approx(0.9 * 0.25 / 2)
+    assert terms["l1"].item() == pytest.approx(0.9 * 3 * 0.25 / 2)
     missing = shown["missing"].bool()
     assert torch.equal(missing, ~network.source.bool() & torch.tensor([True, True, False]))
     assert shown["fake"][missing][:, :16].unique().item() == 0.5, "made"

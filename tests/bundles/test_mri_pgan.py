@@ -162,6 +162,8 @@ def test_what_it_cannot_make_is_said():
         inferer(image, tiny())
     with pytest.raises(ValueError, match="T1 cannot be made: this network makes T2 from T1 alone"):
         DirectedInferer(["T1", "T2"], "T1")
+    made = DirectedInferer(["T1", "T2"], "all")(torch.rand(1, 2, 8, 8, 3), tiny())
+    assert made[:, 1].min() > 0 and not made[:, 0].any(), "all that it makes"
     assert not inferer(torch.rand(1, 2, 8, 8, 3), tiny()).any(), "nothing is missing"
 
 

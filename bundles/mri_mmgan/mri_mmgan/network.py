@@ -87,6 +87,7 @@ class MMGAN(EarlyFusion):
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.normal_(layer.weight, std=0.02)
+        nn.init.constant_(self.unet.final[2].bias, 0.3)  # most tissue; a ReLU that begins at 0 may stay there
 
     def decode(self, representation: Stack, target: Tensor) -> Tensor:
         made = torch.clamp(self.unet(representation.images), max=1)

@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from .adversary import SubsetAdversary
 from .common.translation import is_available
 
+TISSUE = (
+    1 / 3
+)  # where `trimmed_mean` brings most of it; the authors divide images by their mean, so that theirs is at 1
+
 
 class MMGANObjective(nn.Module):
-    """L1 of the missing sequences, and the adversary's view of a subject that was made whole.
+    """L1 of the missing sequences, as a share of what tissue is, and the adversary's view of a subject made whole.
 
     Which of its sequences a subject goes without is drawn anew in each step, every scenario as often. The curriculum
     begins with those of one missing sequence; after each stage one more may be missing.
@@ -56,7 +60,7 @@ class MMGANObjective(nn.Module):
         # As the finished image will be: 0 where its sources are air, so that nothing has to be learned about it.
         fake = truth * given + made * missing * (truth * given).amax(1, keepdim=True).gt(0)
         pixels = missing.sum() * truth[0, 0].numel()
-        terms = {"l1": self.l1_weight * ((fake - truth).abs() * missing).sum() / pixels}
+        terms = {"l1": self.l1_weight * ((fake - truth).abs() * missing).sum() / (TISSUE * pixels)}
         if self.adversary is None:
             return terms, {}
         shown = {"fake": fake, "real": truth, **masks}

@@ -22,14 +22,14 @@ ONLY = Route((SOURCE,), (), TARGET)
 
 
 class DirectedInferer(CompletionInferer):
-    """A `CompletionInferer` of two sequences that makes the second from the first, and says so if asked for more.
+    """A `CompletionInferer` of two sequences that makes the second from the first, and says so if asked for the first.
 
     Raises:
         ValueError: another target is wanted, or when it is called, the subject lacks the source.
     """
 
     def __init__(self, sequences: Sequence[str], targets: str | Sequence[str] | None = None, **others: Any) -> None:
-        super().__init__(sequences, targets, **others)
+        super().__init__(sequences, sequences[TARGET] if targets == "all" else targets, **others)
         if targets not in (None, "all"):
             self._check(resolve_targets(targets, sequences, ()))
 
