@@ -1,149 +1,154 @@
-"""Parameters, GMACs, median time and peak memory: `.venv/bin/python -m ci.benchmark [BUNDLE] [--small]`.
+"""Time and memory of all parts as one table: `./ci/benchmark [PART ...] [--size paper] [--against REVISION]`.
 
-Times are medians of `repeats` runs; memory is the peak so far of the process (CPU) or of the allocator (CUDA).
+Parts are networks, training, simulation, subject, startup, memory, scale and threads. A line has what was measured and,
+where there is one, the plain way's value in the same run. With --against it has what another revision of the project
+takes, measured in turns by the same code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import resource
+import logging
+import os
+import platform
+import shutil
 import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from functools import partial
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+from common.options import run_command
 
-BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
-sys.path[:0] = [str(BUNDLES / "mri_seq2seq"), str(BUNDLES / "mri_vq_seq2seq")]
-
-from mri_seq2seq.common.inference.inferers import MatrixInferer, SlabInferer  # noqa: E402
-from mri_seq2seq.common.translation import TranslationNetwork  # noqa: E402
-
-from common.options import run_command  # noqa: E402
-from mri_seq2seq.network import Seq2Seq  # noqa: E402
-from mri_seq2seq.objective import Seq2SeqObjective  # noqa: E402
-from mri_vq_seq2seq.network import VQSeq2Seq  # noqa: E402
-from mri_vq_seq2seq.objective import VQSeq2SeqObjective  # noqa: E402
-
-Row = tuple[str, torch.nn.Module, Callable[[], object]]
-SCHEDULE = {"contrastive_start": 0, "sampling_start": 0, "translation_start": -1}  # the last is drawn at random
-METHODS = {
-    "mri_seq2seq": (Seq2Seq, Seq2SeqObjective(4)),
-    "mri_vq_seq2seq": (VQSeq2Seq, VQSeq2SeqObjective(4, **SCHEDULE)),
-}
-
-
-def measure(call: Callable[[], object], device: str, repeats: int) -> tuple[float, float, float]:
-    """GMACs (half of the counted FLOPs), median seconds and peak GiB of a call."""
-    times = []
-    counter = FlopCounterMode(display=False)
-    for k in range(repeats):
-        start = time.perf_counter()
-        with nullcontext() if k else counter:  # counting takes time too: the median leaves it out
-            call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else resident
-    return counter.get_total_flops() / 2e9, statistics.median(times), peak
-
-
-def print_rows(rows: list[Row], device: str, repeats: int) -> None:
-    for name, module, call in rows:
-        gmacs, seconds, peak = measure(call, device, repeats)
-        parameters = sum(p.numel() for p in module.parameters()) / 1e6
-        print(f"  {name:30}{parameters:>10.2f} M{gmacs:>10.1f}{seconds:>10.3f}{peak:>10.2f}", flush=True)
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("startup", "networks", "training", "simulation", "subject", "memory", "scale", "threads")
+FASTER_IS_MORE = ("a second", "GB/s")  # units of which more is better
 
 
 def benchmark(
-    bundle: str = "", small: bool = False, device: str = "cpu", repeats: int = 5, subject: bool = True, matrix: int = 0
+    *parts: str,
+    size: str = "small",
+    device: str = "cpu",
+    repeats: int = 5,
+    anatomies: str = "",
+    against: str = "",
+    rounds: int = 1,
+    output_file: str = "",
 ) -> None:
-    """Prints a table of encode, decode, all four targets, a training step (without VGG19), a whole subject, and the
-    4 x 4 matrix of `run evaluating`.
+    """Measures parts of the project and prints a Markdown table.
 
     Args:
-        bundle: mri_seq2seq or mri_vq_seq2seq; both by default.
-        small: the networks of small.json in place of the papers'.
-        device: "cpu" or "cuda".
-        repeats: timed runs of each row; a whole subject and the matrix run once.
-        subject: also complete one sequence of a 160x192x144 subject from three.
-        matrix: depth of a 240x240 subject whose matrix, scores apart, is set beside its 4 encodings and 16 decodings.
+        parts: by default all.
+        size: of the networks: small, or paper.
+        device: cpu or cuda.
+        repeats: timed runs of each line, of which the median counts.
+        anatomies: folder of label maps that subjects are simulated from; by default MNI152.
+        against: a git revision to measure beside this tree.
+        rounds: turns that both take, of which the median counts.
+        output_file: the same lines as JSON.
     """
-    size = "small" if small else "paper"
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {size} size")
-    print(f"{'':32}{'parameters':>12}{'GMACs':>10}{'median s':>10}{'peak GiB':>10}")
-    for name in [bundle] if bundle else METHODS:
-        print(name)
-        kind, objective = METHODS[name]
-        network = kind(**small_options(name) if small else {}).to(device)
-        print_rows([training_row(network, objective.to(device), device)], device, repeats)
-        with torch.inference_mode():
-            print_rows(_slice_rows(network.eval(), device), device, repeats)
-            print_rows(list(_subject_rows(network, device, subject, matrix)), device, 1)
+    if unknown := set(parts) - set(PARTS):
+        raise ValueError(f"There is no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}.")
+    if size not in ("small", "paper"):
+        raise ValueError(f"size is {size!r}; it must be small or paper.")
+    wanted, settings = parts or PARTS, {"size": size, "device": device, "repeats": int(repeats)}
+    settings |= {"anatomies": anatomies} if anatomies else {}
+    print(_machine(settings) + "\n")
+    if against:
+        with _tree(against) as other:
+            turns = [(_measured(other, wanted, settings), _measured(ROOT, wanted, settings)) for _ in range(rounds)]
+        before, here = ({name: _median(each, name) for name in each[0]} for each in zip(*turns, strict=True))
+        lines = [{**here[name], "plain": before.get(name, {}).get("value")} for name in here]
+        print(_head(against, "here"), *map(_line, lines), sep="\n")
+    else:
+        print(_head("plain", "here"), flush=True)
+        lines = []
+        for part in wanted:
+            for line in _rows(part, settings):
+                lines.append(line)
+                print(_line(line), flush=True)
+    if output_file:
+        Path(output_file).write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
 
 
-def small_options(bundle: str) -> dict[str, object]:
-    overlay = json.loads((BUNDLES / bundle / "configs" / "small.json").read_text())
-    return {key.split("::")[1]: value for key, value in overlay.items() if key.startswith("network_def::")}
+def _machine(settings: dict[str, object]) -> str:
+    import monai
+    import torch
+
+    cpus = Path("/proc/cpuinfo")
+    found = (
+        [line.split(":")[1].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")]
+        if (cpus.is_file())
+        else [platform.processor()]
+    )
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    versions = f"torch {torch.__version__}, MONAI {monai.__version__}, Python {platform.python_version()}"
+    said = ", ".join(f"{name} {value}" for name, value in settings.items())
+    return f"{os.cpu_count()} x {found[0]}{gpu}, load {os.getloadavg()[0]:.1f} before; {versions}; {said}."
 
 
-def training_row(
-    network: TranslationNetwork, objective: torch.nn.Module, device: str, in_plane: Sequence[int] = (192, 192)
-) -> Row:
-    """All that one slice or stack of a subject with two sequences costs, forwards and backwards."""
-    image = torch.rand(1, 4, *in_plane, network.slices, device=device)
-    image[:, 2:] = -1
+def _rows(part: str, settings: dict[str, object]) -> Iterator[dict[str, object]]:
+    from .benchmarks import Settings
 
-    def step() -> None:
-        network.zero_grad(set_to_none=True)
-        torch.stack(list(objective(network, {"image": image})[0].values())).sum().backward()
-
-    return "training step, 2 sequences", network, step
-
-
-def _slice_rows(network: TranslationNetwork, device: str) -> list[Row]:
-    image = torch.rand(1, network.slices, 192, 192, device=device)
-    codes = [network.codes[j : j + 1] for j in range(4)]
-    representation = network.encode(image, codes[0])
-    frozen = network.freeze(0)
-    return [
-        (f"encode {network.slices}x192x192", network.encoder, lambda: network.encode(image, codes[0])),
-        ("decode, one target", network.decoder, lambda: network.decode(representation, codes[0])),
-        ("decode, frozen target", frozen.decoder, lambda: frozen.decode(representation, codes[0])),
-        ("encode, decode four", network, lambda: _all_targets(network, image, codes)),
-    ]
+    logging.disable(logging.INFO)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        rows = import_module(f"ci.benchmarks.{part}").rows(Settings(**settings))
+        while True:
+            with contextlib.redirect_stdout(nowhere):
+                row = next(rows, None)
+            if row is None:
+                return
+            yield row._asdict()
 
 
-def _subject_rows(network: TranslationNetwork, device: str, subject: bool, matrix: int) -> Iterator[Row]:
-    if subject:
-        volume = torch.rand(1, 4, 160, 192, 144, device=device)
-        complete = partial(network.complete, sources=[0, 1, 2], targets=[3])
-        yield "subject, 3 sources, 1 target", network, lambda: SlabInferer(8)(volume, complete)
-    if matrix:
-        grid = torch.rand(1, 4, 240, 240, matrix, device=device)
-        inferer = MatrixInferer(["T1", "T1Gd", "T2", "FLAIR"], SlabInferer(16))
-        yield f"matrix, 240x240x{matrix}", network, lambda: inferer(grid, network)
-        yield "its 4 + 16", network, lambda: _encode_and_decode(network, grid)
+@contextlib.contextmanager
+def _tree(revision: str) -> Iterator[Path]:
+    """A copy of the project at a revision, with this one's benchmarks."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        subprocess.run(["git", "worktree", "add", "--detach", "-q", str(tree), revision], cwd=ROOT, check=True)
+        try:
+            shutil.copy(ROOT / "ci" / "benchmark.py", tree / "ci")
+            shutil.copytree(ROOT / "ci" / "benchmarks", tree / "ci" / "benchmarks", dirs_exist_ok=True)
+            yield tree
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
 
 
-def _all_targets(network: TranslationNetwork, image: torch.Tensor, codes: list[torch.Tensor]) -> list[torch.Tensor]:
-    representation = network.encode(image, codes[0])
-    return [network.decode(representation, code) for code in codes]
+def _measured(tree: Path, parts: Sequence[str], settings: dict[str, object]) -> dict[str, dict[str, object]]:
+    """A tree's lines by name; a part that it cannot run is left out, and that is said."""
+    found = {}
+    for part in parts:
+        file = tree / f".benchmark_{part}.json"
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "ci.benchmark", part, *words, "--output_file", str(file)]
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{part} could not be measured in {tree}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+            continue
+        found |= {line["name"]: line for line in json.loads(file.read_text(encoding="utf-8"))}
+        file.unlink()
+    return found
 
 
-def _encode_and_decode(network: TranslationNetwork, grid: torch.Tensor) -> None:
-    """Every slice of 4 sequences encoded and decoded to 4 targets, 16 slices at a time, and nothing else."""
-    for i in range(4):
-        for stacks in network.to_input(grid[:, i]).split(16):
-            representation = network.encode(stacks, network.codes[i : i + 1])
-            for j in range(4):
-                network.decode(representation, network.codes[j : j + 1])
+def _median(rounds: Sequence[dict[str, dict[str, object]]], name: str) -> dict[str, object]:
+    values = [each[name]["value"] for each in rounds if name in each]
+    return {**rounds[0][name], "value": statistics.median(values)}
+
+
+def _head(plain: str, here: str) -> str:
+    return f"| | {plain} | {here} | | ratio |\n|---|---|---|---|---|"
+
+
+def _line(line: dict[str, object]) -> str:
+    value, plain, unit = line["value"], line["plain"], str(line["unit"])
+    if plain is None:
+        return f"| {line['name']} | | {value:.3g} | {unit} | |"
+    ratio = value / plain if unit in FASTER_IS_MORE else plain / value
+    return f"| {line['name']} | {plain:.3g} | {value:.3g} | {unit} | {ratio:.2f} |"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ class LoadSubject(Transform):
             refuses a subject whose files lie on different grids. No registration is done.
         masks: names of masks to load.
         label: what to add as "label" [S, X, Y, Z]: "" nothing, "images" a copy of the image, "reference" the noise-free
-            truth, which only a phantom has. "label_sha256" comes with it: by that, runs know whether they had the same.
+            truth, which only a phantom has. "label_sha256" comes with it, by sequence: by that, runs know
+            whether they had the same.
         frames: how many a series has, by name; 1 for others.
         settings: (TR, TE, TI) [S, 3] in ms that the sequences have by default. If given, "parameters" [S, 3] is added:
             what the subject list or an image's own sidecar says, else these.
@@ -113,7 +114,9 @@ class LoadSubject(Transform):
             }
             d["label"] = self._stack(truth, like)
         if self.label:
-            d["label_sha256"] = hashlib.sha256(d["label"].as_tensor().numpy()).hexdigest()
+            each = d["label"].as_tensor().split([self.frames[name] for name in self.sequences])
+            known = ((name, image) for name, image in zip(self.sequences, each, strict=True) if name in files)
+            d["label_sha256"] = {name: hashlib.sha256(image.numpy()).hexdigest() for name, image in known}
         return d
 
     @staticmethod

@@ -55,7 +55,8 @@ def write_page(
     Raises:
         ValueError: two were not scored alike, or no pair is made by all.
     """
-    runs, left_out = _of_shared_pairs([Run.read(name, str(path), convention) for name, path in scores.items()])
+    every = [Run.read(name, str(path), convention) for name, path in scores.items()]
+    runs, left_out = _of_shared_pairs(every)
     lines, tests = standings(runs)
     write_standings(folder, lines, tests)
     write_csv(folder / "costs.csv", ["name", *COSTS], [[name, *(of[c] for c in COSTS)] for name, of in costs.items()])
@@ -70,6 +71,9 @@ def write_page(
         ("Cost", _cost_table(costs)),
         ("Pictures", f'<img style="max-width:100%" src="data:image/png;base64,{picture}" alt="the methods\' images">'),
     ]
+    if len(most := _of_most_pairs(every)) > 1 and left_out:
+        print(leaderboard_text(most, *standings(most)) + "\n")
+        sections.append(("Those that make more", leaderboard_sections(most, *standings(most))[0][1]))
     write_text(folder / "leaderboard.html", page("Benchmark", [*sections, *others]))
     print("\n".join([leaderboard_text(runs, lines, tests), *notes, f"leaderboard.html and its files are in {folder}."]))
 
@@ -96,6 +100,13 @@ def _of_shared_pairs(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, [f"Compared by what {', '.join(fewest)} can make: {named}."]
 
 
+def _of_most_pairs(runs: Sequence[Run]) -> list[Run]:
+    """The runs that made the most pairs, and the same ones."""
+    made = {run.name: {key[1:] for key in run.scores["network"]} for run in runs}
+    most = max(made.values(), key=len)
+    return [run for run in runs if made[run.name] == most]
+
+
 def _pairs(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Up to `MOST` pairs that all made, of as many targets as there are."""
     pairs = list(dict.fromkeys(key[1:] for key in runs[0].scores["network"]))
@@ -108,17 +119,18 @@ def draw_methods(path: Path, scores: Mapping[str, Path], pairs: Sequence[tuple[s
     """A row per pair, its fullest axial slice: the source, the truth, then each method's image, which is scaled by the
     truth's white level in that method's training units."""
     kept = {name: _kept(folder) for name, folder in scores.items()}
-    first = next(iter(kept.values()))
-    names, axis = first["sequences"].tolist(), PLANES[0].axis
+    first, axis = next(iter(kept.values())), PLANES[0].axis
+    places = {name: {s: k for k, s in enumerate(each["sequences"].tolist())} for name, each in kept.items()}
     with style.context("dark_background"):
         figure = Figure(figsize=(1.9 * (len(kept) + 2), 2.2 * len(pairs)), layout="constrained")
         axes = figure.subplots(len(pairs), len(kept) + 2, squeeze=False)
         for row, (source, target) in zip(axes, pairs, strict=True):
-            i, j = names.index(source), names.index(target)
+            i, j = (next(iter(places.values()))[name] for name in (source, target))
             index = fullest([first["label"][j].astype(np.float32)], axis)
             shown = [(f"{source}, given", first["source"][i], white_level(first["source"][i].astype(np.float32)))]
             shown += [(f"{target}, true", first["label"][j], white_level(first["label"][j].astype(np.float32)))]
             for name, each in kept.items():
+                i, j = places[name][source], places[name][target]
                 shown.append((name, each["pred"][i, j], white_level(each["label"][j].astype(np.float32))))
             for ax, (title, volume, white) in zip(row, shown, strict=True):
                 ax.imshow(upright(volume.astype(np.float32), axis, index), cmap="gray", vmin=0, vmax=white)

@@ -119,7 +119,7 @@ class ScoreMatrix:
         self.volumes = KeptVolumes(self.output_dir / "volumes", self.sequences, self.keep)
         self.masks: set[str] = set()
         self.lpips = load_lpips(self.lpips_weights, device=engine.state.device)
-        self.truths: dict[str, str] = {}
+        self.truths: dict[str, dict[str, str]] = {}
         if self.map is None:
             self.map = IntensityMap(self.names)
             if not len(self.training):

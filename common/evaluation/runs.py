@@ -99,11 +99,14 @@ def check_alike(first: Run, other: Run) -> None:
             )
     mine, others = (run.info.get("label_sha256", {}) for run in (first, other))
     for subject in mine.keys() & others.keys():
-        if mine[subject] != others[subject]:
-            raise ValueError(
-                f"{start} the true images of {subject} have the sha256 {mine[subject][:12]} in {first.name} and "
-                f"{others[subject][:12]} in {other.name}; evaluate both on the same files."
-            )
+        # Older scores have one of all sequences together.
+        ours, theirs = ({"image": of} if isinstance(of, str) else of for of in (mine[subject], others[subject]))
+        for name in ours.keys() & theirs.keys():
+            if ours[name] != theirs[name]:
+                raise ValueError(
+                    f"{start} the true {name} of {subject} has the sha256 {ours[name][:12]} in {first.name} and "
+                    f"{theirs[name][:12]} in {other.name}; evaluate both on the same files."
+                )
 
 
 def _alone(names: set[str]) -> str:

@@ -22,6 +22,12 @@ from .progress import WholeInferer, WindowInferer
 FEWER = ("fewer --targets at a time",)
 
 
+def slab_starts(depth: int, slices: int, every: int = 1) -> list[int]:
+    """Where slabs of a volume begin; of them, counted from the middle one both ways, each `every`-th."""
+    middle = depth // 2 // slices
+    return [start for k, start in enumerate(range(0, depth, slices)) if (k - middle) % every == 0]
+
+
 class SlabInferer(Inferer):
     """Slabs of full slices for 2D and 2.5D networks, equal to the whole volume at once.
 
@@ -34,28 +40,39 @@ class SlabInferer(Inferer):
         slice_axis: spatial axis that is sliced, counted from the end.
         device: where the whole result is gathered.
         progress: show a bar.
+        every: which of the slabs are made, see `slab_starts`; the others are 0.
     """
 
     def __init__(
-        self, slices: int = 16, margin: int = 1, slice_axis: int = -1, device: str = "cpu", progress: bool = False
+        self,
+        slices: int = 16,
+        margin: int = 1,
+        slice_axis: int = -1,
+        device: str = "cpu",
+        progress: bool = False,
+        every: int = 1,
     ) -> None:
         self.slices = slices
+        self.every = every
         self.margin = margin
         self.slice_axis = slice_axis
         self.device = device
         self.progress = progress
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        depth = inputs.shape[self.slice_axis]
-        made = []
+        depth, axis = inputs.shape[self.slice_axis], self.slice_axis
+        made = torch.empty(0)
         shown = {} if self.progress else {"disable": True}
-        for start in bar(range(0, depth, self.slices), desc="slabs", unit="slabs", leave=False, **shown):
+        for start in bar(slab_starts(depth, self.slices, self.every), desc="slabs", unit="slabs", leave=False, **shown):
             stop = min(start + self.slices, depth)
             first, last = max(start - self.margin, 0), min(stop + self.margin, depth)
-            slab = inputs.narrow(self.slice_axis, first, last - first)
-            output = network(slab, *args, **kwargs)
-            made.append(output.narrow(self.slice_axis, start - first, stop - start).to(self.device))
-        return torch.cat(made, self.slice_axis)
+            output = network(inputs.narrow(axis, first, last - first), *args, **kwargs)
+            if not made.numel():
+                shape = list(output.shape)
+                shape[axis] = depth
+                made = output.new_zeros(shape, device=self.device)
+            made.narrow(axis, start, stop - start).copy_(output.narrow(axis, start - first, stop - start))
+        return made
 
 
 class AdvisingInferer(Inferer):
@@ -78,10 +95,17 @@ class SubjectInferer(Inferer):
             with a bar.
         roi_size: of a 3D window.
         slab: slices of a slab.
+        every: which of the slabs are made, see `slab_starts`.
     """
 
-    def __init__(self, inferer: Inferer | None = None, roi_size: Sequence[int] | None = None, slab: int = 16) -> None:
-        self.inferer, self.roi_size, self.slab = inferer, roi_size, slab
+    def __init__(
+        self,
+        inferer: Inferer | None = None,
+        roi_size: Sequence[int] | None = None,
+        slab: int = 16,
+        every: int = 1,
+    ) -> None:
+        self.inferer, self.roi_size, self.slab, self.every = inferer, roi_size, slab, every
 
     def windows(self, network: TranslationNetwork) -> Inferer:
         """The inferer of a network, which says what to do where memory runs out; volumes are gathered on the CPU."""
@@ -90,7 +114,8 @@ class SubjectInferer(Inferer):
         if self.roi_size is None:
             return AdvisingInferer(WholeInferer(network.repeated()), getattr(network, "less_memory", FEWER))
         if network.spatial_dims == 2:
-            slabs = SlabInferer(self.slab, network.slices // 2, network.slice_axis, progress=True)
+            margin = network.slices // 2
+            slabs = SlabInferer(self.slab, margin, network.slice_axis, progress=True, every=self.every)
             return AdvisingInferer(slabs, [f"a smaller --slab than {self.slab}"] if self.slab > 1 else FEWER)
         cpu = torch.device("cpu")
         sliding = WindowInferer(self.roi_size, overlap=0.5, mode="gaussian", device=cpu)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("verify", "a revision"),
         ("test", "--full adds what takes long"),
         ("label", "--install"),
+        ("benchmark", "a git revision to measure beside this tree"),
     ],
 )
 @pytest.mark.parametrize(

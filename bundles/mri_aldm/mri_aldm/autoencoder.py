@@ -10,7 +10,7 @@ from monai.networks.nets.autoencoderkl import Decoder, Encoder
 from torch import Tensor, nn
 
 from .common.blocks.vq import VectorQuantiser
-from .split import decode_apart, decode_split
+from .split import decode_apart, decode_split, encode_split
 
 REGULARISATIONS = ("vq", "kl")
 DECODINGS = ("whole", "split", "approximate")
@@ -74,9 +74,16 @@ class Autoencoder(nn.Module):
         else:
             self.to_log_variance = nn.Conv3d(latent_channels, latent_channels, 1)
 
-    def encode(self, image: Tensor) -> Tensor:
-        """The latent; with "kl" its mean."""
-        return self.to_latent(self.encoder(image))
+    def encode(self, image: Tensor, decoding: str = "whole", slabs: int = 4) -> Tensor:
+        """The latent; with "kl" its mean. Unless it is to be decoded whole, it is encoded in slabs, equal to whole."""
+        if torch.jit.is_scripting():
+            return self.to_latent(self.encoder(image))
+        return self.to_latent(self._encode_by(decoding, image, slabs))
+
+    def _encode_by(self, decoding: str, image: Tensor, slabs: int) -> Tensor:
+        if decoding == "whole":
+            return self.encoder(image)
+        return encode_split(self.encoder, image, slabs, self.downsampling)
 
     def decode(self, latent: Tensor, decoding: str = "whole", slabs: int = 4) -> Tensor:
         """Images in [-1, 1], a little beyond too.

@@ -18,6 +18,7 @@ from ignite.engine import Engine, Events
 from monai.networks.nets.autoencoderkl import AEKLResBlock
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, SpatialTransformer
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,11 +40,12 @@ def with_checkpointing(network: ALDM, checkpointing: bool | str = True) -> ALDM:
     return network
 
 
-def on_meta(network: ALDM) -> ALDM:
-    """A copy without values and without checkpointing, on which operations cost nothing but can be counted."""
+def without_values(network: ALDM, mode: FakeTensorMode) -> ALDM:
+    """A copy without checkpointing, whose operations cost nothing in this mode but can be counted."""
     memo: dict[int, Tensor] = {}
     for tensor in (*network.parameters(), *network.buffers()):
-        empty = torch.empty_like(tensor, device="meta")
+        with mode:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
         wanted = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if wanted else empty
     forwards = {m: m.__dict__.pop("forward") for m in network.modules() if "forward" in m.__dict__}
@@ -112,13 +114,18 @@ class SavedTensors:
 
 
 def activation_bytes(network: ALDM, size: Sequence[int], samples: int = 1, checkpointing: bool = False) -> int:
-    """What a training step of volumes of `size` keeps for its backward pass, in full precision."""
-    meta = on_meta(network)
-    saved = SavedTensors(meta)
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-        output = meta(**example_step(meta, size, samples))
-        total = saved.total(checkpointing)
-    del output
+    """What a training step of volumes of `size` keeps for its backward pass, in full precision.
+
+    Counted as for a CPU: on the meta device attention would keep its scores, which neither CPU nor GPU does.
+    """
+    mode = FakeTensorMode()
+    counted = without_values(network, mode)
+    with mode:
+        saved = SavedTensors(counted)
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+            output = counted(**example_step(counted, size, samples))
+            total = saved.total(checkpointing)
+        del output
     return total
 
 
@@ -201,7 +208,7 @@ def gmacs(network: ALDM, method: str, *inputs: Tensor, backward: bool = False) -
 
 def report(size: Sequence[int] = (192, 192, 144)) -> None:
     """Prints what the paper's networks cost for volumes of `size`."""
-    print(f"Volumes of {'x'.join(map(str, size))}, full precision; counted on the meta device")
+    print(f"Volumes of {'x'.join(map(str, size))}, full precision; counted, nothing is computed")
     steps = {}
     for method in ("autoencoder", "spade", "aldm"):
         with torch.device("meta"):

@@ -135,7 +135,7 @@ class ALDM(TranslationNetwork):
         self.register_buffer("latent_scale", scale)
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
-        latent = self.autoencoder.encode(2 * image - 1)
+        latent = self.autoencoder.encode(2 * image - 1, self.decoding, self.slabs)
         draw = torch.full((image.shape[0],), self.mean_draw, device=image.device)
         return Representation(latent, source.expand(image.shape[0], -1), draw)
 

@@ -1,4 +1,4 @@
-"""Decoding in slabs where the memory for a whole volume is short."""
+"""Encoding and decoding in slabs where the memory for a whole volume is short."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets.autoencoderkl import AEKLResBlock, Decoder
+from monai.networks.nets.autoencoderkl import AEKLDownsample, AEKLResBlock, Decoder, Encoder
 from torch import Tensor, nn
 
 AXIS = 2  # of [B, C, X, Y, Z], along which volumes are split
 REACH = 8  # positions of the latent on each side of a slab that is decoded apart
+
+
+def encode_split(encoder: Encoder, image: Tensor, slabs: int, factor: int) -> Tensor:
+    """`encoder(image)`, as `decode_split`; `factor` is by how much it makes an image smaller, and divides its size."""
+    sizes = [factor * len(part) for part in torch.arange(image.shape[AXIS] // factor).chunk(slabs)]
+    parts = [slab.cpu() for slab in image.split(sizes, AXIS)]
+    return torch.cat(_apply(encoder.blocks, parts), AXIS).to(image.device)
 
 
 def decode_split(decoder: Decoder, latent: Tensor, slabs: int) -> Tensor:
@@ -19,7 +26,8 @@ def decode_split(decoder: Decoder, latent: Tensor, slabs: int) -> Tensor:
     Layer after layer, a convolution sees its slab with the neighbours' edges as halo, and group normalisation takes
     mean and variance over all slabs: the result is that of the whole volume, but for rounding.
     """
-    return torch.cat(_apply(decoder.blocks, _split(latent, slabs)), AXIS).to(latent.device)
+    parts = [slab.cpu() for slab in latent.chunk(slabs, AXIS)]
+    return torch.cat(_apply(decoder.blocks, parts), AXIS).to(latent.device)
 
 
 def decode_apart(decoder: Decoder, latent: Tensor, slabs: int) -> Tensor:
@@ -37,12 +45,8 @@ def decode_apart(decoder: Decoder, latent: Tensor, slabs: int) -> Tensor:
     return torch.cat(made, AXIS).to(latent.device)
 
 
-def _split(x: Tensor, slabs: int) -> list[Tensor]:
-    return [slab.cpu() for slab in x.chunk(slabs, AXIS)]
-
-
 def _apply(module: nn.Module, parts: list[Tensor]) -> list[Tensor]:
-    """One of the decoder's layers over all slabs."""
+    """One of the encoder's or the decoder's layers over all slabs."""
     if isinstance(module, AEKLResBlock):
         h = _convolve(module.conv1.conv, parts, _normaliser(module.norm1, parts, F.silu))
         h = _convolve(module.conv2.conv, h, _normaliser(module.norm2, h, F.silu))
@@ -50,6 +54,8 @@ def _apply(module: nn.Module, parts: list[Tensor]) -> list[Tensor]:
         return [a + b for a, b in zip(around, h, strict=True)]
     if isinstance(module, nn.Conv3d):
         return _convolve(module, parts)
+    if isinstance(module, AEKLDownsample):
+        return _halve(module.conv.conv, parts)
     if isinstance(module, nn.GroupNorm):
         normalise = _normaliser(module, parts)
         return [normalise(part.to(module.weight.device)).cpu() for part in parts]
@@ -59,7 +65,7 @@ def _apply(module: nn.Module, parts: list[Tensor]) -> list[Tensor]:
         return parts
     if isinstance(module, (nn.Upsample, nn.Identity)):
         return [module(part) for part in parts]
-    raise TypeError(f"How {type(module).__name__} is split is not known; decode the whole volume.")
+    raise TypeError(f"How {type(module).__name__} is split is not known; leave --decoding whole.")
 
 
 def _normaliser(
@@ -97,4 +103,13 @@ def _convolve(conv: nn.Conv3d, parts: list[Tensor], prepare: Callable[[Tensor], 
         x = x if prepare is None else prepare(x)
         x = F.pad(x, (0, 0, 0, 0, halo * (before is None), halo * (after is None)))
         made.append(F.conv3d(x, conv.weight, conv.bias, conv.stride, padding).cpu())
+    return made
+
+
+def _halve(conv: nn.Conv3d, parts: list[Tensor]) -> list[Tensor]:
+    """A convolution of stride 2, each slab of even length with the next one's edge; zeros are the volume's end only."""
+    made = []
+    for part, following in zip(parts, [*parts[1:], torch.zeros_like(parts[-1])], strict=True):
+        x = torch.cat([part, following.narrow(AXIS, 0, 1)], AXIS).to(conv.weight.device)
+        made.append(conv(F.pad(x, (0, 1, 0, 1))).cpu())
     return made

@@ -35,7 +35,7 @@ predict each other better. OTHER_PERSON: an image agrees with none of two or mor
 under all wrong names: 110 of 115 namings were found by the weights that come with mri_seq2seq, and T1 was not told from
 T1Gd in the other five. Of 16 images of another person 15 were found. No right name or person was doubted. The weights
 have seen these people, and the limits were chosen on them, so others may do worse; `.venv/bin/python -m
-ci.benchmark_agreement LIST WEIGHTS` measures it on yours. A subject with an error is not compared.
+ci.measure_agreement LIST WEIGHTS` measures it on yours. A subject with an error is not compared.
 
 | the T2 | `check` | loading |
 |---|---|---|

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.evaluation.benchmark_page import _of_shared_pairs
+from common.evaluation.benchmark_page import _of_most_pairs, _of_shared_pairs
 from common.evaluation.runs import Run
 
 
@@ -24,5 +24,7 @@ def test_pairs_that_all_make(results: Callable[..., Path]):
     assert all({key[1:] for key in each.scores["network"]} == one for each in kept)
     assert said == ["Compared by what directed can make: T1 to T2."]
     assert _of_shared_pairs([run(first, "all", both), run(second, "other", both)])[1] == []
+    three = [run(first, "all", both), run(second, "directed", one), run(second, "other", both)]
+    assert [each.name for each in _of_most_pairs(three)] == ["all", "other"]
     with pytest.raises(ValueError, match="No pair is made by all of"):
         _of_shared_pairs([run(first, "all", one), run(second, "directed", {("T2", "T1")})])

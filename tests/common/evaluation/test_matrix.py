@@ -103,7 +103,7 @@ def test_what_a_reader_needs_to_trust_the_numbers(evaluated: SimpleNamespace, ti
     assert info["convention"] == "declared" and info["truth"] == "images" and info["seed"] == 5
     assert info["lpips"] == "missing" and info["torch"] == torch.__version__
     assert info["brain_mask"] == "the subject list's and the target's non-background"
-    assert len(set(info["label_sha256"].values())) == 3
+    assert len({frozenset(each.items()) for each in info["label_sha256"].values()}) == 3
     assert info["subjects"] == ["one", "turned", "fewer"] and len(info["summary"]) == 40
 
 

@@ -60,10 +60,19 @@ def test_the_seed_counts_only_where_there_is_a_disturbance(results: Results):
 
 
 def test_other_images_under_the_same_name_are_refused(results: Results):
-    one, two = (results(name, [20], label_sha256={"a": sha * 32}) for name, sha in (("one", "ab"), ("two", "cd")))
-    with pytest.raises(ValueError, match="images of a have the sha256 abababababab in one and cdcdcdcdcdcd in two"):
+    shas = {"one": {"T1": "ab" * 32, "T2": "ef" * 32}, "two": {"T1": "cd" * 32}}
+    one, two = (results(name, [20], label_sha256={"a": sha}) for name, sha in shas.items())
+    with pytest.raises(ValueError, match="the true T1 of a has the sha256 abababababab in one and cdcdcdcdcdcd in two"):
         read_runs([one, two])
-    read_runs([one, results("three", [20], label_sha256={"a": "ab" * 32})])
+    read_runs([one, results("three", [20], label_sha256={"a": {"T1": "ab" * 32}})])  # which knows no T2
+
+
+def test_scores_of_older_versions_have_one_sum_of_all_images(results: Results):
+    one, two = (results(name, [20], label_sha256={"a": sha * 32}) for name, sha in (("one", "ab"), ("two", "cd")))
+    with pytest.raises(
+        ValueError, match="the true image of a has the sha256 abababababab in one and cdcdcdcdcdcd in two"
+    ):
+        read_runs([one, two])
 
 
 def test_lpips_of_another_backbone_is_refused(results: Results):

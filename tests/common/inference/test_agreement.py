@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ci import benchmark_agreement
+from ci import measure_agreement
 from common import workflows
 from common.data.check import check_subjects
 from common.data.preparation import Subjects
@@ -147,14 +147,14 @@ def test_the_benchmark_counts_what_is_found(
     write_subjects(tmp_path / "subjects.json", listed)
     network, subjects = Powers(4), Subjects(NAMES, dataset_dir=tmp_path)
     item = subjects.items("test")[0]
-    named = {tuple(names): found for names, found in benchmark_agreement.namings(network, subjects, item)}
+    named = {tuple(names): found for names, found in measure_agreement.namings(network, subjects, item)}
     files = item["images"]
     swapped = {**item, "images": {"T1": files["T2"], "T2": files["T1"], "FLAIR": files["FLAIR"]}}
     direct = agreement(network, plain(subjects.use()(swapped)["image"])[None], [0, 1, 2])
     turned = named[1, 0, 2][[1, 0, 2]][:, :, [1, 0, 2]]  # rows by name, not by what they are
     torch.testing.assert_close(turned, direct, rtol=0, atol=0.01, equal_nan=True)
-    monkeypatch.setattr(benchmark_agreement, "network_of", lambda *_, **__: (network, subjects))
-    benchmark_agreement.benchmark(str(tmp_path / "subjects.json"), "model.pt")
+    monkeypatch.setattr(measure_agreement, "network_of", lambda *_, **__: (network, subjects))
+    measure_agreement.benchmark(str(tmp_path / "subjects.json"), "model.pt")
     told = capsys.readouterr().out
     # PD is the T1 of these subjects to the power of 0.3, so that the two may be taken for each other.
     found = re.search(

@@ -15,6 +15,7 @@ from common.inference.inferers import (
     SlabInferer,
     available_sequences,
     resolve_targets,
+    slab_starts,
 )
 from mri_seq2seq.network import Seq2Seq
 
@@ -66,6 +67,20 @@ def test_slabs_equal_the_whole_volume(slices: int, slice_axis: int, slab: int):
     if slab == 2 and slices > 1:  # the test would see a wrong neighbour
         wrong = SlabInferer(slab, slices // 2 - 1, slice_axis)(image, network)
         assert (wrong - network(image)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_every_third_slab_from_the_middle_one():
+    """Eleven slices in slabs of two: slabs 0 to 5, the middle one 2, so 2 and 5 of them."""
+    assert (
+        slab_starts(11, 2, 3) == [4, 10] and slab_starts(11, 2) == [0, 2, 4, 6, 8, 10] and slab_starts(1, 4, 9) == [0]
+    )
+    network, image = make(2, 3, -1), subject(0, 2, shape=(8, 8, 11))
+    made, whole = SlabInferer(2, 1, every=3)(image, network), network(image)
+    kept = torch.tensor([4, 5, 10])
+    torch.testing.assert_close(made[..., kept], whole[..., kept], rtol=0, atol=1e-5)
+    made[..., kept] = 0
+    assert not made.any()
 
 
 def test_a_slice_axis_that_counts_from_the_front_is_refused():

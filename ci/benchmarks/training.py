@@ -1,14 +1,10 @@
-"""A training's loader, losses and optimiser beside the plain ways: `.venv/bin/python -m ci.benchmark_training`.
-
-Both ways take turns on one thread; times are medians of the thread's own seconds, so that what else runs hardly counts.
-"""
+"""What a training does beside the plain ways, and an epoch of a small one as a user runs it."""
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,16 +12,23 @@ from monai.data import CacheDataset, MetaTensor
 from monai.transforms import RandFlipd
 from torchvision.models import vgg19
 
-from ci.benchmark import METHODS, small_options
+from common import workflows
 from common.data.loaders import CachedSubjects
+from common.data.phantom import make_phantom
 from common.data.preparation import Subjects
-from common.options import run_command
 from common.training.optimizers import fused, gradient_norm
 from common.training.perceptual import VGG19Loss
 
-Ways = tuple[Callable[[], object], Callable[[], object]]
+from . import Row, Settings, turns
+from .networks import training_step
+
 SEQUENCES = ["T1", "T1Gd", "T2", "FLAIR"]
 WHOLE = (192, 220, 155)  # a BraTS subject after it is cropped
+PARAMETERS = 20  # millions, of the optimiser
+PERCEPTUAL = 64  # VGG19's images, in pixels
+EPOCHS = 4  # of the small training; the first is not counted
+
+Ways = tuple
 
 
 def loading(roi_size: Sequence[int]) -> Ways:
@@ -60,43 +63,29 @@ def perceptual(size: int) -> Ways:
     return lambda: loss(made, truths[row]).backward(), lambda: loss(made, truths, row).backward()
 
 
-def mixed() -> Ways:
-    """A step of the small Seq2Seq network, in full precision or in bf16."""
-    kind, objective = METHODS["mri_seq2seq"]
-    network, batch = kind(**small_options("mri_seq2seq")), {"image": torch.rand(1, 4, 96, 112, 3)}
-
-    def step(half: bool) -> None:
-        network.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            loss = torch.stack(list(objective(network, batch)[0].values())).sum()
-        loss.backward()
-
-    return lambda: step(False), lambda: step(True)
-
-
-def benchmark_training(repeats: int = 5, parameters: int = 20, size: int = 64) -> None:
-    """Prints a Markdown table: milliseconds of either way, and how many times faster the second is.
-
-    Args:
-        repeats: turns of each, of which the median counts.
-        parameters: of the optimiser, in millions.
-        size: of VGG19's images.
-    """
+def rows(settings: Settings) -> Iterator[Row]:
     torch.set_num_threads(1)
-    rows = {f"load {'x'.join(map(str, roi))}": loading(roi) for roi in ([192, 192, 3], [64, 64, 1])}
-    rows["Adam fused"], rows["norm, not clipped"] = optimising(parameters)
-    rows |= {"VGG19, 16 pairs of 4 images": perceptual(size), "small network, bf16": mixed()}
-    print(f"torch {torch.__version__}\n\n| | plain ms | here ms | times faster |\n|---|---|---|---|")
-    for name, ways in rows.items():
-        seconds: tuple[list[float], ...] = ([], [])
-        for k in range(repeats + 1):
-            for way, spent in zip(ways, seconds, strict=True):
-                start = time.thread_time()
-                way()
-                spent += [time.thread_time() - start] if k else []  # the first is not counted
-        plain, here = map(statistics.median, seconds)
-        print(f"| {name} | {plain * 1e3:.1f} | {here * 1e3:.1f} | {plain / here:.1f} |", flush=True)
+    for box in ([192, 192, 3], [64, 64, 1]):
+        plain, here = turns(loading(box), settings)
+        yield Row(f"boxes of {'x'.join(map(str, box))} from a kept BraTS subject", 1 / here, "a second", 1 / plain)
+    found = {"Adam, 20 M parameters": optimising(PARAMETERS)[0], "their gradient's norm": optimising(PARAMETERS)[1]}
+    found |= {"VGG19, 16 pairs of 4 images": perceptual(PERCEPTUAL)}
+    half = training_step("mri_seq2seq", settings, torch.bfloat16)
+    found |= {"mri_seq2seq, training step in bf16": (training_step("mri_seq2seq", settings), half)}
+    for name, ways in found.items():
+        plain, here = turns(ways, settings)
+        yield Row(name, 1000 * here, "ms", 1000 * plain)
+    yield Row("mri_seq2seq small, epoch of 8 subjects: loader, step, checkpoint", epoch(), "s")
 
 
-if __name__ == "__main__":
-    run_command(benchmark_training)
+def epoch() -> float:
+    """Seconds that each further epoch takes of `mri-contrast train ... --overlay small`, checkpoint included."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_phantom(Path(folder) / "data", subjects=8, spacing=3, validation=0, test=0)
+        marks = []
+        for epochs in (1, EPOCHS):
+            begun = time.perf_counter()
+            options = {"epochs": epochs, "val_interval": 100, "device": "cpu"}
+            workflows.train("mri_seq2seq", f"{folder}/data", f"{folder}/{epochs}", overlay="small", **options)
+            marks.append(time.perf_counter() - begun)
+    return (marks[1] - marks[0]) / (EPOCHS - 1)

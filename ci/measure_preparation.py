@@ -1,6 +1,6 @@
 """How well `prepare` places real sessions whose transforms are known, and how long it takes.
 
-    python -m ci.benchmark_preparation DATA OUT [--reference FLAIR]
+    python -m ci.measure_preparation DATA OUT [--reference FLAIR]
 
 DATA holds a folder per session: T1, T2 ... .nii.gz, raw, and beside them T1_to_FLAIR.txt ... (ITK's text, which takes a
 place in FLAIR to the same one in T1). A table is printed, with the mean distance in the brain, in mm, between where a

@@ -1,6 +1,6 @@
 """What `mri-contrast check --weights` finds of wrong names and other people's images, in scans that are named rightly.
 
-    .venv/bin/python -m ci.benchmark_agreement LIST WEIGHTS [--bundle mri_seq2seq] [--others 1] --threads 1
+    .venv/bin/python -m ci.measure_agreement LIST WEIGHTS [--bundle mri_seq2seq] [--others 1] --threads 1
 
 Every subject's images are given all names that the network's sequences allow: for three or four images and four
 sequences, the right ones and 23 wrong ones. Then each image in turn is replaced by another person's of its sequence.
