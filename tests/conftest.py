@@ -104,8 +104,6 @@ def tiny_network(tiny: dict[str, dict[str, Any]]) -> Callable[[str], Any]:
         for name, parameter in network.named_parameters():
             if name.startswith(("denoiser", "unet")) and not parameter.any():  # all zeros at its end, it sees nothing
                 torch.nn.init.normal_(parameter, std=0.1)
-        if bundle == "mri_resvit":  # whose batch norms have seen no image yet: what it makes is grey
-            torch.nn.init.normal_(network.decoder[-2].weight, std=0.5)
         return network
 
     return create

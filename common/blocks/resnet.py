@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
+# "affine" has a scale and a shift: what batch normalisation does to one image alone.
+NORMS = {"instance": nn.InstanceNorm2d, "affine": partial(nn.InstanceNorm2d, affine=True)}
 
 
 class ConvNorm(nn.Sequential):
@@ -15,7 +17,7 @@ class ConvNorm(nn.Sequential):
 
     Args:
         stride: 2 halves the size.
-        norm: "batch", or "instance", whose convolutions have a bias.
+        norm: "instance", whose convolutions have a bias, or "affine".
         padding_mode: of the convolution.
         up: a transposed convolution that doubles the size, in place of the other.
     """
@@ -27,7 +29,7 @@ class ConvNorm(nn.Sequential):
         kernel_size: int = 3,
         stride: int = 1,
         *,
-        norm: str = "batch",
+        norm: str = "affine",
         padding_mode: str = "zeros",
         act: bool = True,
         up: bool = False,
@@ -46,7 +48,7 @@ class ConvNorm(nn.Sequential):
 class ResNetBlock(nn.Module):
     """x plus two reflect-padded convolutions of it."""
 
-    def __init__(self, channels: int, norm: str = "batch") -> None:
+    def __init__(self, channels: int, norm: str = "affine") -> None:
         super().__init__()
         options = {"norm": norm, "padding_mode": "reflect"}
         self.conv1 = ConvNorm(channels, channels, **options)
@@ -59,7 +61,7 @@ class ResNetBlock(nn.Module):
 class ResNetEncoder(nn.Sequential):
     """A 7-wide convolution, and one that halves the size for each further width."""
 
-    def __init__(self, in_channels: int, channels: Sequence[int] = (64, 128, 256), norm: str = "batch") -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int] = (64, 128, 256), norm: str = "affine") -> None:
         halving = [ConvNorm(a, b, stride=2, norm=norm) for a, b in pairwise(channels)]
         super().__init__(ConvNorm(in_channels, channels[0], 7, norm=norm, padding_mode="reflect"), *halving)
 
@@ -67,7 +69,7 @@ class ResNetEncoder(nn.Sequential):
 class ResNetDecoder(nn.Sequential):
     """The way back, to images in [-1, 1]."""
 
-    def __init__(self, out_channels: int, channels: Sequence[int] = (64, 128, 256), norm: str = "batch") -> None:
+    def __init__(self, out_channels: int, channels: Sequence[int] = (64, 128, 256), norm: str = "affine") -> None:
         doubling = [ConvNorm(b, a, norm=norm, up=True) for a, b in reversed(list(pairwise(channels)))]
         last = nn.Conv2d(channels[0], out_channels, 7, padding=3, padding_mode="reflect")
         super().__init__(*doubling, last, nn.Tanh())
