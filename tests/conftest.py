@@ -70,7 +70,7 @@ def tiny() -> dict[str, dict[str, Any]]:
     own["mri_resvit"] = {"roi_size": [32, 32, 1], "divisible": [8, 8, 1], "adversarial_weight": 0.0}
     own["mri_wavelet_flow"] = {"roi_size": [16, 16, 16], "divisible": [4, 4, 4], "batch_size": 1, "learning_rate": 1e-3}
     gan = {"roi_size": [32, 32, 1], "discriminator_channels": 4}  # what a discriminator's patches fit into
-    own |= {"mri_pgan": {**gan, "roi_size": [32, 32, 3]}, "mri_mmgan": {**gan, "divisible": [4, 4, 1]}}
+    own |= {"mri_pgan": {**gan, "roi_size": [32, 32, 3]}, "mri_mmgan": {**gan, "divisible": [4, 4, 1], "batch_size": 1}}
     own["mri_cyclegan"] = gan
     others = {
         "divisible": [2, 2, 1],
