@@ -18,7 +18,8 @@ BASE = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_ve
 CONFIGS = ("inference.json", "train*.json")
 COMMANDS = ("common.__main__", "common.workflows", "common.data.layouts", "common.data.check")
 # Needed without an import here, by the word that makes MONAI ask for it.
-ASKED_FOR = {"DiffusionModelUNet": "einops", "TensorBoardStatsHandler": "tensorboard", "download_large_files": "pyyaml"}
+ASKED_FOR = {"DiffusionModelUNet": "einops", "TransformerBlock": "einops", "TensorBoardStatsHandler": "tensorboard"}
+ASKED_FOR |= {"download_large_files": "pyyaml"}
 MONAI_BUNDLE = "fire"  # and `python -m monai.bundle` itself
 
 

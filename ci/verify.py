@@ -251,12 +251,12 @@ def verify(bundle: Bundle) -> list[str]:
                 causes.append(causes[-1].__cause__)
             status, said = "FAIL", " ".join(str(causes[-1] or repr(causes[-1])).split())
             failed.append(f"{name}: {said}")
-        print(f"{status:5}{bundle.name:16}{name:13}{said}", flush=True)
+        print(f"{status:5}{bundle.name:17}{name:13}{said}", flush=True)
         # What will be gone one day is told; MONAI's reminders that a configuration can run any code are not.
         for line in sorted(
             {" ".join(str(each.message).split()) for each in raised if issubclass(each.category, ENDING)}
         ):
-            print(f"{'warn':5}{bundle.name:16}{name:13}{line}", file=sys.stderr, flush=True)
+            print(f"{'warn':5}{bundle.name:17}{name:13}{line}", file=sys.stderr, flush=True)
     return failed
 
 

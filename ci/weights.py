@@ -25,6 +25,7 @@ from common.training.checkpoints import read_last
 DATA: dict[str, dict[str, object]] = {
     "mri_crl": {"sequences": "fse9", "one_gain": True},
     "mri_aldm": {"spacing": 3.0},
+    "mri_wavelet_flow": {"spacing": 3.0},
 }
 SPLIT = {"validation": 0.1, "test": 0.3}
 CARD = """\

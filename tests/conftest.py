@@ -15,6 +15,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parents[1]
+PERCEPTUAL = ("mri_seq2seq", "mri_vq_seq2seq", "mri_aldm")  # with VGG19 in a loss
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,21 +59,33 @@ def tiny() -> dict[str, dict[str, Any]]:
         **{"head_channels": 4, "unet_norm_groups": 2, "steps": 2, "spade_blocks": [1, 1], "spade_norm": "everywhere"},
         **{"source_code": False},
     }
+    vit = {"art_blocks": 2, "width": 8, "mlp_width": 8, "layers": 1, "heads": 2, "grid": 4, "transformers": [1]}
+    networks["mri_resvit"] = {"channels": [4, 8], **vit}
+    networks["mri_wavelet_flow"] = {"channels": [4, 8], "res_blocks": 1, "norm_groups": 2}
+    resnet = {"channels": [4, 8], "res_blocks": 1}
+    networks |= {"mri_pgan": resnet, "mri_mmgan": {"channels": [4, 8]}, "mri_cyclegan": resnet}
     aldm = {"roi_size": [16, 16, 16], "crop_size": [16, 16, 16], "divisible": [4, 4, 4]}
     aldm |= {"adversarial_weight": 0.0, "sampler": "ddim", "cycle_weight": 1.0}
     own = {"mri_aldm": aldm, "mri_vq_seq2seq": {"repeats": 1}}
+    own["mri_resvit"] = {"roi_size": [32, 32, 1], "divisible": [8, 8, 1], "adversarial_weight": 0.0}
+    own["mri_wavelet_flow"] = {"roi_size": [16, 16, 16], "divisible": [4, 4, 4], "batch_size": 1, "learning_rate": 1e-3}
+    gan = {"roi_size": [32, 32, 1], "discriminator_channels": 4}  # what a discriminator's patches fit into
+    own |= {"mri_pgan": {**gan, "roi_size": [32, 32, 3]}, "mri_mmgan": {**gan, "divisible": [4, 4, 1], "batch_size": 1}}
+    own["mri_cyclegan"] = gan
     others = {
         "divisible": [2, 2, 1],
         "num_workers": 0,
         "epochs": 2,
         "val_interval": 1,
-        "perceptual_weights": "none",
     }
+    for bundle in ("mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", "mri_pgan"):
+        own[bundle] = {"perceptual_weights": "none", **own.get(bundle, {})}
     return {
         bundle: {
             **{f"network_def#{name}": value for name, value in network.items()},
             "roi_size": [16, 16, 3 if bundle == "mri_seq2seq" else 1],
             **others,
+            **({"perceptual_weights": "none"} if bundle in PERCEPTUAL else {}),
             **own.get(bundle, {}),
         }
         for bundle, network in networks.items()
@@ -89,7 +102,7 @@ def tiny_network(tiny: dict[str, dict[str, Any]]) -> Callable[[str], Any]:
         torch.manual_seed(0)
         network = locate(definition["_target_"].removesuffix(".as_described"))(**{**options, **others})
         for name, parameter in network.named_parameters():
-            if name.startswith("denoiser") and not parameter.any():  # a UNet that is all zeros at its end sees nothing
+            if name.startswith(("denoiser", "unet")) and not parameter.any():  # all zeros at its end, it sees nothing
                 torch.nn.init.normal_(parameter, std=0.1)
         return network
 
@@ -103,7 +116,8 @@ def weights_of(tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[
     @functools.cache
     def create(bundle: str) -> Path:
         network = tiny_network(bundle)
-        network.reference_scale.copy_(torch.tensor([[100.0, 0.0], [200.0, 0.0], [300.0, 10.0], [400.0, 20.0]]))
+        scales = torch.tensor([[100.0, 0.0], [200.0, 0.0], [300.0, 10.0], [400.0, 20.0]])
+        network.reference_scale.copy_(scales[: network.sequences])
         path = tmp_path_factory.mktemp(bundle) / "model.pt"
         torch.save(network.state_dict(), path)
         return path

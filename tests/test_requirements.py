@@ -32,7 +32,7 @@ USERS = {
     "tests/requirements.txt": "tests ci common",
 }
 NEEDED_BY = {  # without an import here: where the need stands
-    "einops": ("bundles/mri_aldm/mri_aldm/*.py", "DiffusionModelUNet"),
+    "einops": ("common/blocks/*.py", "DiffusionModelUNet"),
     "pyyaml": ("ci/package.py", "large_files.yml"),  # MONAI's download_large_files reads it
     "tensorboard": ("common/training/*.py", "TensorBoardStatsHandler"),
     "ruff": ("ci/test", "ruff check"),

@@ -206,7 +206,8 @@ class MatrixInferer(SubjectInferer):
         every = range(len(sequences))
         self.routes = [Route((i,), (), j) for i in every for j in every]
         others = [[i for i in every if i != j] for j in every]
-        if multi_source == "subsets" or switch(multi_source, 'multi_source (or "subsets")'):
+        several = multi_source == "subsets" or switch(multi_source, 'multi_source (or "subsets")')
+        if several and len(sequences) > 2:  # of two, the other one is the pair that there is already
             self.routes += [Route(tuple(others[j]), (), j) for j in every]
         if multi_source == "subsets":
             sizes = range(2, len(sequences) - 1)

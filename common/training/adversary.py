@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from ignite.engine import Engine, Events
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
@@ -36,10 +39,18 @@ class Adversary:
 
     @classmethod
     def of_sequences(
-        cls, sequences: int, spatial_dims: int, in_channels: int, device: torch.device, learning_rate: float = 2e-4
+        cls,
+        sequences: int,
+        spatial_dims: int,
+        in_channels: int,
+        device: torch.device,
+        learning_rate: float = 2e-4,
+        channels: int = 64,
+        **options: Any,
     ) -> Adversary:
-        """With a discriminator for each sequence."""
-        return cls(SequenceDiscriminators(sequences, spatial_dims, in_channels), device, learning_rate)
+        """With a discriminator for each sequence, `channels` wide at its first layer."""
+        each = SequenceDiscriminators(sequences, spatial_dims, in_channels, channels)
+        return cls(each, device, learning_rate, **options)
 
     def __init__(self, discriminators: nn.Module, device: torch.device, learning_rate: float = 2e-4) -> None:
         self.discriminators = discriminators.to(device)
@@ -84,3 +95,18 @@ class Adversary:
     def load_state_dict(self, state: dict) -> None:
         self.discriminators.load_state_dict(state["discriminators"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+class SameRate:
+    """Lets an adversary learn at the rate that the network has in each step, where its own would stay as it began."""
+
+    def __init__(self, adversary: Adversary | None, optimizer: torch.optim.Optimizer) -> None:
+        self.adversary, self.optimizer = adversary, optimizer
+
+    def attach(self, engine: Engine) -> None:
+        if self.adversary is not None:
+            engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self) -> None:
+        for group in self.adversary.optimizer.param_groups:
+            group["lr"] = self.optimizer.param_groups[0]["lr"]

@@ -25,3 +25,8 @@ def polynomial_decay(
 def step_decay(optimizer: torch.optim.Optimizer, every: int, factor: float = 0.5) -> LambdaLR:
     """The optimiser's rate times `factor` after each `every` epochs (a function, for the same reason)."""
     return LambdaLR(optimizer, lambda epoch: factor ** (epoch // every))
+
+
+def constant_then_linear(optimizer: torch.optim.Optimizer, steps: int, constant: float = 0.5) -> LambdaLR:
+    """The optimiser's rate for a share `constant` of the `steps`, then linearly down to 0, as pix2pix and its kin."""
+    return LambdaLR(optimizer, lambda step: max(0.0, min(1.0, (1 - step / steps) / (1 - constant))))

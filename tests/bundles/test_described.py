@@ -24,18 +24,33 @@ OWN: dict[str, dict[str, Any]] = {
     "mri_vq_seq2seq": {"sequences": ["T2", "T1", "FLAIR"], "quantiser": "ema", "normalisation": "p99"},
     "mri_aldm": {"sequences": ["T2", "T1", "FLAIR"], "regularisation": "kl", "sampler": "flow"},
     "mri_crl": {"variant": "gain", "normalisation": "minmax", "held_out": ["FSE4"]},
+    "mri_resvit": {"sequences": ["T2", "T1", "FLAIR"], "normalisation": "p99", "network_def#transformers": [2]},
+    "mri_wavelet_flow": {"sequences": ["T2", "T1", "FLAIR"], "path": "displacement"},
+    "mri_mmgan": {"sequences": ["T2", "T1", "FLAIR"], "network_def#dropout": 0.1},
+    "mri_pgan": {"sequences": ["T2", "FLAIR"], "normalisation": "p99"},
+    "mri_cyclegan": {"sequences": ["T2", "FLAIR"], "normalisation": "p99"},
 }
 RUNS = {
     "mri_seq2seq": [("inference",), ("inference", "differentiation"), ("inference", "export")],
     "mri_vq_seq2seq": [("inference",), ("inference", "differentiation"), ("inference", "encode")],
     "mri_aldm": [("inference",), ("inference", "differentiation")],
     "mri_crl": [("inference",), ("inference", "sweep"), ("inference", "grid")],
+    "mri_resvit": [("inference",), ("inference", "differentiation"), ("inference", "export")],
+    "mri_wavelet_flow": [("inference",), ("inference", "differentiation"), ("inference", "export")],
+    "mri_mmgan": [("inference",), ("inference", "differentiation"), ("inference", "export")],
+    "mri_pgan": [("inference",), ("inference", "export")],
+    "mri_cyclegan": [("inference",), ("inference", "export")],
 }
 WRONG = {
     "mri_seq2seq": ({"normalisation": "p99_foreground"}, "normalisation 'percentile', now 'p99_foreground'"),
     "mri_vq_seq2seq": ({"quantiser": "gradient"}, "network_def#quantiser 'ema', now 'gradient'"),
     "mri_aldm": ({"network_def#channels": [256, 512, 512]}, r"network_def#channels [4, 8], now [256, 512, 512]"),
     "mri_crl": ({"variant": "attention"}, "network_def#variant 'gain', now 'attention'"),
+    "mri_resvit": ({"network_def#transformers": [1]}, "network_def#transformers [2], now [1]"),
+    "mri_wavelet_flow": ({"network_def#path": "flow"}, "network_def#path 'displacement', now 'flow'"),
+    "mri_mmgan": ({"network_def#dropout": 0.2}, "network_def#dropout 0.1, now 0.2"),
+    "mri_pgan": ({"sequences": ["FLAIR", "T2"]}, "sequences ['T2', 'FLAIR'], now ['FLAIR', 'T2']"),
+    "mri_cyclegan": ({"normalisation": "p99_foreground"}, "normalisation 'p99', now 'p99_foreground'"),
 }
 
 
@@ -74,7 +89,11 @@ def test_older_weights_keep_their_scaling(workflow, tiny_weights: Path, phantom_
     assert sidecar["scale"] == 400 and sidecar["units"] == "normalised * scale + offset of the training subjects"
 
 
-@pytest.fixture(scope="module", params=list(OWN))
+RIVALS = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in RIVALS]
+
+
+@pytest.fixture(scope="module", params=[*list(OWN)[:4], *RIVALS])
 def bundle(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -154,7 +173,7 @@ def test_a_training_goes_on_without_its_options(
     """As it would have with them; and says which other one it is given."""
     weights = []
     schedule = ("epochs", "val_interval", "batch_size", "num_workers", "learning_rate", "perceptual_weights")
-    schedule = (*schedule, "crop_size", "visits_per_epoch", "repeats", "slab")
+    schedule = (*schedule, "crop_size", "visits_per_epoch", "repeats", "slab", "adversarial_weight")
     fewer = {name: value for name, value in options.items() if name in schedule}
     stages = ("autoencoder", "translation") if bundle == "mri_aldm" else ()
     earlier = {f"{stage}_weights": trained / stage / "model.pt" for stage in stages}

@@ -14,6 +14,10 @@ RUNS = [
     ("mri_vq_seq2seq", "train.json"),
     ("mri_aldm", "train_autoencoder.json"),
     ("mri_crl", "train.json"),
+    pytest.param("mri_resvit", "train.json", marks=pytest.mark.full),
+    pytest.param("mri_wavelet_flow", "train.json", marks=pytest.mark.full),
+    pytest.param("mri_mmgan", "train.json", marks=pytest.mark.full),
+    pytest.param("mri_pgan", "train.json", marks=pytest.mark.full),
 ]
 
 

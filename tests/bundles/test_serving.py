@@ -15,7 +15,9 @@ from common.data.subjects import read_subjects, write_subjects
 from common.inference.serving import Served, complete_arrays
 
 BUNDLES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_crl", "mri_aldm"]
-TARGET = {"mri_crl": "FSE9"}
+RIVALS = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")
+BUNDLES += [pytest.param(name, marks=pytest.mark.full) for name in RIVALS]
+TARGET = {"mri_crl": "FSE9", "mri_pgan": "T2", "mri_cyclegan": "T2"}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,8 @@ def served(workflow, crl, weights_of, crl_weights, phantom_dir: Path, fse_dir: P
         subjects = read_subjects(data)
         [patient] = subjects["test"]
         patient["images"].pop(target)
+        if bundle in ("mri_pgan", "mri_cyclegan"):
+            patient["images"] = {"T1": patient["images"]["T1"]}
         write_subjects(folder / "one.json", {**subjects, "training": [], "validation": []})
         options = {"dataset_dir": data, "subject_list": folder / "one.json", "output_dir": folder / "out"}
         options |= {"weights": crl_weights if bundle == "mri_crl" else knowing(weights_of(bundle), folder)}
@@ -51,7 +55,7 @@ def served(workflow, crl, weights_of, crl_weights, phantom_dir: Path, fse_dir: P
 def knowing(weights: Path, folder: Path) -> Path:
     """Weights of a training that showed that gains go together."""
     state = torch.load(weights, weights_only=True)
-    state["reference_spread"] = 0.3 + 0.1 * torch.eye(4)
+    state["reference_spread"] = 0.3 + 0.1 * torch.eye(len(state["reference_scale"]))
     torch.save(state, folder / "model.pt")
     return folder / "model.pt"
 

@@ -19,7 +19,11 @@ REPOSITORY = Path(__file__).parents[2]
 TEXTS = (".json", ".csv", ".html", ".md", ".txt", ".log")
 
 
-@pytest.fixture(params=["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", "mri_crl"])
+RIVALS = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan")  # of two sequences none can be withheld and scored
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in RIVALS]
+
+
+@pytest.fixture(params=["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", "mri_crl", *RIVALS])
 def bundle(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -25,6 +25,11 @@ OPTIONS = [
     ("mri_aldm", {"sampler": "flow", "method": "no_spade"}),
     ("mri_aldm", {"sampler": "ddpm", "method": "no_palette", "start": 0.003}),
     ("mri_aldm", {"method": "spade", "regularisation": "kl"}),
+    ("mri_resvit", {"slice_axis": -2}),
+    pytest.param("mri_resvit", {"transformers": []}, marks=pytest.mark.full),
+    ("mri_mmgan", {"slice_axis": -2}),
+    ("mri_wavelet_flow", {"path": "displacement"}),
+    pytest.param("mri_wavelet_flow", {"steps": 3}, marks=pytest.mark.full),
 ]
 each = pytest.mark.parametrize(("bundle", "options"), OPTIONS, ids=lambda each: str(each))
 
@@ -46,7 +51,7 @@ def network(tiny_network):
 @each
 def test_it_is_compiled(network, bundle: str, options: dict[str, Any]):
     made = network(bundle, **options).eval()
-    compiled, depth = torch.jit.script(made), 8 if bundle == "mri_aldm" else 5
+    compiled, depth = torch.jit.script(made), 8 if bundle in ("mri_aldm", "mri_wavelet_flow") else 5
     depth += 3 if options.get("spatial_dims") == 3 else 0
     results = []
     for batch, missing in ((1, []), (2, [0]), (2, [1, 2])):

@@ -45,7 +45,7 @@ def test_metadata_names_what_is_imported(name: str):
     required, optional = named_packages(json.loads((bundles()[name] / "configs" / "metadata.json").read_text()))
     assert needed_packages(bundles()[name]) == (required.keys(), optional.keys())
     assert {"scipy", "nibabel"} <= required.keys() and {"lpips", "nilearn", "torchvision"} <= optional.keys()
-    assert ("einops" in required) == (name == "mri_aldm")
+    assert ("einops" in required) == (name in ("mri_aldm", "mri_resvit", "mri_wavelet_flow"))
 
 
 def test_what_is_wrong_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -51,5 +51,5 @@ def test_weights_card_and_package_by_one_call(
 
 
 def test_no_such_bundle():
-    with pytest.raises(ValueError, match="There is no bundle 'mri_none'; there are: mri_aldm, mri_crl, mri_seq2seq"):
+    with pytest.raises(ValueError, match="There is no bundle 'mri_none'; there are: mri_aldm, mri_crl"):
         weights("mri_none")

@@ -99,25 +99,29 @@ def test_a_subject_with_nothing_to_make_it_from(served: ServedBundle, studies: S
         served.synthesise(studies, entry, "PD", "T2")
 
 
-@pytest.mark.parametrize("name", ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm"])
+RIVALS = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in RIVALS]
+
+
+@pytest.mark.parametrize("name", ["mri_seq2seq", "mri_vq_seq2seq", "mri_aldm", *RIVALS])
 def test_trained_here_and_used_at_once(name: str, overlay: Callable, studies: Studies, tmp_path: Path):
     """From none, then from the present weights, by every stage that the bundle has."""
     bundle = ServedBundle(BUNDLES / name, [str(overlay(name))], tmp_path / "work")
-    entry = studies.entries["phantom_002"]
+    entry, target = studies.entries["phantom_002"], "T2" if name in ("mri_pgan", "mri_cyclegan") else None
     if not bundle.weights.exists():  # a bundle may come with some
         with pytest.raises(
             FileNotFoundError, match=f'{name} has no weights: .* POST /train/{name} with the body {{"pre'
         ):
-            bundle.synthesise(studies, entry, "T1", None)
+            bundle.synthesise(studies, entry, "T1", target)
         with pytest.raises(FileNotFoundError, match="no weights"):
             bundle.train(studies)
     bundle.train(studies, pretrained=False, epochs=1)
     first = torch.load(bundle.weights, weights_only=True)
-    path, before = bundle.synthesise(studies, entry, "T1", None)
+    path, before = bundle.synthesise(studies, entry, "T1", target)
     path.unlink()
     bundle.train(studies, learning_rate=1e-9, epochs=1)
     second = torch.load(bundle.weights, weights_only=True)
-    path, after = bundle.synthesise(studies, entry, "T1", None)
+    path, after = bundle.synthesise(studies, entry, "T1", target)
     path.unlink()
     assert before["weights_sha256"] != after["weights_sha256"]
     trained = [key for key in first if key.endswith("weight") and first[key].is_floating_point()]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import Autoencoder, Reconstruction
+from .common.blocks.denoiser import Denoiser
 from .common.blocks.spade import SpadeTranslator
 from .common.data.normalisation import DARKEST_TISSUE
 from .common.translation import Translation, TranslationNetwork
-from .denoiser import Denoiser
 from .sampling import Process
 
 # What each word of Table 3 has: MS-SPADE, diffusion, Palette's concatenation.
@@ -123,6 +123,7 @@ class ALDM(TranslationNetwork):
             spatial_dims=3,
             in_channels=latent_channels * (2 if self.palette else 1),
             out_channels=latent_channels,
+            with_conditioning=True,
             cross_attention_dim=self.sequences,
             use_flash_attention=True,
             **sizes,

@@ -19,12 +19,16 @@ from common.inference.weights import sha256
 
 BUNDLES = Path(__file__).parents[3] / "bundles"
 NAMES = ["mri_seq2seq", "mri_vq_seq2seq", "mri_crl", "mri_aldm"]
+ALONE = ("mri_resvit", "mri_wavelet_flow", "mri_mmgan", "mri_pgan", "mri_cyclegan")  # rivals
+RIVALS = [pytest.param(name, marks=pytest.mark.full) for name in ALONE]
+VOLUMES = ("mri_aldm", "mri_wavelet_flow")  # that see whole volumes
+PAIRS = ("mri_aldm", "mri_pgan", "mri_cyclegan")  # of two sequences
 SETTINGS = [(2479.0, 9.62, 1055.0), (8142.0, 104.2, 0.0), (8000.0, 98.78, 2025.0)]
 full = pytest.mark.full
-every_bundle = pytest.mark.parametrize("bundle", NAMES)
+every_bundle = pytest.mark.parametrize("bundle", [*NAMES, *RIVALS])
 # ALDM's graph is large however tiny its layers; its TorchScript at small.json's size is tested with ./ci/verify.
 aldm = pytest.param("mri_aldm", marks=full)
-every_graph = pytest.mark.parametrize("bundle", [*NAMES[:3], aldm])
+every_graph = pytest.mark.parametrize("bundle", [*NAMES[:3], aldm, *RIVALS])
 quantised_graph = pytest.mark.parametrize("bundle", ["mri_vq_seq2seq", aldm])
 quantised = pytest.mark.parametrize("bundle", ["mri_vq_seq2seq", "mri_aldm"])
 every_format = pytest.mark.parametrize("format", ["torchscript", pytest.param("onnx", marks=full)])
@@ -40,8 +44,9 @@ def network(tiny_network: Callable[..., Any]) -> Callable[[str], Any]:
 
             torch.manual_seed(0)
             return CRL(SETTINGS, features=8, res_blocks=1, heads=2).eval()
-        sampler = {"sampler": "flow", "flow_noise": 0.0} if bundle == "mri_aldm" else {"source_code": True}
-        return tiny_network(bundle, sequences=2 if bundle == "mri_aldm" else 3, **sampler).eval()
+        sampler = {"mri_aldm": {"sampler": "flow", "flow_noise": 0.0}, **{name: {} for name in ALONE}}
+        options = sampler.get(bundle, {"source_code": True})
+        return tiny_network(bundle, sequences=2 if bundle in PAIRS else 3, **options).eval()
 
     return create
 
@@ -52,7 +57,7 @@ def own(bundle: str) -> Any:
 
 
 def shape_of(bundle: str, batch: int, x: int, y: int, z: int) -> list[int]:
-    return [batch, 2 if bundle == "mri_aldm" else 3, x, y, 8 * z if bundle == "mri_aldm" else z]
+    return [batch, 2 if bundle in PAIRS else 3, x, y, 8 * z if bundle in VOLUMES else z]
 
 
 @every_format
@@ -158,7 +163,7 @@ def test_rounding_may_decide_between_two_codes(network, tmp_path: Path, monkeypa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would build an engine")
-@pytest.mark.parametrize("bundle", NAMES)
+@pytest.mark.parametrize("bundle", [*NAMES, *RIVALS])
 def test_tensorrt_options_are_taken_up_to_the_missing_gpu(bundle: str, tiny, weights_of, tmp_path: Path):
     root = BUNDLES / bundle
     options = json.loads((root / "configs" / "tensorrt.json").read_text())

@@ -200,6 +200,10 @@ def test_subsets_are_what_completion_makes_of_fewer_images():
     assert fewer[:, 20:].flatten(2).any(2)[0].nonzero()[:, 0].add(20).tolist() == there
 
 
+def test_of_two_sequences_each_is_made_from_the_other_once():
+    assert len(MatrixInferer(NAMES[:2], multi_source=True).routes) == 4
+
+
 @pytest.mark.parametrize("paths", ["T1,T2,FLAIR", ["T1", "T2", "FLAIR"], [["T1", "T2", "FLAIR"]]])
 def test_one_path_needs_no_list_of_paths(paths):
     assert MatrixInferer(NAMES, paths=paths).routes[9:] == [((0,), (1,), 2)]

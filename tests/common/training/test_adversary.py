@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ignite.engine import Engine
 from torch import Tensor, nn
 
-from common.training.adversary import Adversary, SequenceDiscriminators
+from common.training.adversary import Adversary, SameRate, SequenceDiscriminators
 
 CPU = torch.device("cpu")
 
@@ -99,3 +100,26 @@ def test_goes_on_from_its_state():
     steps(first, 3)
     second.load_state_dict(first.state_dict())
     assert steps(second, 3) == pytest.approx(expected[3:], abs=1e-10)
+
+
+def test_it_learns_at_the_network_s_rate_where_asked_for():
+    adversary, rates = Adversary(Bias([0.0]), CPU, learning_rate=9.0), []
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 4)
+
+    def step(engine: Engine, batch: int) -> None:
+        rates.append(adversary.optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+
+    engine = Engine(step)
+    SameRate(adversary, optimizer).attach(engine)
+    SameRate(None, optimizer).attach(engine)
+    engine.run(range(3))
+    assert rates == [1.0, 0.75, 0.5]
+
+
+def test_discriminators_of_another_width():
+    wide, narrow = (Adversary.of_sequences(1, 2, 1, CPU, channels=c).discriminators for c in (64, 8))
+    first = [next(each.parameters()) for each in (wide, narrow)]
+    assert [len(each) for each in first] == [64, 8]
