@@ -12,7 +12,6 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from ..distributed import is_main_process
 from ..files import write_text
 
 FILE = "costs.json"
@@ -47,10 +46,9 @@ class StepCosts:
         self.begun = 0.0
 
     def attach(self, engine: Engine) -> None:
-        if is_main_process():
-            engine.add_event_handler(Events.GET_BATCH_STARTED, self.begin)
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self.end)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self.begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.end)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     def begin(self, engine: Engine) -> None:
         self.begun = time.perf_counter()

@@ -182,12 +182,13 @@ def usual_handlers(
         *([validation] if validates else []),
         TrainingProgress(),
         checkpoints,
-        *_curves(output_dir),
-        StepCosts(network, output_dir),
+        *_written(network, output_dir),
     ]
 
 
-def _curves(output_dir: str) -> list[Any]:
-    """Of the losses, by the main process alone."""
+def _written(network: nn.Module, output_dir: str) -> list[Any]:
+    """Curves of the losses, and costs, by the main process alone."""
+    if not is_main_process():
+        return []
     losses = {"output_transform": lambda output: output[0], "epoch_log": False}
-    return [TensorBoardStatsHandler(log_dir=output_dir, **losses)] if is_main_process() else []
+    return [TensorBoardStatsHandler(log_dir=output_dir, **losses), StepCosts(network, output_dir)]
