@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, pad_list_data_collate
-from monai.losses import DiceCELoss
+from monai.losses import DiceLoss
 from monai.metrics import compute_average_surface_distance, compute_dice
 from monai.networks.nets import DynUNet
 from monai.transforms import (
@@ -190,9 +190,9 @@ def train(
     network = create_network(channels, regions, settings.filters, codes).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps)
-    loss_of, losses = DiceCELoss(sigmoid=True, batch=True), []
+    losses = []
     for batch in bar(loader, desc=name, unit="steps", leave=False):
-        loss = loss_of(network(batch["image"].to(device)), batch["label"].to(device))
+        loss = region_loss(network(batch["image"].to(device)), batch["label"].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -200,6 +200,15 @@ def train(
         losses.append(loss.item())
     last = losses[-math.ceil(len(losses) / 10) :]
     return network.eval(), sum(last) / len(last)
+
+
+def region_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice and binary cross-entropy of regions [B, R, X, Y], each by itself.
+
+    MONAI's `DiceCELoss` has a softmax's cross-entropy of several channels, by which regions could not overlap.
+    """
+    dice = DiceLoss(sigmoid=True, batch=True)(logits, target)
+    return dice + F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
 
 
 class _Prepared(Transform):

@@ -9,7 +9,7 @@ import torch
 from monai.transforms import Compose
 
 from common.downstream.regions import BRATS, Regions
-from common.downstream.segmenter import Settings, create_network, predict, score, stacks, train
+from common.downstream.segmenter import Settings, create_network, predict, region_loss, score, stacks, train
 
 NAMES = ["whole", "core", "enhancing"]
 
@@ -71,6 +71,16 @@ def test_codes_are_shown_one_hot() -> None:
     seen = network[0](torch.tensor([[[[0.0, 4.0]]]]))
     assert seen[0, :, 0].T.tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
     assert network(torch.zeros(1, 1, 16, 16)).shape == (1, 2, 16, 16)
+
+
+def test_regions_that_lie_in_each_other_cost_nothing_if_they_are_right() -> None:
+    target = torch.zeros(1, 2, 4, 4)
+    target[0, 0, :3], target[0, 1, 1] = 1, 1
+    right = 40 * target - 20
+    assert region_loss(right, target) < 1e-4
+    wrong = right.clone()
+    wrong[0, 1, 1] = -20  # the inner one is missed
+    assert region_loss(wrong, target) > 1
 
 
 def _cases() -> list[dict[str, torch.Tensor]]:
