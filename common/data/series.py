@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -85,6 +85,11 @@ def frames_of(value: str | Sequence[str | None]) -> Frames | dict[str, int]:
 def count_frames(frames: Mapping) -> int:
     """How many frames `frames_of` speaks of."""
     return frames.get("count") or len(frames.get("times") or frames.get("b_values") or [0])
+
+
+def consecutive(counts: Sequence[int]) -> list[range]:
+    """Of sequences of so many frames, the channels that each has of an image."""
+    return [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def frame_problems(value: str | Sequence[str | None], frames: Mapping, count: int | None) -> Iterator[Problem]:
