@@ -25,7 +25,7 @@ from .metrics import load_lpips
 from .relaxometry import FROM, PHYSICS
 from .rivals import IntensityMap, MeanCurve, copy_source
 from .scores import CURVE, ScoreTable
-from .series import curve_numbers
+from .series import AXES, curve_numbers
 from .volumes import KeptVolumes
 
 
@@ -91,8 +91,6 @@ class ScoreMatrix:
         self.channels = consecutive([counts[name] for name in sequences])
         self.routes = list(routes)
         self.made = consecutive([counts[sequences[route.target]] for route in routes])  # of each route, in "pred"
-        if self.frames and keep:
-            raise ValueError("keep is for sequences without frames: the report shows no series. Leave it out.")
         self.training = training
         self.output_dir = Path(output_dir)
         self.conventions = conventions
@@ -117,7 +115,7 @@ class ScoreMatrix:
         """Empty tables; the intensity map is fitted once. The folder can be written to."""
         prepare_folder(self.output_dir, "output_dir")
         self.tables = {name: ScoreTable(name, CONVENTIONS[name].region) for name in self.conventions}
-        self.volumes = KeptVolumes(self.output_dir / "volumes", self.sequences, self.keep)
+        self.volumes = KeptVolumes(self.output_dir / "volumes", self.sequences, self.keep, self.frames)
         self.masks: set[str] = set()
         self.lpips = load_lpips(self.lpips_weights, device=engine.state.device)
         self.truths: dict[str, dict[str, str]] = {}
@@ -163,8 +161,8 @@ class ScoreMatrix:
                         numbers |= ceilings.get((route.target, convention), {})
                     table.add(batch["subject"], method, name, target, numbers)
         subject = batch["subject"]
-        if not self.frames:
-            self.volumes.offer(subject, self._worst(subject), pred, batch["source"], label, available, brains)
+        worst = self._worst(subject)
+        self.volumes.offer(subject, worst, pred, batch["source"], label, available, brains, regions)
 
     def _numbers(
         self,
@@ -181,7 +179,7 @@ class ScoreMatrix:
         mean = {name: float(np.mean([numbers[name] for numbers in each])) for name in each[0]}
         alone = {f"psnr_frame_{k + 1}": numbers["psnr"] for k, numbers in zip(frames, each, strict=True)}
         told = self.frames[target]
-        told = {kind: [told[kind][k] for k in frames] for kind in told if kind != "count"}
+        told = {kind: [told[kind][k] for k in frames] for kind in told if kind in AXES}
         places = {"": truth[0][1], **{f"_{name}": mask for name, mask in options["regions"].items()}}
         return mean | alone | curve_numbers(made, torch.stack([image for image, _ in truth]), places, told)
 

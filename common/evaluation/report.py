@@ -20,6 +20,7 @@ from ..inference.pictures import ERROR_SHARE
 from .charts import Means, arrow, contribution_figure, describe, matrix_figure, pair_means, place, subjects_figure
 from .contribution import formula, rank_contributions
 from .files import write_text
+from .page import COLOURS as COLORWAY
 from .page import TEMPLATE, chart, page, table
 from .scores import CURVE, METHODS, ScoreTable, is_sequence
 from .significance import FEWEST
@@ -28,6 +29,7 @@ from .sprites import draw_subject
 SHOWN = 10  # rows of the table of failures
 ORDER = ("network", "map", "copy")  # of the columns: what has to be beaten stands beside the network
 COLOURS = [to_hex(colormaps["inferno"](k)) for k in range(256)]
+CURVES = {"curves": {"colorway": COLORWAY, "layout": {"template": TEMPLATE.to_plotly_json()}}}
 TRUTHS = {
     "reference": "simulated: the phantom's noise-free images",
     "images": "the data set's own images, acquired unless the data set is a simulation",
@@ -345,7 +347,7 @@ def _sections(tables: Sequence[ScoreTable], subjects: Sequence[dict[str, Any]], 
     scores = tables[0]
     means = pair_means(scores)
     charts = {t.convention: figures for t in tables if (figures := _figures(t))}
-    data = {"charts": charts, "subjects": subjects, "colours": COLOURS, "errorShare": ERROR_SHARE}
+    data = {"charts": charts, "subjects": subjects, "colours": COLOURS, "errorShare": ERROR_SHARE, **CURVES}
     psnr = charts[scores.convention]["psnr"]
     sections = [
         ("", f"<style>{_asset('report.css')}</style>" + _headline(tables, means["psnr"])),

@@ -326,9 +326,9 @@ class SaveCompleted(SaveVolumes):
         for j in targets:
             sources = sources_of(j, available)
             made[self.sequences[j]] = [self.sequences[i] for i in sources]
-            image, spread = pred[self.rows[j]], pred[count:][self.rows[j]]
+            image = pred[self.rows[j]]
             self._save_image(data, image, j, sources)
-            if len(pred) > count and self._save_uncertainty(data, image, spread, j, sources):
+            if len(pred) > count and self._save_uncertainty(data, image, pred[count:][self.rows[j]], j, sources):
                 uncertain.append(self.sequences[j])
         if made:
             self._draw(data, made=made, uncertain=uncertain)
