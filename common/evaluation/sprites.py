@@ -65,7 +65,7 @@ def columns(tiles: np.ndarray) -> int:
 
 
 def layout(brain: np.ndarray, plane: Plane, slices: int = SLICES) -> Layout:
-    """Evenly spaced slices, at most so many, through the brain, bool [X, Y, Z], and its box; without one, through all."""
+    """So many evenly spaced slices at most, through the brain [X, Y, Z], and its box; without one, through all."""
     spans = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     spans = [span if span.size else np.arange(size) for span, size in zip(spans, brain.shape, strict=True)]
     first, last = spans[plane.axis][[0, -1]]

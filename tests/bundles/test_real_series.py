@@ -1,4 +1,4 @@
-"""Real 4D images, where MRI_DATA says: split into frames, listed, checked, trained on briefly, made and written back."""
+"""Real 4D images, where MRI_DATA says: split into frames, listed, checked, trained on briefly, made and written."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def test_real_series_there_and_back(mri_data: Path, workflow, tmp_path: Path, na
 
     split["images"]["T1"] = whole["images"]["T1"]
     missing = {"subject": "C", "images": {"T1": whole["images"]["T1"]}}
-    entries = {"training": [{**whole, "subject": "A"}, {**split, "subject": "B"}], "validation": [{**whole, "subject": "V"}]}
+    entries = {
+        "training": [{**whole, "subject": "A"}, {**split, "subject": "B"}],
+        "validation": [{**whole, "subject": "V"}],
+    }
     write_subjects(tmp_path / "subjects.json", {"sequences": ["T1", name], **entries, "test": [missing]})
     small = {"network_def#lstm_layers": 1, "sequences": ["T1", name], "dataset_dir": tmp_path}
     workflow("mri_seq2seq", "train.json", ckpt_dir=tmp_path / "w", output_dir=tmp_path / "e", **small).run()
