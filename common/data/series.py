@@ -24,6 +24,7 @@ from .images import ERROR, WARNING, Problem
 
 Frames = dict[str, list[float]]  # {"times": [T]} in s, {"b_values": [T]} in s/mm2, or {} where nothing tells
 TIMINGS = ("VolumeTiming", "FrameTimesStart")
+LONGEST_STEP = 3600  # s
 SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}  # units of a header's fourth spacing
 
 
@@ -121,6 +122,8 @@ def frame_problems(value: str | Sequence[str | None], frames: Mapping, count: in
                 yield "FRAME_ORDER", ERROR, f"times {place}; put the frames in order"
             else:
                 yield "FRAME_ORDER", WARNING, f"b values {place}"
+        if kind == "times" and (step := step_of(frames)) > LONGEST_STEP:
+            yield "FRAME_TIMES", WARNING, f"frames are {step:g} s apart; times are in s: are these in ms?"
     if not isinstance(value, str) and (missing := [str(k + 1) for k, file in enumerate(value) if not file]):
         yield "FRAME_MISSING", WARNING, f"frames {', '.join(missing)} of {len(value)} are missing"
 
