@@ -6,9 +6,9 @@ Errors: FILE_MISSING, FILE_UNREADABLE, NOT_3D, NOT_FINITE, CONSTANT, BACKGROUND,
 SFORM_QFORM_DISAGREE, SHAPE_DIFFERS, SPACING_DIFFERS, AXES_DIFFER, SUBJECT_IN_TWO_SPLITS, SAME_IMAGE,
 FRAME_COUNT, FRAME_ORDER of times.
 Warnings: NEGATIVE, HOT_VOXELS, SKULL, PARTIAL_COVERAGE, MISPLACED, ONE_SEQUENCE_ONLY, HEADER_ALIGNED_ONLY,
-FRAMES_UNKNOWN, FRAME_MISSING, FRAME_MOTION, FRAME_ORDER of b values; PARAMETERS, which only networks that are told TR,
-TE and TI refuse; with a network's weights WRONG_NAME and OTHER_PERSON; and SFORM_QFORM_DISAGREE if the two carry
-different codes, as they may then mean two spaces (scanner and template) on purpose.
+FRAMES_UNKNOWN, FRAME_MISSING, FRAME_MOTION, FRAME_TIMES, FRAME_ORDER of b values; PARAMETERS, which only networks that
+are told TR, TE and TI refuse; with a network's weights WRONG_NAME and OTHER_PERSON; and SFORM_QFORM_DISAGREE if the two
+carry different codes, as they may then mean two spaces (scanner and template) on purpose.
 What is an error of a file here is refused by loading, too (`common.data.images`).
 """
 

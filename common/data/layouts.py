@@ -298,7 +298,7 @@ def _summary(subjects: dict) -> str:
 def _in_frames(found: Iterable[dict]) -> str:
     """ " of 4 to 6 frames (times)", "" of none."""
     found = list(found)
-    numbers, kinds = sorted(map(count_frames, found)), sorted({kind for each in found for kind in each})
+    numbers, kinds = sorted(map(count_frames, found)), sorted({next(iter(each)) for each in found})
     if not found:
         return ""
     count = f"{numbers[0]}" if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"

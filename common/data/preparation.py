@@ -136,7 +136,7 @@ class Subjects:
     def _other_frames(self, item: Mapping[str, Any]) -> bool:
         """Whether a subject's times (s) or b values are fewer, or more than 10 % and 5 apart from the network's."""
         told = [(each, self.frames.get(name, {})) for name, each in item.get("frames", {}).items()]
-        kinds = [(each, own, kind) for each, own in told for kind in each.keys() & own.keys() - {"count"}]
+        kinds = [(each, own, kind) for each, own in told for kind in each.keys() & own.keys() - {"count", "step"}]
         numbers = [pair for each, own, kind in kinds for pair in zip(each[kind], own[kind], strict=False)]
         fewer = any(len(each[kind]) < len(own[kind]) for each, own, kind in kinds)
         return fewer or not all(math.isclose(*pair, rel_tol=0.1, abs_tol=5) for pair in numbers)

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -24,6 +24,8 @@ from .images import ERROR, WARNING, Problem
 
 Frames = dict[str, list[float]]  # {"times": [T]} in s, {"b_values": [T]} in s/mm2, or {} where nothing tells
 TIMINGS = ("VolumeTiming", "FrameTimesStart")
+LONGEST_STEP = 3600  # s
+SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}  # units of a header's fourth spacing
 
 
 def beside(file: str | os.PathLike, ending: str) -> Path:
@@ -64,6 +66,9 @@ def channel_names(sequences: Sequence[str], frames: Mapping[str, int]) -> list[s
 def frames_of(value: str | Sequence[str | None]) -> Frames | dict[str, int]:
     """What a subject list is to say of a sequence: `Frames`, {"count": T} if only their number is known, or {} of 3D.
 
+    Of a 4D file without times a second entry is the header's fourth spacing, "step" in s, where it has one: it tells
+    no times, but is written again.
+
     Files of one frame each (None is a missing one) tell b value or time one by one; AcquisitionTime counts from the
     first one.
 
@@ -71,9 +76,11 @@ def frames_of(value: str | Sequence[str | None]) -> Frames | dict[str, int]:
         ValueError: see `read_frames`.
     """
     if isinstance(value, str):
-        shape = nib.load(value).shape
-        count = shape[3] if len(shape) == 4 else 1
-        return (read_frames(value) or {"count": count}) if count > 1 else {}
+        image = nib.load(value)
+        count = image.shape[3] if len(image.shape) == 4 else 1
+        told = (read_frames(value) or {"count": count}) if count > 1 else {}
+        step = _step(image) if told and "times" not in told else 0
+        return {**told, "step": step} if step else told
     told = [_one_frame(file) if file else {} for file in value]
     for kind in ("b_values", "times"):
         if all(len(each.get(kind, ())) == 1 for each in told):
@@ -85,6 +92,11 @@ def frames_of(value: str | Sequence[str | None]) -> Frames | dict[str, int]:
 def count_frames(frames: Mapping) -> int:
     """How many frames `frames_of` speaks of."""
     return frames.get("count") or len(frames.get("times") or frames.get("b_values") or [0])
+
+
+def consecutive(counts: Sequence[int]) -> list[range]:
+    """Of sequences of so many frames, the channels that each has of an image."""
+    return [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def frame_problems(value: str | Sequence[str | None], frames: Mapping, count: int | None) -> Iterator[Problem]:
@@ -110,13 +122,16 @@ def frame_problems(value: str | Sequence[str | None], frames: Mapping, count: in
                 yield "FRAME_ORDER", ERROR, f"times {place}; put the frames in order"
             else:
                 yield "FRAME_ORDER", WARNING, f"b values {place}"
+        if kind == "times" and (step := step_of(frames)) > LONGEST_STEP:
+            yield "FRAME_TIMES", WARNING, f"frames are {step:g} s apart; times are in s: are these in ms?"
     if not isinstance(value, str) and (missing := [str(k + 1) for k, file in enumerate(value) if not file]):
         yield "FRAME_MISSING", WARNING, f"frames {', '.join(missing)} of {len(value)} are missing"
 
 
 def validate_frames(frames: object, where: str) -> None:
     """Raises a ValueError that begins with `where` unless it is what `frames_of` gives of frames."""
-    kind, value = next(iter(frames.items())) if isinstance(frames, dict) and len(frames) == 1 else ("", None)
+    single = isinstance(frames, dict) and len(frames.keys() - {"step"}) == 1 and next(iter(frames)) != "step"
+    kind, value = next(iter(frames.items())) if single else ("", None)
     numbers = [value] if kind == "count" else value if kind in ("times", "b_values") else None
     if not isinstance(numbers, list) or not numbers or not all(map(_is_number, numbers)):
         raise ValueError(
@@ -125,6 +140,8 @@ def validate_frames(frames: object, where: str) -> None:
         )
     if kind == "count" and not (isinstance(value, int) and value > 0):
         raise ValueError(f"{where}: count must be a whole number above 0, not {value!r}")
+    if "step" in frames and not (_is_number(frames["step"]) and frames["step"] > 0):
+        raise ValueError(f"{where}: step must be a number above 0, in s, not {frames['step']!r}")
 
 
 def save_series(
@@ -158,8 +175,8 @@ def save_series(
 
 
 def step_of(frames: Mapping) -> float:
-    """The median step of the times, in s: the fourth spacing of a header; 0 where there are none."""
-    return float(np.median(np.diff(times))) if len(times := frames.get("times", ())) > 1 else 0.0
+    """The fourth spacing of a header, in s: the median step of the times, or what the header had; 0 where none is."""
+    return float(np.median(np.diff(times))) if len(times := frames.get("times", ())) > 1 else frames.get("step", 0.0)
 
 
 def times_of(frames: Mapping) -> dict[str, list[float]]:
@@ -179,6 +196,14 @@ def _one_frame(file: str) -> Frames:
         return frames
     clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", str(read_object(sidecar).get("AcquisitionTime", "")))
     return {"times": [3600 * float(clock[1]) + 60 * float(clock[2]) + float(clock[3])]} if clock else {}
+
+
+def _step(image: nib.spatialimages.SpatialImage) -> float:
+    """The fourth spacing of a header, in s; 0 where it has none, or in no unit of time."""
+    if not isinstance(image, nib.Nifti1Pair):
+        return 0.0
+    step = float(image.header.get_zooms()[3]) * SECONDS.get(image.header.get_xyzt_units()[1], 0)
+    return round(step, 6) if math.isfinite(step) and step > 0 else 0.0
 
 
 def _is_number(value: object) -> bool:

@@ -20,7 +20,7 @@ from .matrix import ScoreMatrix
 
 
 class MatrixEvaluator(SupervisedEvaluator):
-    """Scores the network and the two rivals on a split's subjects; the intensity map is fitted on those for training.
+    """Scores the network and its rivals on a split's subjects; the intensity map is fitted on those for training.
 
     Args:
         network: with its weights, on the device that it runs on.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from ..data.series import channel_names, count_frames
+from ..data.series import channel_names, consecutive, count_frames
 from ..files import prepare_folder
 from ..inference.inferers import Route
 from ..inference.weights import origin
@@ -24,9 +23,9 @@ from ..progress import bar
 from .conventions import CONVENTIONS, brain_mask, score
 from .metrics import load_lpips
 from .relaxometry import FROM, PHYSICS
-from .rivals import IntensityMap, copy_source
-from .scores import ScoreTable
-from .series import curve_numbers
+from .rivals import IntensityMap, MeanCurve, copy_source
+from .scores import CURVE, ScoreTable
+from .series import AXES, curve_numbers
 from .volumes import KeptVolumes
 
 
@@ -39,7 +38,8 @@ class ScoreMatrix:
     Everything is computed on the engine's device.
 
     A series has a channel for each of its frames. Its numbers are the mean over these, each measured by itself, whose
-    PSNR is told too ("psnr_frame_1" ...), and `curve_numbers`. Its rivals' frames come from the source's of that place.
+    PSNR is told too ("psnr_frame_1" ...), and `curve_numbers`. Its rivals' frames come from the source's of that place;
+    a further rival, the mean curve, starts from the source's first.
 
     Args:
         sequences: S names, in the network's order.
@@ -88,11 +88,9 @@ class ScoreMatrix:
         self.sequences, self.frames = list(sequences), frames or {}
         counts = {name: count_frames(self.frames.get(name, {})) for name in sequences}
         self.names = channel_names(sequences, counts)
-        self.channels = _consecutive([counts[name] for name in sequences])
+        self.channels = consecutive([counts[name] for name in sequences])
         self.routes = list(routes)
-        self.made = _consecutive([counts[sequences[route.target]] for route in routes])  # of each route, in "pred"
-        if self.frames and keep:
-            raise ValueError("keep is for sequences without frames: the report shows no series. Leave it out.")
+        self.made = consecutive([counts[sequences[route.target]] for route in routes])  # of each route, in "pred"
         self.training = training
         self.output_dir = Path(output_dir)
         self.conventions = conventions
@@ -106,6 +104,7 @@ class ScoreMatrix:
         self.physics = physics
         self.info = dict(info or {})
         self.map: IntensityMap | None = None
+        self.curve: MeanCurve | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -116,16 +115,19 @@ class ScoreMatrix:
         """Empty tables; the intensity map is fitted once. The folder can be written to."""
         prepare_folder(self.output_dir, "output_dir")
         self.tables = {name: ScoreTable(name, CONVENTIONS[name].region) for name in self.conventions}
-        self.volumes = KeptVolumes(self.output_dir / "volumes", self.sequences, self.keep)
+        self.volumes = KeptVolumes(self.output_dir / "volumes", self.sequences, self.keep, self.frames)
         self.masks: set[str] = set()
         self.lpips = load_lpips(self.lpips_weights, device=engine.state.device)
         self.truths: dict[str, dict[str, str]] = {}
         if self.map is None:
             self.map = IntensityMap(self.names)
+            named = zip(self.sequences, self.channels, strict=True)
+            self.curve = MeanCurve(self.map, [channels for name, channels in named if name in self.frames])
             if not len(self.training):
                 warnings.warn("No training subjects in the list: scores without the intensity map", stacklevel=2)
             for item in bar(self.training, desc="fitting the intensity map", unit="subjects"):
-                self.map.fit(item["image"], item["available"].tolist())
+                for rival in (self.map, self.curve):
+                    rival.fit(item["image"], item["available"].tolist())
 
     def update(self, engine: Engine) -> None:
         """Scores one subject."""
@@ -159,8 +161,8 @@ class ScoreMatrix:
                         numbers |= ceilings.get((route.target, convention), {})
                     table.add(batch["subject"], method, name, target, numbers)
         subject = batch["subject"]
-        if not self.frames:
-            self.volumes.offer(subject, self._worst(subject), pred, batch["source"], label, available, brains)
+        worst = self._worst(subject)
+        self.volumes.offer(subject, worst, pred, batch["source"], label, available, brains, regions)
 
     def _numbers(
         self,
@@ -177,7 +179,7 @@ class ScoreMatrix:
         mean = {name: float(np.mean([numbers[name] for numbers in each])) for name in each[0]}
         alone = {f"psnr_frame_{k + 1}": numbers["psnr"] for k, numbers in zip(frames, each, strict=True)}
         told = self.frames[target]
-        told = {kind: [told[kind][k] for k in frames] for kind in told if kind != "count"}
+        told = {kind: [told[kind][k] for k in frames] for kind in told if kind in AXES}
         places = {"": truth[0][1], **{f"_{name}": mask for name, mask in options["regions"].items()}}
         return mean | alone | curve_numbers(made, torch.stack([image for image, _ in truth]), places, told)
 
@@ -202,21 +204,21 @@ class ScoreMatrix:
     def _methods(
         self, route: Route, sources: tuple[int, ...], pred: Tensor, images: Tensor, available: Sequence[bool]
     ) -> dict[str, Callable[[int], Tensor]]:
-        """How each frame is made by the network and, of several sources by their mean, by its two rivals."""
+        """How each frame is made by the network and, of several sources by their mean, by its rivals."""
         if sources == (route.target,):
             return {"network": lambda k: pred[k]}
 
         def mean(of: Callable[[Tensor, int, int], Tensor], k: int) -> Tensor:
             j = self.channels[route.target][k]
-            nearest = [self._nearest(i, k, available) for i in sources]
+            nearest = [self._nearest(i, 0 if of == self.curve.predict else k, available) for i in sources]
             return torch.stack([of(images[i], i, j) for i in nearest]).mean(0)
 
-        made = {
-            "network": lambda k: pred[k],
-            "copy": partial(mean, copy_source),
-            "map": partial(mean, self.map.predict),
-        }
-        return made if len(self.training) else {name: made[name] for name in ("network", "copy")}
+        made = {"network": lambda k: pred[k], "copy": partial(mean, copy_source)}
+        if len(self.training):
+            made["map"] = partial(mean, self.map.predict)
+            if self.sequences[route.target] in self.frames:
+                made[CURVE] = partial(mean, self.curve.predict)
+        return made
 
     def _nearest(self, source: int, frame: int, available: Sequence[bool]) -> int:
         """The channel of a source's frame that is nearest to a place, of those that there are."""
@@ -269,8 +271,3 @@ class ScoreMatrix:
             table.print_table()
         files = ", ".join(f"scores_{name}.csv and .json" for name in self.tables)
         print(f"Scored against the subjects' {self.info.get('truth', 'images')}; {files} are in {self.output_dir}.")
-
-
-def _consecutive(counts: Sequence[int]) -> list[range]:
-    """Of each, its channels."""
-    return [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]

@@ -43,7 +43,7 @@
   const viewer = document.getElementById("viewer");
   if (!viewer) return;
   const colours = data.colours.map((hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)));
-  const state = { subject: "", source: "", target: "", plane: "all", slices: {} }; // slices: an index by plane
+  const state = { subject: "", source: "", target: "", plane: "all", frame: 0, slices: {} }; // slices: an index by plane
   const pictures = new Map();
 
   const subject = () => data.subjects.find(({ subject }) => subject === state.subject);
@@ -57,17 +57,49 @@
     return pictures.get(sheet);
   }
 
+  /** How many frames the longer of the two has. */
+  function mostFrames() {
+    return Math.max(...[state.source, state.target].map((name) => subject().series[name]?.frames.length ?? 1));
+  }
+
+  /** The chosen frame of a sequence, or its last, and what it is called; the only one of what is no series. */
+  function frameOf(name) {
+    const frames = subject().series[name]?.frames;
+    const place = frames ? Math.min(state.frame, frames.length - 1) : 0;
+    return { place, text: frames ? `${name}, ${frames[place]}` : name };
+  }
+
   /** Where each panel's picture is, and what stands below it. */
   function panels({ sheets }) {
     const { source, target } = state;
     const [i, j] = [source, target].map((name) => subject().sequences.indexOf(name));
+    const [from, to] = [source, target].map(frameOf);
+    const pick = (sheet, { place }) => (Array.isArray(sheet) ? sheet[place] : sheet);
+    const differentiation = pick(sheets.differentiation[j], to);
+    const lacking = sheets.differentiation[0] ? "frame is missing" : "M_d needs another source";
     return {
-      source: { sheet: sheets.source[i], caption: `Source: ${source}` },
-      synthesised: { sheet: sheets.synthesised[i][j], caption: `Synthesised: ${target}` },
-      true: { sheet: sheets.true[j], caption: `True: ${target}` },
-      error: { sheet: sheets.error[i][j], caption: `|error|: ${target} from ${source}`, coloured: true },
-      differentiation: { sheet: sheets.differentiation[j], caption: `M_d: ${target} from others`, coloured: true },
+      source: { sheet: pick(sheets.source[i], from), caption: `Source: ${from.text}` },
+      synthesised: { sheet: pick(sheets.synthesised[i][j], to), caption: `Synthesised: ${to.text}` },
+      true: { sheet: pick(sheets.true[j], to), caption: `True: ${to.text}` },
+      error: { sheet: pick(sheets.error[i][j], to), caption: `|error|: ${to.text} from ${source}`, coloured: true },
+      differentiation: { sheet: differentiation, caption: `M_d: ${to.text} from others`, coloured: true, lacking },
     };
+  }
+
+  /** A target's curves in each region: what is true as lines, what is synthesised dashed. */
+  function drawCurves() {
+    const box = one(".curves", viewer);
+    const series = subject().series[state.target];
+    box.hidden = !series;
+    if (!series) return;
+    const kinds = { true: [series.true, "solid"], synthesised: [series.synthesised[state.source], "dash"] };
+    const traces = Object.entries(kinds).flatMap(([kind, [curves, dash]]) =>
+      Object.entries(curves).map(([place, y], k) => ({
+        x: series.x, y, name: `${place}, ${kind}`, mode: "lines+markers", line: { dash, color: data.curves.colorway[k] },
+      })),
+    );
+    const titles = { xaxis: { title: { text: series.axis } }, yaxis: { title: { text: `${state.target}, relative to the first` } } };
+    Plotly.react(box, traces, { ...data.curves.layout, ...titles }, { responsive: true, displayModeBar: false });
   }
 
   /** Copies one slice of a sheet to a canvas, and gives it the error's colours if it is to be `coloured`. */
@@ -95,7 +127,7 @@
     for (const [name, panel] of Object.entries(panels(plane))) {
       const figure = one(`[data-panel=${name}]`, section);
       const canvas = one("canvas", figure);
-      const caption = panel.sheet ? panel.caption : "M_d needs another source";
+      const caption = panel.sheet ? panel.caption : `${panel.caption}: ${panel.lacking ?? "frame is missing"}`;
       one("figcaption", figure).textContent = caption;
       canvas.setAttribute("aria-label", `${caption}, ${plane.name} slice ${voxel}`);
       paint(canvas, plane, panel);
@@ -118,6 +150,13 @@
     for (const section of all(".plane", viewer)) {
       section.hidden = state.plane !== "all" && state.plane !== section.dataset.plane;
     }
+
+    const most = mostFrames();
+    const frames = one(".frames", viewer);
+    frames.hidden = most === 1;
+    Object.assign(one("input", frames), { max: most - 1, value: state.frame });
+    one("output", frames).textContent = `${state.frame + 1} of ${most}`;
+    drawCurves();
 
     const shown = planes.filter(({ name }) => state.plane === "all" || state.plane === name);
     const widest = Math.max(...shown.flatMap(({ mm }) => mm));
@@ -145,6 +184,8 @@
       if (!sequences.includes(state[name])) state[name] = start[k];
     }
     if (wanted.plane === "all" || planes.some(({ name }) => name === wanted.plane)) state.plane = wanted.plane;
+    const most = mostFrames();
+    state.frame = Math.max(0, Math.min(Number(wanted.frame ?? state.frame) || 0, most - 1));
     for (const { name, voxels, fullest } of planes) {
       if (changed || !(name in state.slices)) state.slices[name] = fullest;
       const asked = voxels.indexOf(Number(wanted[name] ?? NaN));
@@ -186,6 +227,8 @@
     one("input", section).addEventListener("change", remember);
     one(".planes", viewer).append(section);
   }
+  one(".frames input", viewer).addEventListener("input", ({ target }) => choose({ frame: target.value }));
+  one(".frames input", viewer).addEventListener("change", remember);
   for (const select of all("select", viewer)) {
     select.addEventListener("change", () => {
       choose({ [select.name]: select.value });

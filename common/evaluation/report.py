@@ -20,14 +20,16 @@ from ..inference.pictures import ERROR_SHARE
 from .charts import Means, arrow, contribution_figure, describe, matrix_figure, pair_means, place, subjects_figure
 from .contribution import formula, rank_contributions
 from .files import write_text
+from .page import COLOURS as COLORWAY
 from .page import TEMPLATE, chart, page, table
-from .scores import METHODS, ScoreTable, is_sequence
+from .scores import CURVE, METHODS, ScoreTable, is_sequence
 from .significance import FEWEST
 from .sprites import draw_subject
 
 SHOWN = 10  # rows of the table of failures
 ORDER = ("network", "map", "copy")  # of the columns: what has to be beaten stands beside the network
 COLOURS = [to_hex(colormaps["inferno"](k)) for k in range(256)]
+CURVES = {"curves": {"colorway": COLORWAY, "layout": {"template": TEMPLATE.to_plotly_json()}}}
 TRUTHS = {
     "reference": "simulated: the phantom's noise-free images",
     "images": "the data set's own images, acquired unless the data set is a simulation",
@@ -35,6 +37,12 @@ TRUTHS = {
 MATRIX_NOTE = """<p class="note">The network's mean over subjects; the bluer, the better. Below it, its difference to
 the intensity map, ▼ where the map is better. Grey: a sequence made from itself. *: never seen in training. Point at a
 cell for the rivals.</p>"""
+FURTHER = {
+    "fit": "PD, T1 and T2 of each voxel, fitted to three settings or more by the spin-echo equation",
+    "prior": "the same, expected of tissues as they are",
+    "between": "linearly between the two nearest settings",
+    CURVE: "of a series the first frame as the map makes it, times the training subjects' mean relative curve",
+}
 SUBJECTS_NOTE = """<p class="note">The lines are the means of the trivial rivals: copying the source, and the intensity
 map. Values that are not finite, such as the PSNR of identical images, are left out of charts and means.</p>"""
 
@@ -269,21 +277,17 @@ def _contribution(scores: ScoreTable) -> str:
     )
 
 
-def _physics(scores: ScoreTable) -> str:
-    """Averages beside what the signal equation makes of the same images; nothing where that was not scored."""
-    if not scores.physics:
+def _further(scores: ScoreTable) -> str:
+    """Averages beside what rivals make that not every pair has; nothing where none was scored."""
+    if not scores.further:
         return ""
-    methods, rows = ["network", *METHODS[1:], *scores.physics], []
+    methods, rows = ["network", *METHODS[1:], *scores.further], []
     for what, pairs in scores.groups().items():
         found, count = scores.compared(pairs)
         if count:
             rows.append([escape(what), str(count), *(_number(found.get(name, math.nan)) for name in methods)])
-    note = (
-        "PSNR in dB. <em>fit</em>: PD, T1 and T2 of each voxel, fitted to three settings or more by the spin-echo "
-        "equation; <em>prior</em>: the same, expected of tissues as they are; <em>between</em>: linearly between the "
-        "two nearest settings."
-    )
-    return f'<p class="note">{note}</p>' + table(["mean over", "of them", *methods], rows)
+    note = "; ".join(f"<em>{name}</em>: {FURTHER[name]}" for name in scores.further)
+    return f'<p class="note">PSNR in dB. {note}.</p>' + table(["mean over", "of them", *methods], rows)
 
 
 def _regions(scores: ScoreTable, means: dict[str, Means]) -> str:
@@ -343,14 +347,14 @@ def _sections(tables: Sequence[ScoreTable], subjects: Sequence[dict[str, Any]], 
     scores = tables[0]
     means = pair_means(scores)
     charts = {t.convention: figures for t in tables if (figures := _figures(t))}
-    data = {"charts": charts, "subjects": subjects, "colours": COLOURS, "errorShare": ERROR_SHARE}
+    data = {"charts": charts, "subjects": subjects, "colours": COLOURS, "errorShare": ERROR_SHARE, **CURVES}
     psnr = charts[scores.convention]["psnr"]
     sections = [
         ("", f"<style>{_asset('report.css')}</style>" + _headline(tables, means["psnr"])),
         ("Where it fails", _failures(scores, [s["subject"] for s in subjects])),
         ("Every source to every target", MATRIX_NOTE + _selectable("matrix", psnr["matrix"])),
         ("Chosen translations", "".join(map(_chosen, tables))),
-        ("Rivals from physics", _physics(scores)),
+        ("Rivals of series" if scores.further == [CURVE] else "Rivals from physics", _further(scores)),
         ("Error over TR, TE and TI", _parameter_map(folder)),
         ("Every subject", SUBJECTS_NOTE + _selectable("subjects", psnr["subjects"])),
         ("Images", _viewer(subjects)),

@@ -1,8 +1,10 @@
-"""The two trivial rivals every synthesis network has to beat: the source itself, and a learned intensity map."""
+"""The trivial rivals that a synthesis network has to beat: the source itself, a learned intensity map, and of a series
+its first frame by that map with what usually happens after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -77,3 +79,40 @@ class IntensityMap:
         source = torch.as_tensor(source_image)
         mapped = np.interp(np.asarray(source.cpu()), centres, self._total[i, j, known] / self._count[i, j, known])
         return torch.as_tensor(mapped, dtype=torch.float32, device=source.device) * (source > 0)
+
+
+class MeanCurve:
+    """Predicts the frames of a series: its first frame as the intensity map makes it, times the mean relative curve.
+
+    That curve is the mean over the training subjects of S(t) / S(first), S being the mean over the head: every voxel
+    enhances, or decays, as heads did on average.
+
+    Args:
+        map: of the same images, fitted.
+        series: the channels of each series.
+    """
+
+    def __init__(self, map: IntensityMap, series: Iterable[range]) -> None:
+        self.map = map
+        self.first = {c: channels.start for channels in series for c in channels}
+        self._total, self._count = np.zeros(len(map.sequences)), np.zeros(len(map.sequences))
+
+    def fit(self, image: Tensor, available: Sequence[bool]) -> None:
+        """Adds one training subject, see `IntensityMap.fit`; without a series' first frame it tells nothing of it."""
+        for c, first in self.first.items():
+            if available[c] and available[first]:
+                head = image[first] > 0
+                self._total[c] += float(image[c][head].double().mean() / image[first][head].double().mean())
+                self._count[c] += 1
+
+    def predict(self, source_image: Tensor, i: int, j: int) -> Tensor:
+        """The frame of channel j from an image of channel i, as `IntensityMap.predict`.
+
+        Raises:
+            ValueError: no training subject had that frame and the first one; and what `IntensityMap.predict` raises.
+        """
+        if not self._count[j]:
+            raise ValueError(
+                f"No training subject had both {self.map.sequences[self.first[j]]} and {self.map.sequences[j]}"
+            )
+        return self.map.predict(source_image, i, self.first[j]) * (self._total[j] / self._count[j])

@@ -18,7 +18,8 @@ from ..files import replacing, what_it_is
 from .significance import Interval, interval
 
 METHODS = ("network", "copy", "map")
-PHYSICS = ("fit", "prior", "between")  # rivals that only settings of TR, TE and TI have, see `relaxometry`
+CURVE = "curve"  # the rival that only series have, see `MeanCurve`
+FURTHER = ("fit", "prior", "between", CURVE)  # the others: of settings of TR, TE and TI alone, see `relaxometry`
 OTHERS = (csv.Error, zipfile.BadZipFile, zlib.error)  # than Python's own, that a damaged file may cause
 KEYS = ("method", "subject", "source", "target")
 
@@ -138,8 +139,8 @@ class ScoreTable:
         Raises:
             ValueError: an unknown method, or the row is there already.
         """
-        if method not in (*METHODS, *PHYSICS):
-            raise ValueError(f"Unknown method {method!r}; there are: {', '.join((*METHODS, *PHYSICS))}")
+        if method not in (*METHODS, *FURTHER):
+            raise ValueError(f"Unknown method {method!r}; there are: {', '.join((*METHODS, *FURTHER))}")
         key = (method, subject, source, target)
         if key in self._rows:
             raise ValueError(f"Scored twice: {dict(zip(KEYS, key, strict=True))}")
@@ -241,9 +242,9 @@ class ScoreTable:
         return "\n".join([*lines, "", *(self._verdict(what, of) for what, of in self.groups().items())])
 
     @property
-    def physics(self) -> list[str]:
-        """The rivals from physics that were scored."""
-        return [name for name in PHYSICS if any(method == name for method, *_ in self._rows)]
+    def further(self) -> list[str]:
+        """The rivals that not every pair has, and that were scored."""
+        return [name for name in FURTHER if any(method == name for method, *_ in self._rows)]
 
     def groups(self) -> dict[str, list[tuple[str, str]]]:
         """The pairs that averages are taken over, by what they are; all but the first are there only with pairs."""
@@ -257,6 +258,9 @@ class ScoreTable:
             "sequences, each from all the others": [(s, t) for s, t in pairs if s == "others"],
         }
         seen = [(s, t) for s, t in plain if not {s, t} & {*self.held_out}]
+        to_series = [pair for pair in seen if self._values("psnr", CURVE, *pair)]
+        if 0 < len(to_series) < len(seen):
+            others = {"pairs to a series": to_series, **others}
         return {"pairs, source != target": seen, **{what: of for what, of in others.items() if of}}
 
     def compared(self, pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, float], int]:
@@ -309,7 +313,8 @@ class ScoreTable:
 
     def _means(self, pairs: Iterable[tuple[str, str]]) -> dict[str, dict[tuple[str, str], float]]:
         """By method that scored any of these pairs, its mean PSNR of each."""
-        methods = (*METHODS, *self.physics)
+        of_each = all(self._values("psnr", CURVE, *pair) for pair in pairs)  # else the others' pairs would be fewer
+        methods = [method for method in (*METHODS, *self.further) if method != CURVE or of_each]
         means = {m: {pair: _mean(self._values("psnr", m, *pair)) for pair in pairs} for m in methods}
         return {method: values for method, values in means.items() if _finite(values.values())}
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.dynamic import apparent_diffusion, wash_in
+
+AXES = {"times": ("time (s)", "{:g} s"), "b_values": ("b (s/mm²)", "b {:g}")}  # of a curve, and what a frame is called
 
 
 def curve_numbers(
@@ -39,3 +43,22 @@ def curve_numbers(
             adc = [1e3 * apparent_diffusion(each.T, frames["b_values"]) for each in inside]
             numbers[f"adc_error{end}"] = float(np.abs(adc[0] - adc[1]).mean())
     return numbers
+
+
+def frame_axis(frames: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Of a series of so many frames: "axis" and "x" [T] of a chart, and what each is called, "frames" [T]."""
+    kind = next((kind for kind in AXES if kind in frames), "")
+    axis, text = AXES.get(kind, ("frame", "frame {}"))
+    x = list(frames[kind]) if kind else list(range(1, count + 1))
+    return {"axis": axis, "x": x, "frames": [text.format(each) for each in x]}
+
+
+def region_curve(images: NDArray, there: NDArray, mask: NDArray) -> list[float | None]:
+    """The mean of each frame [T, X, Y, Z] in a mask [X, Y, Z], relative to the first that is `there` [T]; None of those
+    that are not, and where there is nothing to relate to.
+    """
+    means = images[:, mask].mean(1, dtype=np.float64)
+    first = means[np.argmax(there)]
+    return [
+        round(float(mean / first), 4) if known and first > 0 else None for mean, known in zip(means, there, strict=True)
+    ]

@@ -6,6 +6,7 @@ to name a subject's images, the one by which they predict each other best should
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..data.preparation import Subjects
 from ..translation import TranslationNetwork
-from .inferers import plain
+from .inferers import available_sequences, plain
 
 SLICES = 4  # of a 2D network's, from the middle half of what is shown
 # How much better, in mean correlation, other names must fit before a label is doubted. Of five real scans under all
@@ -34,29 +35,46 @@ def agreement(network: TranslationNetwork, image: Tensor, images: Sequence[int])
 
     Args:
         network: of S sequences, on the image's device.
-        image: [1, S, X, Y, Z], prepared as for inference.
-        images: the n of its channels that are there.
+        image: [1, C, X, Y, Z], prepared as for inference.
+        images: the n of the sequences that are there.
 
     Returns:
-        For an image taken for a sequence, and another one taken for a second: nan for the same image or name.
+        For an image taken for a sequence, and another one taken for a second: nan for the same image or name, and for
+        a series taken for a sequence that is none, or the other way round.
     """
-    if network.has_series:
-        raise ValueError("names are not compared by networks that have series among their sequences")
-    count, middle = network.sequences, network.slices // 2
-    given = [network.to_input(image[:, i]) for i in images]
+    count = network.sequences
+    given = [network.sequence_input(image, i) for i in images]
     if network.spatial_dims == 2:
         rows = torch.linspace(len(given[0]) / 4, 3 * len(given[0]) / 4, SLICES).long()
         given = [stacks[rows] for stacks in given]
+    shown = [_frames(network, stacks) for stacks in given]
+    kind = [network.count(s) > 1 for s in range(count)]
     found = torch.full((len(images), count, len(images), count), torch.nan)
     for a, s in product(range(len(images)), range(count)):
-        representation = network.encode(given[a], network.codes[s : s + 1])
+        if kind[s] != kind[images[a]]:
+            continue
+        most = (max(network.frames),) if network.has_series else ()
+        representation = network.encode(given[a], network.codes[s : s + 1], *most)
+        tissue = (shown[a] > 0).any(1, keepdim=True)
         for t in (t for t in range(count) if t != s):
-            made = network.decode(representation, network.codes[t : t + 1])[:, middle]
-            for b in (b for b in range(len(images)) if b != a):
-                both = (given[a][:, middle] > 0) & (given[b][:, middle] > 0)
-                pair = torch.stack([made[both], given[b][:, middle][both]])
-                found[a, s, b, t] = torch.corrcoef(pair)[0, 1].nan_to_num() if both.any() else 0
+            frames = (network.count(t),) if network.has_series else ()
+            made = _frames(network, network.decode(representation, network.codes[t : t + 1], *frames))
+            for b in (b for b in range(len(images)) if b != a and kind[t] == kind[images[b]]):
+                found[a, s, b, t] = _correlation(made, shown[b], tissue)
     return found
+
+
+def _frames(network: TranslationNetwork, images: Tensor) -> Tensor:
+    """What a network takes or gives, of 2.5D the middle slices: [N, T, *spatial]."""
+    return (images if network.has_series else images[:, None])[:, :, network.slices // 2]
+
+
+def _correlation(made: Tensor, true: Tensor, tissue: Tensor) -> Tensor:
+    """Of the frames [N, T, *spatial] that both have, in the tissue [N, 1, *spatial] of all."""
+    count = min(made.shape[1], true.shape[1])
+    made, true = made[:, :count], true[:, :count]
+    both = tissue & (true > 0)
+    return torch.corrcoef(torch.stack([made[both], true[both]]))[0, 1].nan_to_num() if both.any() else torch.tensor(0.0)
 
 
 def best_names(found: Tensor, labels: Sequence[int]) -> tuple[list[int], float]:
@@ -70,7 +88,8 @@ def best_names(found: Tensor, labels: Sequence[int]) -> tuple[list[int], float]:
     pairs = [(a, b) for a in range(n) for b in range(n) if a != b]
 
     def fit(names: Sequence[int]) -> float:
-        return torch.stack([found[a, names[a], b, names[b]] for a, b in pairs]).mean().item()
+        mean = torch.stack([found[a, names[a], b, names[b]] for a, b in pairs]).mean().item()
+        return -math.inf if math.isnan(mean) else mean
 
     best = max(permutations(range(count), n), key=fit)
     return list(best), fit(best) - fit(labels)
@@ -82,8 +101,8 @@ def wrong_labels(
     """`doubts` of one of the subjects' items."""
     if sum(name in item["images"] for name in subjects.sequences) > 1:
         data = subjects.use()(item)
-        labels = data["available"].nonzero()[:, 0].tolist()
         image = plain(data["image"])[None].to(network.codes.device)
+        labels = available_sequences(image, network)
         yield from doubts(agreement(network, image, labels), labels, subjects.sequences)
 
 

@@ -20,6 +20,7 @@ from torch.export import Dim
 
 from ..blocks.vq import Quantised, VectorQuantiser
 from ..data.preparation import Subjects
+from ..data.series import channel_names
 from ..files import replacing, write_text
 from ..translation import MISSING, TranslationNetwork
 from .inferers import SubjectInferer, resolve_targets
@@ -33,7 +34,7 @@ OPSET = 18
 
 
 class Deployed(nn.Module):
-    """Image [B, S, X, Y, Z] to `pred` of the same shape.
+    """Image [B, C, X, Y, Z] to `pred` of the same shape; a series has a channel for each of its frames.
 
     Args:
         network: of a bundle.
@@ -96,7 +97,8 @@ def export_network(
 ) -> str:
     """Writes the network as it is deployed, runs the file and compares what both make; returns a sentence on it.
 
-    The file takes any batch and every size that the metadata allow, with a subject's missing sequences -1.
+    The file takes any batch and every size that the metadata allow, with a subject's missing sequences -1. Of a series
+    it takes and makes as many frames as the network was trained with; missing ones are -1, too.
     `<path>.json` says what it was made from and how its input is; `config.pbtxt` is for Triton.
 
     Args:
@@ -115,8 +117,6 @@ def export_network(
     """
     if format not in SUFFIXES:
         raise ValueError(f"format is '{format}'; choose one of {', '.join(SUFFIXES)}.")
-    if network.has_series:
-        raise ValueError("Networks that have series among their sequences are not exported.")
     if format == "onnx":
         _need_onnx()
     wanted = None if targets in (None, "all") else resolve_targets(targets, sequences, ())
@@ -125,11 +125,12 @@ def export_network(
     if file.suffix != SUFFIXES[format]:
         raise ValueError(f"A {format} file's name ends in {SUFFIXES[format]}, but the path is {file}.")
     metadata = json.loads(Path(metadata_file).read_text())
-    shape = (1, len(sequences), *smallest_size(metadata))
+    shape = (1, sum(network.frames) or len(sequences), *smallest_size(metadata))
     made_from = {
         **origin(metadata_file, weights),
         "sequences": list(sequences),
         "targets": [sequences[j] for j in (range(len(sequences)) if wanted is None else wanted)],
+        "channels": channel_names(sequences, dict(zip(sequences, network.frames, strict=False))),
     }
     deployed = Deployed(network, wanted).cpu().eval()
     record = {**made_from}

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +21,7 @@ from monai.transforms import Transform
 
 from ..data.finding import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
-from ..data.series import count_frames, files_of, step_of, times_of, write_b_values
+from ..data.series import consecutive, count_frames, files_of, step_of, times_of, write_b_values
 from ..description import error_bound, expected, read
 from ..files import prepare_folder, replacing, write_text
 from ..options import switch
@@ -107,7 +106,10 @@ class SaveVolumes(Transform):
         metadata_file: the bundle's metadata.json, for its name and version.
         scales: see `SaveCompleted`; what has other units does without.
         pictures: draw what was made of a subject, beside it.
-        frames: see `SaveCompleted`; what makes no series does without.
+        frames: of the sequences that are series, see `common.data.preparation.Subjects`.
+
+    Attributes:
+        rows: of each sequence, its channels.
     """
 
     def __init__(
@@ -128,6 +130,8 @@ class SaveVolumes(Transform):
         self.weights = weights
         self.metadata_file = metadata_file
         self.pictures = switch(pictures, "pictures")
+        self.frames = frames or {}
+        self.rows = consecutive([count_frames(self.frames.get(name, {})) for name in sequences])
         self._marks: dict[str, str] = {}
         self._written: list[str] = []  # of the present subject
 
@@ -204,15 +208,28 @@ class SaveVolumes(Transform):
             shown = {"grid_file": data["grid_file"], "images": data["images"], "origin": self._origin, **what}
             getattr(products, f"draw_{kind}")(self.output_dir / data["subject"], data["subject"], **shown)
 
+    def _available(self, data: Mapping[Hashable, Any]) -> list[int]:
+        """The sequences that a subject has, of a series any frame."""
+        return [j for j, rows in enumerate(self.rows) if data["available"][rows].any()]
+
     def _save(
-        self, volume: torch.Tensor, data: Mapping[Hashable, Any], name: str, target: int, sources: Sequence[int], **more
+        self,
+        image: torch.Tensor,
+        data: Mapping[Hashable, Any],
+        target: int,
+        sources: Sequence[int],
+        kind: str = "",
+        frames: Mapping[str, Any] | None = None,
+        **more,
     ) -> None:
-        """Volume [X, Y, Z], and a sidecar that says `more` besides subject, target, sources, grid and weights.
+        """Image [T, X, Y, Z], with `frames` as one 4D image, else T is 1; and a sidecar that says `more` besides
+        subject, target, sources, grid and weights.
 
         Raises:
             ValueError: an acquired image would be overwritten; and what `save_like` raises.
         """
-        self._save_as(volume, data, name, sources, target=self.sequences[target], **more)
+        name, volume = self.sequences[target], image.movedim(0, -1) if frames else image[0]
+        self._save_as(volume, data, name + kind, sources, frames=frames, target=name, **more)
 
     def _save_as(
         self,
@@ -224,7 +241,7 @@ class SaveVolumes(Transform):
         frames: Mapping[str, Any] | None = None,
         **more,
     ) -> Path:
-        """`_save` of what is no image of one target, such as a series [X, Y, Z, T]; returns the NIfTI's path.
+        """Volume [X, Y, Z], or with channels or frames [X, Y, Z, T], and its sidecar; returns the NIfTI's path.
 
         What tells the `frames` apart (`common.data.series.Frames`) stands beside it as beside an acquired series.
         """
@@ -285,11 +302,8 @@ class SaveCompleted(SaveVolumes):
         pictures: bool | str = True,
         frames: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        super().__init__(output_dir, sequences, targets, weights, metadata_file, pictures=pictures)
+        super().__init__(output_dir, sequences, targets, weights, metadata_file, pictures=pictures, frames=frames)
         self.scales = scales
-        self.frames = frames or {}
-        counts = [count_frames(self.frames.get(name, {})) for name in sequences]
-        self.rows = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
         trained = scales.mean.isfinite().all(1).tolist()
         self.untrained = [j for j, known in enumerate(trained) if any(trained) and not known]
         if lacking := [j for j in resolve_targets(targets, sequences, ()) if j in self.untrained]:
@@ -303,7 +317,7 @@ class SaveCompleted(SaveVolumes):
         return [j for j in super().planned(available) if j not in self.untrained]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        available = [j for j, rows in enumerate(self.rows) if data["available"][rows].any()]
+        available = self._available(data)
         targets = self.planned(available)
         if not targets:
             logger.warning(f"{data['subject']} lacks nothing that can be made; name what you want with --targets.")
@@ -312,9 +326,9 @@ class SaveCompleted(SaveVolumes):
         for j in targets:
             sources = sources_of(j, available)
             made[self.sequences[j]] = [self.sequences[i] for i in sources]
-            image, spread = pred[self.rows[j]], pred[count:][self.rows[j]]
+            image = pred[self.rows[j]]
             self._save_image(data, image, j, sources)
-            if len(pred) > count and self._save_uncertainty(data, image, spread, j, sources):
+            if len(pred) > count and self._save_uncertainty(data, image, pred[count:][self.rows[j]], j, sources):
                 uncertain.append(self.sequences[j])
         if made:
             self._draw(data, made=made, uncertain=uncertain)
@@ -328,15 +342,6 @@ class SaveCompleted(SaveVolumes):
         """Scale and offset [S, 2]; the frames of a series have one."""
         return self.scales.given(torch.stack([data["scale"][rows.start] for rows in self.rows]), sources)
 
-    def _save_frames(
-        self, image: torch.Tensor, data: Mapping[Hashable, Any], j: int, sources: Sequence[int], kind: str = "", **more
-    ) -> None:
-        """Frames [T, X, Y, Z]: of a series as one 4D image."""
-        target = self.sequences[j]
-        frames = self.frames.get(target)
-        volume = image.movedim(0, -1) if frames else image[0]
-        self._save_as(volume, data, target + kind, sources, frames=frames, target=target, **more)
-
     def _save_image(self, data: Mapping[Hashable, Any], image: torch.Tensor, j: int, sources: Sequence[int]) -> None:
         found = self._given(data, sources)[j]
         scale, offset = found.tolist()
@@ -349,7 +354,7 @@ class SaveCompleted(SaveVolumes):
             "offset": offset if known else None,
             **self._expected(j, sources),
         }
-        self._save_frames(image, data, j, sources, **more)
+        self._save(image, data, j, sources, frames=self.frames.get(self.sequences[j]), **more)
 
     def _expected(self, j: int, sources: Sequence[int]) -> dict[str, Any]:
         """What such an image scored, where the weights' description says so; it is logged, too."""
@@ -389,5 +394,6 @@ class SaveCompleted(SaveVolumes):
         known = math.isfinite(scale)
         units = f"normalised * scale {self._whose(sources)}" if known else "normalised, 0 to 1"
         more = {**quantity, "units": units, "scale": scale if known else None}
-        self._save_frames(spread * scale if known else spread, data, j, sources, "_uncertainty", **more)
+        spread = spread * scale if known else spread
+        self._save(spread, data, j, sources, "_uncertainty", self.frames.get(target), **more)
         return True

@@ -83,8 +83,15 @@ def sequence_of_grid(record: Mapping[str, Any], wanted: str) -> str:
 
 
 def on_grid(made: Made, grid: nib.Nifti1Image, transform: np.ndarray) -> np.ndarray:
-    """float32 [X, Y, Z] of a synthesised image on a grid that lies in an image's own mm, in one resampling."""
-    return resampled(nib.load(made.file), grid, np.linalg.inv(transform))
+    """float32 [X, Y, Z] of a synthesised image on a grid that lies in an image's own mm, in one resampling.
+
+    Raises:
+        ValueError: it is a series.
+    """
+    image = nib.load(made.file)
+    if image.ndim > 3:
+        raise ValueError(f"{made.file.name} is a series, which no other grid and no DICOM is made of: take NIfTI.")
+    return resampled(image, grid, np.linalg.inv(transform))
 
 
 def write_on_grid(made: Made, wanted: str) -> Path:

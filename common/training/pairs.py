@@ -101,15 +101,20 @@ class SeriesPairs(NamedTuple):
 
 
 def draw_series_pairs(
-    image: Tensor, network: TranslationNetwork, *, include_self: bool = True, pairs_per_subject: int = 0
+    image: Tensor,
+    network: TranslationNetwork,
+    *,
+    include_self: bool = True,
+    include_missing: bool = False,
+    pairs_per_subject: int = 0,
 ) -> SeriesPairs:
     """`draw_pairs` of a batch [B, C, X, Y, Z]: a sequence is as often drawn whatever the number of its frames.
 
     What no drawn pair starts from is not encoded.
     """
     available = network.available(image).cpu()
-    chosen = {"include_self": include_self, "pairs_per_subject": pairs_per_subject}
-    drawn = draw_pairs(available[:, :, None], available, **chosen)
+    chosen = {"include_self": include_self, "include_missing": include_missing}
+    drawn = draw_pairs(available[:, :, None], available, **chosen, pairs_per_subject=pairs_per_subject)
     used, _ = drawn.encoded()
     used = used[drawn.source[used].argsort(stable=True)]  # by source, so that each is encoded in one batch
     row = torch.full_like(drawn.source, -1).scatter(0, used, torch.arange(len(used)))[drawn.row]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,10 @@ import torch
 
 from common.data.phantom import make_phantom
 from common.data.subjects import read_subjects, write_subjects
+from common.evaluation.contribution import rank_contributions
 from common.evaluation.report import report
+from common.evaluation.scores import ScoreTable
+from common.inference.serving import complete_arrays
 
 NAMES = ["T1", "DCE", "DWI"]
 LSTM = {"network_def#lstm_layers": 1, "sequences": NAMES}
@@ -88,10 +92,11 @@ def test_a_missing_series_is_written_in_4d(trained: Path, workflow, series_dir: 
 
 def test_series_are_scored_by_frame(trained: Path, workflow, series_dir: Path, tmp_path: Path):
     settings = {"dataset_dir": series_dir, "ckpt_dir": trained, "output_dir": tmp_path, "truth": "reference"}
-    workflow("mri_seq2seq", "train.json", "evaluate.json", **settings, **LSTM).run()
+    workflow("mri_seq2seq", "train.json", "evaluate.json", keep=1, **settings, **LSTM).run()
     with open(tmp_path / "scores_declared.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 3 + 2 * 6, "every pair by the network, and all but the reconstructions by the rivals"
+    assert len(rows) == 3 * 3 + 2 * 6 + 4, "every pair by the network; all but the reconstructions by the rivals"
+    assert {row["target"] for row in rows if row["method"] == "curve"} == {"DCE", "DWI"}
     for row in rows:
         frames = [float(row[f"psnr_frame_{k}"]) for k in range(1, 7) if row[f"psnr_frame_{k}"]]
         assert len(frames) == {"T1": 0, "DCE": 6, "DWI": 4}[row["target"]]
@@ -99,8 +104,73 @@ def test_series_are_scored_by_frame(trained: Path, workflow, series_dir: Path, t
             assert float(row["psnr"]) == pytest.approx(np.mean(frames))
         assert bool(row["enhancement_rmse"]) == (row["target"] == "DCE")
         assert bool(row["adc_error"]) == (row["target"] == "DWI")
+    table = ScoreTable.read(tmp_path)
+    assert list(table.groups()) == ["pairs, source != target", "pairs to a series"]
+    assert "4 of 4 pairs to a series" in table.table() and "6 of 6 pairs, source" in table.table()
+    assert [each.sequence for each in rank_contributions(table)] == NAMES
     report(tmp_path)
-    assert "DCE" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', text, re.S)[1]
+    [shown] = json.loads(found)["subjects"]
+    check_shown(shown, tmp_path / "volumes" / f"{shown['subject']}.npz")
+
+
+def check_shown(shown: dict, kept: Path) -> None:
+    """The viewer has every frame, and curves that are those of the volumes."""
+    assert shown["sequences"] == NAMES and list(shown["series"]) == ["DCE", "DWI"]
+    sheets = shown["planes"][0]["sheets"]
+    assert [len(sheets["true"][j]) for j in (1, 2)] == [6, 4] and isinstance(sheets["source"][0], str)
+    assert [len(sheets["synthesised"][0][j]) for j in (1, 2)] == [6, 4] and len(sheets["differentiation"][2]) == 4
+    dce = shown["series"]["DCE"]
+    assert dce["x"] == [0, 60, 120, 210, 300, 450] and dce["frames"][1] == "60 s"
+    with np.load(kept) as volumes:
+        brain, lesion = volumes["brain"], volumes["masks"][volumes["regions"].tolist().index("lesion")]
+        for place, mask in (("brain", brain), ("lesion", lesion)):
+            for curve, images in ((dce["true"], volumes["label"]), (dce["synthesised"]["DWI"], volumes["pred"][2])):
+                means = images[1:7, mask].astype(float).mean(1)
+                np.testing.assert_allclose(curve[place], means / means[0], atol=1e-4)
+
+
+def test_maps_of_series_are_the_mean_over_frames_or_all(trained: Path, workflow, series_dir: Path, tmp_path: Path):
+    paths = {"dataset_dir": series_dir, "weights": trained / "model.pt", "split": "test"}
+    made = {}
+    for per_frame in (False, True):
+        output = {"output_dir": tmp_path / str(per_frame), "per_frame": per_frame}
+        workflow("mri_seq2seq", "inference.json", "differentiation.json", **paths, **output, **LSTM).run()
+        [file] = (tmp_path / str(per_frame)).glob("*/*_DCE_differentiation.nii.gz")
+        made[per_frame] = nib.load(file)
+        sidecar = json.loads(file.with_name(file.name.replace(".nii.gz", ".json")).read_text())
+        assert ("mean over the frames" in sidecar["quantity"]) is not per_frame
+        assert ("VolumeTiming" in sidecar) is per_frame and list(sidecar["sources"]) == ["T1", "DWI"]
+    assert made[False].ndim == 3 and made[True].shape == (*made[False].shape, 6)
+    every = made[True].get_fdata()
+    np.testing.assert_allclose(made[False].get_fdata(), every.mean(3), rtol=1e-4, atol=1e-4 * every.max())
+    assert np.ptp(every, axis=3).max() > 0
+
+
+def test_an_exported_network_makes_of_arrays_what_inference_writes(
+    trained: Path, workflow, series_dir: Path, tmp_path: Path
+):
+    subjects = read_subjects(series_dir)
+    [patient] = subjects["test"]
+    del patient["images"]["DCE"]
+    write_subjects(tmp_path / "one.json", {**subjects, "training": [], "validation": []})
+    options = {"dataset_dir": series_dir, "subject_list": tmp_path / "one.json", "output_dir": tmp_path / "out"}
+    options |= {"weights": trained / "model.pt", "output_file": tmp_path / "model.ts", "device": "cpu"}
+    made = workflow("mri_seq2seq", "inference.json", "export.json", **options, **LSTM)
+    made.initialize()
+    assert "as the network within" in made.parser.get_parsed_content("exported")
+    made.parser.get_parsed_content("evaluator").run()
+    written = nib.load(tmp_path / "out" / patient["subject"] / f"{patient['subject']}_DCE.nii.gz").get_fdata()
+    images = {name: nib.load(file).get_fdata(dtype=np.float32) for name, file in patient["images"].items()}
+    module, record = torch.jit.load(tmp_path / "model.ts"), tmp_path / "model.ts.json"
+    affine = nib.load(patient["images"]["T1"]).affine
+    arrays = complete_arrays(images, record, lambda image: module(torch.from_numpy(image)).detach().numpy(), affine)
+    assert list(arrays) == ["DCE"] and arrays["DCE"].shape == written.shape
+    np.testing.assert_allclose(arrays["DCE"], written, rtol=0, atol=1e-4 * written.max())
+    assert "dims: [ -1, 11, -1, -1, -1 ]" in (tmp_path / "config.pbtxt").read_text()
+    with pytest.raises(ValueError, match=r"DCE of up to 6 frames, DWI of up to 4 frames\) .*DWI \(.*, 5\)"):
+        complete_arrays({"DWI": images["DWI"][..., [0, 1, 2, 3, 3]]}, record, print)
 
 
 def test_other_bundles_refuse_series(workflow, series_dir: Path, tmp_path: Path):

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from common.data.phantom import make_phantom
+from common.data.subjects import write_subjects
+from common.description import write
 from common.inference.engine import root_cause
 from label_app.bundles import ServedBundle
 from label_app.options import training_options
@@ -168,3 +170,34 @@ def test_no_such_bundle_or_overlay(tmp_path: Path):
         ServedBundle(tmp_path / "mri_none", [], tmp_path)
     with pytest.raises(FileNotFoundError, match="mri_crl has no configuration 'none' in its configs/"):
         ServedBundle(BUNDLES / "mri_crl", ["none"], tmp_path)
+
+
+def test_a_missing_series_comes_back_in_4d(tiny_network: Callable, tmp_path: Path):
+    """From an image of the studies: one file of all frames on its grid; a series of them is a source as any other."""
+    names, frames = ["T1", "DCE"], {"DCE": {"times": [0, 60, 120]}}
+    served = ServedBundle(BUNDLES / "mri_seq2seq", [], tmp_path / "work")
+    served.trained.mkdir(parents=True)
+    network = tiny_network("mri_seq2seq", sequences=2, frames=[1, 3], lstm_layers=1)
+    network.reference_scale.copy_(torch.tensor([[100.0, 0.0]] * 2))
+    torch.save(network.state_dict(), served.trained / "model.pt")
+    sizes = {"roi_size": [16, 16, 3], "divisible": [2, 2, 1], "normalisation": "p99_foreground"}
+    write(served.trained / "model.pt", network, sequences=names, frames=frames, **sizes)
+    folder, affine = tmp_path / "studies", np.diag([-2.0, 3.0, 4.0, 1.0])
+    voxels = np.random.default_rng(0).uniform(1, 9, (18, 20, 7, 3)).astype(np.float32)
+    voxels[:3] = 0
+    for name in ("P0/T1.nii.gz", "P1/DCE.nii.gz"):
+        (folder / name).parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(voxels if "DCE" in name else voxels[..., 0], affine), folder / name)
+    entries = [{"subject": "P0", "images": {"T1": "P0/T1.nii.gz"}}]
+    entries += [{"subject": "P1", "images": {"DCE": "P1/DCE.nii.gz"}, "frames": frames}]
+    write_subjects(folder / "subjects.json", {"sequences": names, "training": [], "validation": [], "test": entries})
+    studies = Studies(folder, tmp_path / "work")
+    path, sidecar = served.synthesise(studies, studies.entries["P0"], "T1", None)
+    made = nib.load(path)
+    assert made.shape == voxels.shape and np.array_equal(made.affine, affine)
+    assert made.header.get_zooms()[3] == 60 and np.ptp(made.get_fdata(), axis=3).max() > 0
+    assert sidecar["VolumeTiming"] == [0, 60, 120] and sidecar["target"] == "DCE"
+    path.unlink()
+    path, sidecar = served.synthesise(studies, studies.entries["P1"], "DCE", "missing")
+    assert nib.load(path).shape == voxels.shape[:3] and list(sidecar["sources"]) == ["DCE"]
+    path.unlink()

@@ -130,7 +130,7 @@ class SaveTargets(SaveVolumes):
                 "offset": offset,
             }
             volume = unscale(image[None], torch.tensor(scale), torch.tensor(offset))[0]
-            self._save(volume, data, self.sequences[j], j, sources, **more)
+            self._save(volume[None], data, j, sources, **more)
             made[self.sequences[j]] = [self.sequences[i] for i in sources]
         if made:
             self._draw(data, made=made)

@@ -12,6 +12,7 @@ from .common.distributed import unwrapped
 from .common.training.adversary import Adversary
 from .common.training.pairs import (
     Pairs,
+    SeriesPairs,
     draw_pairs,
     draw_series_pairs,
     network_input,
@@ -92,7 +93,7 @@ class Seq2SeqObjective(nn.Module):
         0 or 1. Of a network that takes series images are [B, C, X, Y, Z], see `TranslationNetwork`.
         """
         if batch["image"].shape[1] > len(self.codes):  # one for each frame
-            return self._series_terms(network, batch), {}
+            return self._series_terms(network, batch)
         pairs = draw_pairs(
             batch["image"],
             batch.get("available"),
@@ -127,12 +128,11 @@ class Seq2SeqObjective(nn.Module):
         terms["cycle"] = self.cycle_weight * 2 * F.l1_loss(back, truths[row[order]])
         return terms, {"real": truths, "real_sequence": pairs.source, "fake": fake, "fake_sequence": j}
 
-    def _series_terms(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _series_terms(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Eq. 1 over all frames; a pair counts as much as another, however many it has."""
-        if self.adversary is not None:
-            raise ValueError("unpaired is for sequences without frames: a series is trained on pairs alone.")
         layout, codes = (self.spatial_dims, self.slice_axis), self.codes
         drawn = {"include_self": self.self_weight > 0, "pairs_per_subject": self.pairs_per_subject}
+        drawn["include_missing"] = self.adversary is not None
         pairs = draw_series_pairs(batch["image"], unwrapped(network), **drawn)
         images = [series_input(each, *layout) for each in pairs.images]
         lesions = batch["lesion"] if "lesion" in batch else torch.zeros_like(batch["image"][:, :1])
@@ -142,14 +142,40 @@ class Seq2SeqObjective(nn.Module):
         there = is_available(truth[:, None])[:, 0].nonzero()[:, 0].cpu()  # of the F frames
         made = translated.prediction * torch.cat([(each > 0).any(1) for each in images])[row]
         itself = pairs.source[pairs.row] == pairs.target
-        frames = torch.bincount(pairs.pair[there], minlength=len(itself))  # a target has one at least
-        weight = torch.where(itself, self.self_weight, 1.0) / (len(itself) * frames)
+        frames = torch.bincount(pairs.pair[there], minlength=len(itself))  # 0 where the subject lacks the target
+        paired = max(int((frames > 0).sum()), 1)
+        weight = torch.where(itself, self.self_weight, 1.0) / (paired * frames.clamp(min=1))
         itself, weight = itself[pairs.pair[there]], weight[pairs.pair[there]].to(made)
         terms = self._differences(made[there], truth, there, lesions[row[there]], itself, weight)
         if self.lesion_head_weight:
             features = translated.representation.features[:, 0]
             terms["lesion"] = self.lesion_head_weight * self._lesion_term(network, features, lesions)
-        return terms
+        if self.adversary is None:
+            return terms, {}
+        cross = pairs.source[pairs.row] != pairs.target
+        fake, j = made[cross[pairs.pair]], pairs.target[pairs.pair][cross[pairs.pair]]
+        terms["adversarial"] = self.adversarial_weight * self.adversary.generator_loss(fake, j)
+        terms["cycle"] = self.cycle_weight * 2 * self._series_cycle(network, pairs, images, made, cross)
+        real = torch.cat([each.flatten(0, 1) for each in images])
+        i = torch.cat([torch.full((each.shape[:2].numel(),), k) for k, each in zip(pairs.encoded, images, strict=True)])
+        known = is_available(real[:, None])[:, 0]
+        return terms, {"real": real[known], "real_sequence": i[known.cpu()], "fake": fake, "fake_sequence": j}
+
+    def _series_cycle(
+        self, network: nn.Module, pairs: SeriesPairs, images: list[Tensor], made: Tensor, cross: Tensor
+    ) -> Tensor:
+        """Eq. 3 over the frames that the sources have; what was made of a sequence is a series of all its frames."""
+        target, row = pairs.target[cross], pairs.row[cross]
+        wanted, count = target.unique(), unwrapped(network).count
+        frames = {j: made[(cross & (pairs.target == j))[pairs.pair]] for j in wanted.tolist()}
+        fakes = [each.unflatten(0, (-1, count(j))) for j, each in frames.items()]
+        order = pairs.source[row].argsort(stable=True)
+        rows = rows_by_target(order, pairs.source[row][order], len(self.codes))
+        back = network(fakes, self.codes[wanted], rows, self.codes).prediction
+        each = [series for same in images for series in same]
+        truth = torch.cat([each[k] for k in row[order].tolist()])
+        known = is_available(truth[:, None])[:, 0]
+        return F.l1_loss(back[known], truth[known])
 
     def _lesion_term(self, network: nn.Module, features: Tensor, lesions: Tensor) -> Tensor:
         """Cross-entropy at the features' resolution, where a voxel is a lesion if one in it is."""

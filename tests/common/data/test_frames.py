@@ -13,7 +13,9 @@ from common.data.loading import LoadSubject, MarkMissingd
 from common.data.names import bids, from_pattern
 from common.data.normalisation import ScaleSequencesd
 from common.data.preparation import Subjects
+from common.data.series import frames_of, step_of
 from common.data.subjects import read_subjects, subject_items, write_subjects
+from common.inference.saving import image_like
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(1, 100, (6, 7, 8)).astype(np.float32)
@@ -94,6 +96,25 @@ def test_bids_series(tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("unit", "spacing", "step"), [("sec", 4.1, 4.1), ("msec", 4100, 4.1), ("sec", 0, None), ("hz", 3, None)]
+)
+def test_a_header_s_fourth_spacing_is_kept_but_tells_no_times(tmp_path, unit: str, spacing: float, step: float | None):
+    kept = {"step": step} if step else {}
+    for name, bval, told in (("asl", "", {"count": 3}), ("dwi", "0\n150\n800\n", {"b_values": [0, 150, 800]})):
+        image = nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4))
+        image.header.set_zooms((1, 1, 1, spacing))
+        image.header.set_xyzt_units("mm", unit)
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+        if bval:
+            (tmp_path / f"{name}.bval").write_text(bval)
+        frames = frames_of(str(tmp_path / f"{name}.nii.gz"))
+        assert frames == told | kept and step_of(frames) == (step or 0)
+        made = image_like(np.ones((4, 4, 4, 3)), tmp_path / "asl.nii.gz", tmp_path / "x", step_of(frames), "sec")
+        assert made.header.get_zooms()[3] == pytest.approx(step or 1)
+        assert made.header.get_xyzt_units() == ("mm", "sec" if step else "unknown")
+
+
 def test_files_of_one_frame_each(tmp_path):
     for subject, frames in (("A", (0, 1, 3)), ("B", (1, 2, 10))):
         for frame in frames:
@@ -144,6 +165,9 @@ def test_the_user_tells_the_frames(tmp_path):
         ({"images": {"DCE": "a"}, "frames": {"DCE": {"times": [0, "1"]}}}, "'frames' of 'DCE' must be"),
         ({"images": {"DCE": "a"}, "frames": {"DCE": {"count": 1.5}}}, "whole number"),
         ({"images": {"DCE": "a"}, "frames": {"T1": {"count": 2}}}, "'frames' must map"),
+        ({"images": {"DCE": "a"}, "frames": {"DCE": {"count": 2, "step": 0}}}, "step must be a number above 0"),
+        ({"images": {"DCE": "a"}, "frames": {"DCE": {"step": 2}}}, "'frames' of 'DCE' must be"),
+        ({"images": {"DCE": "a"}, "frames": {"DCE": {"count": 2, "times": [0, 1]}}}, "'frames' of 'DCE' must be"),
     ],
 )
 def test_bad_lists(tmp_path, fields, message):
@@ -222,6 +246,7 @@ def test_motion_between_frames(dce, shift):
         ({"b_values": [0, 800, 150]}, [("FRAME_ORDER", "warning", "DCE.nii.gz")]),
         ({"b_values": [0, 800, 800]}, []),
         ({"count": 3}, [("FRAMES_UNKNOWN", "warning", "DCE.nii.gz")]),
+        ({"times": [0, 60000, 120000]}, [("FRAME_TIMES", "warning", "DCE.nii.gz")]),
         ({"count": 4}, [("FRAME_COUNT", "error", "DCE.nii.gz"), ("FRAMES_UNKNOWN", "warning", "DCE.nii.gz")]),
     ],
 )

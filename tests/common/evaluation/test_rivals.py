@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.evaluation.rivals import IntensityMap, copy_source
+from common.evaluation.rivals import IntensityMap, MeanCurve, copy_source
 
 NAMES = ["T1", "T2", "FLAIR"]
 
@@ -86,3 +86,26 @@ def test_wrong_number_of_sequences_raises():
 def test_copy_source_is_the_source():
     image = torch.rand(3, 3, 3)
     assert copy_source(image, 0, 1) is image
+
+
+def test_the_mean_curve_scales_the_mapped_first_frame():
+    """T1, then a series of three frames: each is first * 2 or * 0.5 in the head, on average over the subjects."""
+    rival = IntensityMap(["T1", "DCE 1", "DCE 2", "DCE 3"])
+    curve = MeanCurve(rival, [range(1, 4)])
+    for gain in (1.5, 2.5):
+        first = torch.full((2, 2, 2), 0.2)
+        first[0] = 0
+        image = torch.stack([2 * first, first, gain * first, 0.5 * first])
+        rival.fit(image, [True] * 4)
+        curve.fit(image, [True] * 4)
+    curve.fit(torch.full((4, 2, 2, 2), 0.3), [True, False, True, True])  # without its first frame it tells nothing
+    t1 = torch.tensor([0.4, 0.0]).reshape(1, 1, 2)
+    for j, expected in ((1, 0.2), (2, 0.4), (3, 0.1)):
+        torch.testing.assert_close(curve.predict(t1, 0, j).flatten(), torch.tensor([expected, 0.0]))
+
+
+def test_a_curve_never_seen_raises():
+    curve = MeanCurve(IntensityMap(["T1", "DCE 1", "DCE 2"]), [range(1, 3)])
+    curve.fit(torch.rand(3, 2, 2, 2), [True, True, False])
+    with pytest.raises(ValueError, match="both DCE 1 and DCE 2"):
+        curve.predict(torch.rand(2, 2, 2), 0, 2)

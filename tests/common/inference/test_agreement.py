@@ -75,6 +75,33 @@ def test_wrong_names_are_found(labels: list[int], doubted: dict[str, str]):
     assert {code for _, code, _ in found} <= {"WRONG_NAME"}
 
 
+class Decays(Powers):
+    """Sequences 0 and 1 are images, 2 and 3 series whose frame k shows their power divided by k + 1."""
+
+    def encode(self, image: Tensor, source: Tensor, frames: int = 1) -> Code:
+        return Code(image[:, 0].clamp(min=1e-6) ** (1 / (source @ self.POWER)))
+
+    def decode(self, representation: Code, target: Tensor, frames: int) -> Tensor:
+        power = target @ self.POWER
+        return torch.stack([representation.tissue ** (power / (k + 1)) for k in range(frames)], 1)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_series_are_told_apart_frame_by_frame_and_never_from_images(swapped: bool):
+    network = Decays(4, slices=3, frames=[1, 1, 3, 2])
+    tissue = (torch.rand(12, 12, 9, generator=torch.Generator().manual_seed(0)) + 0.3).clamp(min=0.1)
+    image = torch.full((1, 7, 12, 12, 9), -1.0)
+    for j, channel in ((0, 0), (1, 1)):
+        image[0, channel] = tissue ** Decays.POWER[j]
+    shown = 2 if swapped else 3  # the one is called the other
+    for k in range(2):
+        image[0, 5 + k] = tissue ** (Decays.POWER[shown] / (k + 1))
+    found = agreement(network, image, [0, 1, 3])
+    assert found[2, :2].isnan().all() and found[0, 2:].isnan().all() and found[0, 0, 2, 3].isfinite()
+    doubted = [(name, code, "a FLAIR" in reason) for name, code, reason in doubts(found, [0, 1, 3], NAMES)]
+    assert doubted == ([("PD", "WRONG_NAME", True)] if swapped else [])
+
+
 def test_an_image_of_another_person_is_found():
     image = subject(0, 1, 2)
     image[:, 1] = subject(1, seed=1)[:, 1]

@@ -61,6 +61,18 @@ def shape_of(bundle: str, batch: int, x: int, y: int, z: int) -> list[int]:
 
 
 @every_format
+def test_a_file_takes_the_frames_of_series(tiny_network: Callable[..., Any], tmp_path: Path, format: str):
+    """A channel for each; of a subject that lacks single frames, or a whole series, it makes what the network makes."""
+    made = tiny_network("mri_seq2seq", sequences=3, frames=[1, 3, 2], lstm_layers=1, source_code=True).eval()
+    deployed, file = Deployed(made), tmp_path / f"model{SUFFIXES[format]}"
+    write(deployed, file, format, [trial_image((1, 6, 16, 16, 1))])
+    run = runner(file)
+    for missing in ([], [1, 2, 3], [2], range(1, 6)):
+        image = trial_image((2, 6, 24, 16, 3), missing, seed=1)
+        assert run(image)[0].shape == image.shape and difference(deployed, run, image) < 1e-5
+
+
+@every_format
 @every_graph
 def test_a_file_holds_for_other_subjects_and_sizes(network, tmp_path: Path, bundle: str, format: str):
     deployed = Deployed(network(bundle))

@@ -15,6 +15,7 @@ import pytest
 from common.data.finding import is_synthesised
 from common.preparing import completing
 from common.preparing.bids import bids_path, write_bids
+from common.preparing.native import Made, on_grid
 from common.preparing.sources import find_sessions
 from common.workflows import complete_folder
 
@@ -188,3 +189,10 @@ def test_a_subject_that_fails_keeps_nothing_from_the_others(tmp_path: Path, monk
     with pytest.raises(SystemExit, match="a is left out\nb failed"):
         complete_folder(str(tmp_path), str(tmp_path / "out"), prepare=True, on_grid="T1")
     assert written == [("c", "T1")]
+
+
+def test_a_series_is_not_laid_on_another_grid(tmp_path: Path):
+    nib.save(nib.Nifti1Image(np.ones((3, 4, 5, 2), np.float32), np.eye(4)), tmp_path / "a_DCE.nii.gz")
+    made, grid = Made(tmp_path / "a_DCE.nii.gz", {}, {}), nib.Nifti1Image(np.zeros((3, 4, 5)), np.eye(4))
+    with pytest.raises(ValueError, match=r"a_DCE\.nii\.gz is a series, which no other grid"):
+        on_grid(made, grid, np.eye(4))
