@@ -24,7 +24,7 @@ from ..files import write_text
 from ..options import words
 from ..progress import bar
 from .mr_signal import FSE9, TISSUES, Acquisition, corrupt, enhanced_t1, resolve, spin_echo
-from .phantom_series import ACQUIRED, FRAMES, SERIES, simulate_series
+from .phantom_series import ACQUIRED, SERIES, draw_frames, simulate_series
 from .series import save_series
 from .template import (
     CENTRE,
@@ -227,6 +227,7 @@ def _write_subject(
     spacing: tuple,
     one_gain: bool,
     motion: float,
+    frames: Mapping[str, Mapping],
     **scanner: float,
 ) -> dict:
     """Writes one subject's files and returns its entry in the subject list; ``scanner`` goes to ``corrupt``."""
@@ -247,7 +248,7 @@ def _write_subject(
 
     for mask in MASKS:
         entry["masks"][mask] = save(getattr(anatomy, mask).astype(np.uint8), mask)
-    series, maps = simulate_series(anatomy, names, streams, gain=gains, motion=motion, **scanner)
+    series, maps = simulate_series(anatomy, names, streams, gain=gains, frames=frames, motion=motion, **scanner)
     for sequence in names:
         if sequence in series:
             image, reference = series[sequence]
@@ -256,12 +257,12 @@ def _write_subject(
             reference = simulate(anatomy, timing) * gain
             image = corrupt(reference, streams[sequence], **scanner, brain=anatomy.brain)
             entry["parameters"][sequence] = {"TR": timing.tr, "TE": timing.te, "TI": timing.ti}
-        told = {"frames": FRAMES.get(sequence), "acquired": ACQUIRED.get(sequence)}
+        told = {"frames": frames.get(sequence), "acquired": ACQUIRED.get(sequence)}
         entry["images"][sequence] = save(image, sequence, **told)
         entry["reference"][sequence] = save(reference, f"{sequence}_reference", **told)
     if maps:
         entry["maps"] = {each: save(values, each) for each, values in maps.items()}
-        entry["frames"] = {each: FRAMES[each] for each in names if each in FRAMES}
+        entry["frames"] = {each: frames[each] for each in names if each in frames}
     return entry
 
 
@@ -305,6 +306,7 @@ def make_phantom(
     acquisitions: Mapping[str, Sequence[float]] | None = None,
     one_gain: bool = False,
     motion: float = 0.0,
+    protocols: float = 0.0,
 ) -> None:
     """Writes a data set of random brains as NIfTI files, with its subject list ``subjects.json``.
 
@@ -328,20 +330,23 @@ def make_phantom(
             no inversion, and names that end in Gd are acquired after gadolinium.
         one_gain: one receiver gain for all images of a subject, so that what TR, TE and TI do can be compared.
         motion: of the patient between the frames of a series, standard deviation in mm and degrees.
+        protocols: how much a series' times and b values differ between subjects, relative standard deviation of the
+            steps between its frames.
 
     Raises:
         ValueError: for arguments that make no data set; nothing is written then.
     """
     (names, timings), spacing = _timings(sequences, acquisitions), _three(spacing)
     training, validating = _split(subjects, validation, test)
-    if not 0 <= bias < 1 or seed < 0 or not min(noise, motion) >= 0:
-        given = f"bias={bias}, noise={noise}, motion={motion}, seed={seed}"
-        raise ValueError(f"Need 0 <= bias < 1, noise >= 0, motion >= 0 and seed >= 0: {given}")
+    if not 0 <= bias < 1 or seed < 0 or not min(noise, motion, protocols) >= 0:
+        given = f"bias={bias}, noise={noise}, motion={motion}, protocols={protocols}, seed={seed}"
+        raise ValueError(f"Need 0 <= bias < 1, and noise, motion, protocols and seed >= 0: {given}")
     folder = Path(output_dir)
-    entries = [
-        _write_subject(folder, number, names, timings, seed, spacing, one_gain, motion, bias=bias, noise=noise)
-        for number in bar(range(subjects), desc="simulating", unit="subjects")
-    ]
+    entries = []
+    for number in bar(range(subjects), desc="simulating", unit="subjects"):
+        frames = draw_frames(np.random.default_rng([seed, number, 3]), protocols)
+        options = {"motion": motion, "frames": frames, "bias": bias, "noise": noise}
+        entries.append(_write_subject(folder, number, names, timings, seed, spacing, one_gain, **options))
     listing = {
         "name": "phantom (simulated)",
         "sequences": names,

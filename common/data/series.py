@@ -24,6 +24,7 @@ from .images import ERROR, WARNING, Problem
 
 Frames = dict[str, list[float]]  # {"times": [T]} in s, {"b_values": [T]} in s/mm2, or {} where nothing tells
 TIMINGS = ("VolumeTiming", "FrameTimesStart")
+UNITS = {"times": 600.0, "b_values": 1000.0}  # in which networks are told them: 10 min, and 1000 s/mm2
 
 
 def beside(file: str | os.PathLike, ending: str) -> Path:
@@ -85,6 +86,24 @@ def frames_of(value: str | Sequence[str | None]) -> Frames | dict[str, int]:
 def count_frames(frames: Mapping) -> int:
     """How many frames `frames_of` speaks of."""
     return frames.get("count") or len(frames.get("times") or frames.get("b_values") or [0])
+
+
+def frame_values(
+    sequences: Sequence[str], frames: Mapping[str, Mapping], own: Mapping[str, Mapping] | None = None
+) -> list[list[float]]:
+    """What a network is told of each sequence's frames: times or b values, in `UNITS`; [0] of 3D, [] of unknown ones.
+
+    Args:
+        sequences: S names.
+        frames: of those that are series, as the network has them.
+        own: a subject's, which go before those; of frames that it lacks at the end it has none.
+    """
+    values = []
+    for name in sequences:
+        kind, numbers = next(iter(frames.get(name, {"times": [0.0]}).items()))
+        told = (own or {}).get(name, {}).get(kind, [])
+        values.append([] if kind == "count" else [each / UNITS[kind] for each in [*told, *numbers[len(told) :]]])
+    return values
 
 
 def frame_problems(value: str | Sequence[str | None], frames: Mapping, count: int | None) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from itertools import accumulate, combinations, pairwise
 from typing import Any, NamedTuple
 
 import torch
+from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
@@ -120,6 +121,13 @@ class SubjectInferer(Inferer):
         cpu = torch.device("cpu")
         sliding = WindowInferer(self.roi_size, overlap=0.5, mode="gaussian", device=cpu)
         return AdvisingInferer(sliding, [f"a smaller --roi_size than {list(self.roi_size)}"])
+
+
+def tell_frames(engine: Engine) -> None:
+    """Before an engine's subject: a network that is told times and b values is told this one's."""
+    network, values = unwrapped(engine.network), engine.state.batch.get("frame_values")
+    if values is not None and getattr(network, "is_told", False):
+        network.tell(values[0])
 
 
 class CompletionInferer(SubjectInferer):

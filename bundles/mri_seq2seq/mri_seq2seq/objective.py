@@ -131,13 +131,17 @@ class Seq2SeqObjective(nn.Module):
         """Eq. 1 over all frames; a pair counts as much as another, however many it has."""
         if self.adversary is not None:
             raise ValueError("unpaired is for sequences without frames: a series is trained on pairs alone.")
-        layout, codes = (self.spatial_dims, self.slice_axis), self.codes
+        layout = (self.spatial_dims, self.slice_axis)
         drawn = {"include_self": self.self_weight > 0, "pairs_per_subject": self.pairs_per_subject}
         pairs = draw_series_pairs(batch["image"], unwrapped(network), **drawn)
         images = [series_input(each, *layout) for each in pairs.images]
         lesions = batch["lesion"] if "lesion" in batch else torch.zeros_like(batch["image"][:, :1])
         lesions = network_input(lesions[pairs.subject], *layout)  # (N, c, *s)
-        translated = network(images, codes[pairs.encoded], rows_by_target(pairs.row, pairs.target, len(codes)), codes)
+        values = batch["frame_values"] if unwrapped(network).is_told else None
+        rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
+        sources = [self._code(i, pairs.subject[pairs.source == i], values) for i in pairs.encoded.tolist()]
+        targets = [self._code(j, pairs.subject[each], values) for j, each in enumerate(rows)]
+        translated = network(images, sources, rows, targets)
         row, truth = pairs.row[pairs.pair], network_input(pairs.truths, *layout)
         there = is_available(truth[:, None])[:, 0].nonzero()[:, 0].cpu()  # of the F frames
         made = translated.prediction * torch.cat([(each > 0).any(1) for each in images])[row]
@@ -150,6 +154,11 @@ class Seq2SeqObjective(nn.Module):
             features = translated.representation.features[:, 0]
             terms["lesion"] = self.lesion_head_weight * self._lesion_term(network, features, lesions)
         return terms
+
+    def _code(self, sequence: int, subject: Tensor, values: Tensor | None) -> Tensor:
+        """[1, S], or with the values [B, S, T] of the subjects' frames [n, S + T]."""
+        code = self.codes[sequence : sequence + 1]
+        return code if values is None else torch.cat([code.expand(len(subject), -1), values[subject, sequence]], 1)
 
     def _lesion_term(self, network: nn.Module, features: Tensor, lesions: Tensor) -> Tensor:
         """Cross-entropy at the features' resolution, where a voxel is a lesion if one in it is."""
