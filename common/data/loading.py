@@ -45,8 +45,8 @@ class LoadSubject(Transform):
         frames: how many a series has, by name; 1 for others.
         settings: (TR, TE, TI) [S, 3] in ms that the sequences have by default. If given, "parameters" [S, 3] is added:
             what the subject list or an image's own sidecar says, else these.
-        told: of series, what tells the frames apart where a subject's list does not, see `series.frame_values`. If
-            given, "frame_values" [S, T] is added, 0 of what is unknown and after a sequence's last frame.
+        told: of series, what tells the frames apart of those that are missing, or of which the list says nothing, see
+            `series.frame_values`. If given, "frame_values" [S, T] is added, 0 of what is unknown and after the last.
 
     Raises:
         ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, a series has more frames
@@ -102,7 +102,8 @@ class LoadSubject(Transform):
         if self.settings:
             d["parameters"] = torch.tensor([self._parameters(name, data) for name in self.sequences])
         if self.told:
-            told = zip(frame_values(self.sequences, self.told, data.get("frames")), self.frames.values(), strict=True)
+            own = {name: frames for name, frames in data.get("frames", {}).items() if name in files}
+            told = zip(frame_values(self.sequences, self.told, own), self.frames.values(), strict=True)
             most = max(self.frames.values())
             d["frame_values"] = torch.tensor([(each[:count] + most * [0.0])[:most] for each, count in told])
         for name in self.masks:

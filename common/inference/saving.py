@@ -27,7 +27,7 @@ from ..description import error_bound, expected, read
 from ..files import prepare_folder, replacing, write_text
 from ..options import switch
 from ..scales import Scales
-from .inferers import resolve_targets, sources_of
+from .inferers import resolve_targets, sources_of, split_frames
 from .weights import origin
 
 logger = logging.getLogger(__name__)
@@ -268,10 +268,11 @@ class SaveCompleted(SaveVolumes):
             no training image, and is left out; that is logged. Where none has one, the weights were made elsewhere and
             nothing is known.
         frames: of the sequences that are series, see `common.data.preparation.Subjects`: each becomes one 4D image.
+        targets: see `common.inference.inferers.split_frames`.
         others: see `SaveVolumes`.
 
     Raises:
-        ValueError: a target that is wanted by name was in no training image.
+        ValueError: a target that is wanted by name was in no training image, or a series has no such frame.
     """
 
     def __init__(
@@ -285,9 +286,10 @@ class SaveCompleted(SaveVolumes):
         pictures: bool | str = True,
         frames: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        self.frames = frames or {}
+        targets, self.asked = split_frames(targets, self.frames)
         super().__init__(output_dir, sequences, targets, weights, metadata_file, pictures=pictures)
         self.scales = scales
-        self.frames = frames or {}
         counts = [count_frames(self.frames.get(name, {})) for name in sequences]
         self.rows = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
         trained = scales.mean.isfinite().all(1).tolist()
@@ -334,7 +336,10 @@ class SaveCompleted(SaveVolumes):
         """Frames [T, X, Y, Z]: of a series as one 4D image."""
         target = self.sequences[j]
         frames = self.frames.get(target)
-        volume = image.movedim(0, -1) if frames else image[0]
+        if asked := self.asked.get(target):
+            image, more = image[asked], {**more, "series_frames": [k + 1 for k in asked]}
+            frames = {kind: [told[k] for k in asked] for kind, told in (frames or {}).items() if kind != "count"}
+        volume = image.movedim(0, -1) if target in self.frames else image[0]
         self._save_as(volume, data, target + kind, sources, frames=frames, target=target, **more)
 
     def _save_image(self, data: Mapping[Hashable, Any], image: torch.Tensor, j: int, sources: Sequence[int]) -> None:

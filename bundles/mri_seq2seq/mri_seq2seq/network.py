@@ -185,7 +185,8 @@ class Seq2Seq(TranslationNetwork):
         return self.decoder_lstm(torch.stack([compressed] * frames, 1))
 
     def freeze(self, target: int) -> Seq2Seq:
-        """A copy that makes one target only, its hyper-layers plain convolutions with the same output."""
-        if self.frame_codes != "none":
-            raise ValueError(f"frame_codes is '{self.frame_codes}': each frame has kernels of its own to be kept.")
-        return freeze_target(self, target)
+        """A copy that makes one target only, its hyper-layers plain convolutions with the same output.
+
+        Where frames have codes, each has kernels of its own, and it stays as it is.
+        """
+        return freeze_target(self, target) if self.frame_codes == "none" else self
