@@ -58,48 +58,44 @@ def count(network: Seq2Seq, call: Callable[[], object]) -> tuple[float, float]:
     return flops.get_total_flops() / 2e9, memory.peak / 2**30
 
 
-def step(network: Seq2Seq, size: Sequence[int], source: int, target: int) -> None:
-    """A training step of one pair, forwards and backwards, without VGG19."""
-    image = torch.full((1, sum(network.frames), *size), -1.0)
-    for j in (source, target):
-        network.channels(image, j).fill_(0.5)
-    ones = torch.ones(1, network.count(source), network.slices, *size[:2])
-    rows = [torch.arange(int(j == target)) for j in range(network.sequences)]
-    made = network([ones], [network.codes[source : source + 1]], rows, network.codes.split(1)).prediction
+def step(network: Seq2Seq, size: Sequence[int], sources: Sequence[int], targets: Sequence[int]) -> None:
+    """A training step of each source to each target, forwards and backwards, without VGG19."""
+    images = [torch.ones(1, network.count(i), network.slices, *size) for i in sources]
+    rows = [torch.arange(len(sources) * (j in targets)) for j in range(network.sequences)]
+    codes = network.codes.split(1)
+    made = network(images, [codes[i] for i in sources], rows, codes).prediction
     (made - 0.5).abs().mean().backward()
 
 
-def anew(network: Seq2Seq, image: Tensor, source: int) -> None:
+def anew(network: Seq2Seq, image: Tensor, sources: Sequence[int]) -> None:
     """To every target, as the authors' code does it: encoded for each."""
     for j in range(network.sequences):
-        network.translate(image, [source], [j])
+        network.translate(image, sources, [j])
 
 
-def benchmark(frames: int = 6, in_plane: int = 352, **options: Any) -> dict[str, tuple[float, float]]:
+def benchmark(frames: int = 6, in_plane: int = 352) -> None:
     """Prints a table: the DCE to all eight sequences, encoded once and anew; training steps but for the optimiser.
 
     Args:
         frames: of the DCE.
         in_plane: size of a stack of three slices.
-        options: of the network.
     """
     counts = [frames if name == "DCE" else count for name, count in zip(SEQUENCES, FRAMES, strict=True)]
-    dce, t1 = SEQUENCES.index("DCE"), SEQUENCES.index("T1")
-    size, rows = (in_plane, in_plane, 3), {}
+    dce, t1, every = [SEQUENCES.index("DCE")], [SEQUENCES.index("T1")], range(len(SEQUENCES))
+    steps = {"DCE to DCE": (dce, dce), "DCE to T1": (dce, t1), "T1 to DCE": (t1, dce), "all 64 pairs": (every, every)}
+    size, rows = (in_plane, in_plane), {}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        network = Seq2Seq(len(SEQUENCES), frames=counts, **options)
-        image = torch.rand(1, sum(counts), in_plane, in_plane, 1)
+        network = Seq2Seq(len(SEQUENCES), frames=counts)
+        image = torch.rand(1, sum(counts), *size, 1)
         with torch.no_grad():
-            rows["DCE to all eight"] = count(network, lambda: network.translate(image, [dce], range(len(SEQUENCES))))
+            rows["DCE to all eight"] = count(network, lambda: network.translate(image, dce, every))
             rows["encoded anew for each"] = count(network, lambda: anew(network, image, dce))
-        for source, target in ((dce, dce), (dce, t1), (t1, dce)):
-            name = f"training step, {SEQUENCES[source]} to {SEQUENCES[target]}"
-            rows[name] = count(network, lambda pair=(source, target): step(network, size, *pair))
+        for name, pairs in steps.items():
+            rows[f"training step, {name}"] = count(network, lambda pairs=pairs: step(network, size, *pairs))
     print(f"{f'{frames} frames, 3 x {in_plane} x {in_plane}':32}{'GMACs':>10}{'peak GiB':>10}")
     for name, (gmacs, peak) in rows.items():
         print(f"  {name:30}{gmacs:>10.0f}{peak:>10.2f}")
-    return rows
 
 
 if __name__ == "__main__":
-    run_command(lambda frames=6, in_plane=352: benchmark(frames, in_plane) and None)
+    run_command(benchmark)
