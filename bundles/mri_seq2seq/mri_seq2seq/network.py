@@ -61,6 +61,7 @@ class Seq2Seq(TranslationNetwork):
     """
 
     CHOSEN_ANEW = ("frames", "frame_values")
+    __constants__ = (*TranslationNetwork.__constants__, "has_lstms", "is_placed", "is_told")
 
     def __init__(
         self,
@@ -90,15 +91,14 @@ class Seq2Seq(TranslationNetwork):
                 "frame_codes."
             )
         options = {"conditioning": conditioning, "code_channels": code_channels, "bank_channels": bank_channels}
-        self.frame_codes = frame_codes if self.has_series else "none"
-        self.is_told = self.frame_codes == "value"  # times or b values
+        self.is_placed, self.is_told = (self.has_series and frame_codes == each for each in FRAME_CODES[1:])
         if self.is_told:
             self._begin_told(frame_values)
-        elif self.frame_codes == "place":
+        elif self.is_placed:
             self.register_buffer("places", self._places(), persistent=False)
-        self.source_code = source_code or self.frame_codes != "none"
-        told = {"none": sequences, "place": sum(self.frames), "value": 2 * sequences}[self.frame_codes]
-        told = told if self.source_code else 0
+        self.source_code = source_code or self.is_placed or self.is_told
+        length = sum(self.frames) if self.is_placed else sequences * (1 + self.is_told)
+        told = length if self.source_code else 0
         self.encoder = Encoder(spatial_dims, self.slices, channels, res_blocks, norm, told)
         self.decoder = HyperDecoder(spatial_dims, self.slices, channels, res_blocks, norm, **options)
         self.code_layer: nn.Module = CodeLayer(code_channels)
@@ -132,13 +132,13 @@ class Seq2Seq(TranslationNetwork):
     def _frame_code(self, code: Tensor, frames: int) -> Tensor:
         """Codes of sequences [B, S or S + T] to those of their first frames [B, frames, K]."""
         one_hot = code[:, : self.sequences]
-        if self.frame_codes == "place":
+        if self.is_placed:
             return torch.einsum("bs,stc->btc", one_hot, self.places[:, :frames])
         one_hot = one_hot[:, None].expand(-1, frames, -1)
-        if not self.is_told:
-            return one_hot
-        # A sequence's values have weights of their own: seconds are not s/mm2.
-        return torch.cat([one_hot, one_hot * code[:, self.sequences : self.sequences + frames, None]], 2)
+        if self.is_told:  # a sequence's values have weights of their own: seconds are not s/mm2
+            values = code[:, self.sequences : self.sequences + frames, None]
+            return torch.cat([one_hot, one_hot * values], 2)
+        return one_hot
 
     def encode(self, image: Tensor, source: Tensor, frames: int = 1) -> Representation:
         """Image [B, c, *spatial], or with time points [B, T, c, *spatial], in [0, 1].
@@ -163,22 +163,21 @@ class Seq2Seq(TranslationNetwork):
 
     def decode(self, representation: Representation, target: Tensor, frames: int | None = None) -> Tensor:
         """To images [B, c, *spatial], or with `frames` to that many time points [B, frames, c, *spatial]."""
-        if frames is None:
-            if self.has_series:
-                return self.decode(representation, target, 1)[:, 0]
+        if frames is None and not self.has_series:
             return (self.decoder(representation.features, self.code_layer(target)) + 1) / 2
-        if self.has_series and frames <= representation.features.shape[1]:
-            features = representation.features[:, :frames]
+        several = 1 if frames is None else frames
+        if self.has_series and several <= representation.features.shape[1]:
+            features = representation.features[:, :several]
         else:
-            features = self._expand(representation.compressed, frames)
-        if self.frame_codes != "none":  # a kernel for each frame
-            codes = self._frame_code(target, frames)
-            made = [self.decoder(features[:, k], self.code_layer(codes[:, k])) for k in range(frames)]
-            return (torch.stack(made, 1) + 1) / 2
-        code = self.code_layer(target)
-        if len(code) > 1:
-            code = code.repeat_interleave(frames, 0)
-        return (self.decoder(features.flatten(0, 1), code).unflatten(0, features.shape[:2]) + 1) / 2
+            features = self._expand(representation.compressed, several)
+        if self.is_placed or self.is_told:  # a kernel for each frame
+            codes = self._frame_code(target, several)
+            made = torch.stack([self.decoder(features[:, k], self.code_layer(codes[:, k])) for k in range(several)], 1)
+        else:
+            code = self.code_layer(target)
+            code = code.repeat_interleave(several, 0) if len(code) > 1 else code
+            made = self.decoder(features.flatten(0, 1), code).unflatten(0, features.shape[:2])
+        return (made[:, 0] + 1) / 2 if frames is None else (made + 1) / 2
 
     def _expand(self, compressed: Tensor, frames: int) -> Tensor:
         """Fig. 2's copy to the target's time points and the second ConvLSTM: [B, frames, C, *s]."""
@@ -189,4 +188,4 @@ class Seq2Seq(TranslationNetwork):
 
         Where frames have codes, each has kernels of its own, and it stays as it is.
         """
-        return freeze_target(self, target) if self.frame_codes == "none" else self
+        return self if self.is_placed or self.is_told else freeze_target(self, target)
