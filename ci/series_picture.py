@@ -19,6 +19,7 @@ from common.files import replacing
 from common.options import run_command
 
 ENHANCING = 0.15  # mmol/l at the fourth frame: a tumour's rim and vessels in it
+BRIGHTEST = 3.0  # times the brain before the agent
 LARGEST_ADC = 3.0  # 1e-3 mm2/s, of free water
 
 
@@ -44,6 +45,7 @@ def series_picture(phantom: str | os.PathLike, made: str | os.PathLike, subject:
     lesion, brain = load(phantom, "lesion") > 0, load(phantom, "brain") > 0
     rim = lesion & (load(phantom, "concentration")[..., 3] > ENHANCING)
     dce, dwi = ({"truth": load(phantom, f"{name}_reference"), "made": load(made, name)} for name in ("DCE", "DWI"))
+    dce = {name: each / np.median(each[brain, 0]) for name, each in dce.items()}  # whose scales are not the same
     adc = {name: 1e3 * apparent_diffusion(series, DWI_B_VALUES) * brain for name, series in dwi.items()}
     depth = int(rim.sum((0, 1)).argmax())
     with style.context("dark_background"):
@@ -59,7 +61,7 @@ def series_picture(phantom: str | os.PathLike, made: str | os.PathLike, subject:
         grid = images.subplots(2, 3)
         for row, (title, pair, largest) in enumerate(
             (
-                ("DCE, 4th frame", {name: each[..., 3] / each[brain].max() for name, each in dce.items()}, 0.6),
+                ("DCE, 4th frame", {name: each[..., 3] for name, each in dce.items()}, BRIGHTEST),
                 ("ADC, 1e-3 mm2/s", adc, LARGEST_ADC),
             )
         ):
