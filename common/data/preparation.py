@@ -134,9 +134,12 @@ class Subjects:
             options["found"] = find_subjects(self.dataset_dir, self.pattern, split, names=self.sequences)
         wanted = self.sequences if sequences is None else sequences
         items = subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
-        if others := [item["subject"] for item in items if not self.told and self._other_frames(item)]:
+        if not self.told and (others := [item["subject"] for item in items if self._other_frames(item)]):
             place = "frames are taken by their place in the series, as the network knows no more"
             warnings.warn(f"{some(others)}: times or b values are not {self.frames}; {place}", stacklevel=2)
+        if self.told and (unknown := [item["subject"] for item in items if self._unknown_frames(item)]):
+            advice = "tell them with --frames, or put them beside the files"
+            warnings.warn(f"{some(unknown)}: {self.frames} is taken for what is not known; {advice}", stacklevel=2)
         return items
 
     def _other_frames(self, item: Mapping[str, Any]) -> bool:
@@ -146,6 +149,11 @@ class Subjects:
         numbers = [pair for each, own, kind in kinds for pair in zip(each[kind], own[kind], strict=False)]
         fewer = any(len(each[kind]) < len(own[kind]) for each, own, kind in kinds)
         return fewer or not all(math.isclose(*pair, rel_tol=0.1, abs_tol=5) for pair in numbers)
+
+    def _unknown_frames(self, item: Mapping[str, Any]) -> bool:
+        """Whether of a series that the subject has neither times nor b values are known."""
+        there = {name: item.get("frames", {}).get(name, {}) for name in self.frames if name in item["images"]}
+        return any(not each.keys() - {"count"} for each in there.values())
 
     def called(self) -> str:
         """Those for training, in words: as the list or else its folder is called, and how many they are."""

@@ -371,5 +371,10 @@ def test_what_a_network_is_told_of_frames(dce):
     told = subjects.validation()(item)["frame_values"]
     torch.testing.assert_close(told, torch.tensor([[0, 0, 0, 0], [0, 0.1, 0.2, 0.5], [0, 1, 0, 0]]))
     assert "frames" not in subjects.trained_alike and subjects.described["frames"] == network
+    content = json.loads((dce / "subjects.json").read_text())
+    content["frames"] = {"DCE": {"count": 3}}
+    (dce / "subjects.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="A: {'DCE': {'times': .* is taken for what is not known; tell them with"):
+        subjects.items("training")
     del item["images"]["DCE"]
     assert subjects.validation()(item)["frame_values"][1].tolist() == pytest.approx([0, 0.15, 0.3, 0.5])
