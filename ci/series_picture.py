@@ -37,6 +37,9 @@ def series_picture(phantom: str | os.PathLike, made: str | os.PathLike, subject:
         made: folder of `mri-contrast complete`, with its DCE and DWI.
         subject: with a tumour.
         picture: PNG to write.
+
+    Raises:
+        ValueError: nothing enhances in the subject's lesions.
     """
 
     def load(folder: str | os.PathLike, name: str) -> NDArray:
@@ -44,6 +47,8 @@ def series_picture(phantom: str | os.PathLike, made: str | os.PathLike, subject:
 
     lesion, brain = load(phantom, "lesion") > 0, load(phantom, "brain") > 0
     rim = lesion & (load(phantom, "concentration")[..., 3] > ENHANCING)
+    if not rim.any():
+        raise ValueError(f"No lesion of {subject} enhances: name a subject with a tumour.")
     dce, dwi = ({"truth": load(phantom, f"{name}_reference"), "made": load(made, name)} for name in ("DCE", "DWI"))
     dce = {name: each / np.median(each[brain, 0]) for name, each in dce.items()}  # whose scales are not the same
     adc = {name: 1e3 * apparent_diffusion(series, DWI_B_VALUES) * brain for name, series in dwi.items()}
