@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ci.benchmark import Seq2Seq
+import ci.benchmarks  # noqa: F401 -- by which the bundles' packages are found
 from common.options import run_command
 
+Seq2Seq = locate("mri_seq2seq.network.Seq2Seq")
 SEQUENCES = ("T1", "FatSatT1", "T2", "DCE", "FatSatDCE", "wash-in", "wash-out", "DWI")  # the in-house data's
 FRAMES = (1, 1, 1, 6, 6, 1, 1, 4)
 

@@ -227,7 +227,7 @@ def _write_subject(
     spacing: tuple,
     one_gain: bool,
     motion: float,
-    frames: Mapping[str, Mapping],
+    protocols: float,
     **scanner: float,
 ) -> dict:
     """Writes one subject's files and returns its entry in the subject list; ``scanner`` goes to ``corrupt``."""
@@ -236,6 +236,7 @@ def _write_subject(
     anatomy = make_anatomy(np.random.default_rng([seed, number]), spacing=spacing)
     # A stream of its own per image: adding a sequence leaves the others as they were.
     streams = {each: np.random.default_rng([seed, number, crc32(each.encode())]) for each in (*names, "DCE", "DWI")}
+    frames = draw_frames(np.random.default_rng([seed, number, 3]), protocols)
     streams["subject"] = np.random.default_rng([seed, number, 2])
     receiver = np.random.default_rng([seed, number, 1])
     gains = {each: stream.uniform(800, 1200) for each, stream in streams.items()}
@@ -330,8 +331,7 @@ def make_phantom(
             no inversion, and names that end in Gd are acquired after gadolinium.
         one_gain: one receiver gain for all images of a subject, so that what TR, TE and TI do can be compared.
         motion: of the patient between the frames of a series, standard deviation in mm and degrees.
-        protocols: how much a series' times and b values differ between subjects, relative standard deviation of the
-            steps between its frames.
+        protocols: relative spread, between subjects, of the steps between a series' times or b values.
 
     Raises:
         ValueError: for arguments that make no data set; nothing is written then.
@@ -339,14 +339,12 @@ def make_phantom(
     (names, timings), spacing = _timings(sequences, acquisitions), _three(spacing)
     training, validating = _split(subjects, validation, test)
     if not 0 <= bias < 1 or seed < 0 or not min(noise, motion, protocols) >= 0:
-        given = f"bias={bias}, noise={noise}, motion={motion}, protocols={protocols}, seed={seed}"
-        raise ValueError(f"Need 0 <= bias < 1, and noise, motion, protocols and seed >= 0: {given}")
-    folder = Path(output_dir)
-    entries = []
-    for number in bar(range(subjects), desc="simulating", unit="subjects"):
-        frames = draw_frames(np.random.default_rng([seed, number, 3]), protocols)
-        options = {"motion": motion, "frames": frames, "bias": bias, "noise": noise}
-        entries.append(_write_subject(folder, number, names, timings, seed, spacing, one_gain, **options))
+        raise ValueError(f"Need 0 <= bias < 1 and the others >= 0: {bias=}, {noise=}, {motion=}, {protocols=}, {seed=}")
+    folder, scanner = Path(output_dir), {"bias": bias, "noise": noise}
+    entries = [
+        _write_subject(folder, number, names, timings, seed, spacing, one_gain, motion, protocols, **scanner)
+        for number in bar(range(subjects), desc="simulating", unit="subjects")
+    ]
     listing = {
         "name": "phantom (simulated)",
         "sequences": names,
