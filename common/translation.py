@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .data.series import frame_values
 from .description import Description
 from .scales import Scales
 
@@ -98,6 +99,8 @@ class TranslationNetwork(nn.Module):
             raise ValueError(f"The weights' description has {', '.join(unknown)}, which {cls.__name__} does not know.")
         if subjects is not None:
             given |= {"sequences": len(subjects.sequences), "frames": subjects.counts}
+            if "frame_values" in known:
+                given["frame_values"] = frame_values(subjects.sequences, subjects.frames)
         return cls(**{**described.network, **given})
 
     def __init__(
@@ -172,17 +175,17 @@ class TranslationNetwork(nn.Module):
     def forward(
         self,
         image: Tensor | Sequence[Tensor],
-        source: Tensor | None = None,
+        source: Tensor | Sequence[Tensor] | None = None,
         rows: Sequence[Tensor] | None = None,
-        target: Tensor | None = None,
+        target: Tensor | Sequence[Tensor] | None = None,
     ) -> Tensor | Translation:
         """Completes a subject: image [B, C, X, Y, Z] to the same shape, each sequence made from the others.
 
         With `source` [N, C], it is a training step instead: images [N, c, *spatial] are encoded once each, and the
         images `rows[t]` are decoded to `target[t]` (one decoding per target: half the time of a batch of mixed ones).
-        With series, `image` is a list, for each of `source` the images [n, T, c, *spatial] of it, and predictions are
-        frames, those of an image one after the other. One entry for all, since distributed training hooks only
-        `forward`.
+        With series, `image` and `source` are lists, for each sequence that is encoded the images [n, T, c, *spatial] of
+        it and their code [n or 1, C]; `target` has one [P or 1, C] for each of `rows`, and predictions are frames,
+        those of an image one after the other. One entry for all, since distributed training hooks only `forward`.
         """
         if source is None:
             return self.complete_available(image)
@@ -193,12 +196,12 @@ class TranslationNetwork(nn.Module):
         return Translation(torch.cat(made), representation)
 
     def _translate_series(
-        self, images: Sequence[Tensor], source: Tensor, rows: Sequence[Tensor], target: Tensor
+        self, images: Sequence[Tensor], source: Sequence[Tensor], rows: Sequence[Tensor], target: Sequence[Tensor]
     ) -> Translation:
         wanted = {t: self.frames[t] for t, r in enumerate(rows) if len(r)}
-        parts = [self.encode(each, source[k : k + 1], max(wanted.values())) for k, each in enumerate(images)]
+        parts = [self.encode(each, code, max(wanted.values())) for each, code in zip(images, source, strict=True)]
         representation = type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
-        made = [self.decode(select(representation, rows[t]), target[t : t + 1], n) for t, n in wanted.items()]
+        made = [self.decode(select(representation, rows[t]), target[t], n) for t, n in wanted.items()]
         return Translation(torch.cat([each.flatten(0, 1) for each in made]), representation)
 
     def repeated(self) -> tuple[nn.Module, int] | None:

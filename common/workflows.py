@@ -68,6 +68,9 @@ def run_workflow(bundle: str, run_id: str, configs: Sequence[str], **options: An
     folder = bundle_folder(bundle)
     files = [str(config_file(folder, name)) for name in configs]
     options = {name: value for name, value in options.items() if value is not None and value != ""}
+    named = options.get("sequences")
+    if isinstance(named, str) and not named.startswith(("$", "@", "%")):  # fire makes no list of T1,wash-in
+        options["sequences"] = words(named)
     _found_by_import(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -19,7 +19,7 @@ from .acquisition import image_parameters
 from .doubts import remaining_skull, uncovered
 from .grids import same_grid
 from .images import ERROR, image_problems, read_image, unreadable
-from .series import channel_names, files_of
+from .series import channel_names, files_of, frame_values
 
 logger = logging.getLogger(__name__)
 REFERENCE = "the reference of "
@@ -45,6 +45,8 @@ class LoadSubject(Transform):
         frames: how many a series has, by name; 1 for others.
         settings: (TR, TE, TI) [S, 3] in ms that the sequences have by default. If given, "parameters" [S, 3] is added:
             what the subject list or an image's own sidecar says, else these.
+        told: of series, what tells the frames apart of those that are missing, or of which the list says nothing, see
+            `series.frame_values`. If given, "frame_values" [S, T] is added, 0 of what is unknown and after the last.
 
     Raises:
         ValueError: grids differ and `grid` is not set, the subject lacks the `grid` sequence, a series has more frames
@@ -59,7 +61,9 @@ class LoadSubject(Transform):
         label: str = "",
         settings: Sequence[Sequence[float]] = (),
         frames: Mapping[str, int] | None = None,
+        told: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        self.told = told or {}
         self.sequences = list(sequences)
         self.frames = {name: (frames or {}).get(name, 1) for name in self.sequences}
         self.channels = channel_names(self.sequences, self.frames)
@@ -97,6 +101,11 @@ class LoadSubject(Transform):
         d["available"] = torch.cat([there.get(name, none[name]) for name in self.sequences])
         if self.settings:
             d["parameters"] = torch.tensor([self._parameters(name, data) for name in self.sequences])
+        if self.told:
+            own = {name: frames for name, frames in data.get("frames", {}).items() if name in files}
+            told = zip(frame_values(self.sequences, self.told, own), self.frames.values(), strict=True)
+            most = max(self.frames.values())
+            d["frame_values"] = torch.tensor([(each[:count] + most * [0.0])[:most] for each, count in told])
         for name in self.masks:
             if name in data.get("masks", {}):
                 d[name] = self._match(data, name, data["masks"][name], like, grid_name, is_image=False)

@@ -24,7 +24,7 @@ from ..files import write_text
 from ..options import words
 from ..progress import bar
 from .mr_signal import FSE9, TISSUES, Acquisition, corrupt, enhanced_t1, resolve, spin_echo
-from .phantom_series import ACQUIRED, FRAMES, SERIES, simulate_series
+from .phantom_series import ACQUIRED, SERIES, draw_frames, simulate_series
 from .series import save_series
 from .template import (
     CENTRE,
@@ -249,6 +249,7 @@ def _write_subject(
     spacing: tuple,
     one_gain: bool,
     motion: float,
+    protocols: float,
     tumours: float,
     mismatch: str,
     **scanner: float,
@@ -259,13 +260,14 @@ def _write_subject(
     anatomy = make_anatomy(np.random.default_rng([seed, number]), spacing=spacing, tumours=tumours)
     # A stream of its own per image: adding a sequence leaves the others as they were.
     streams = {each: np.random.default_rng([seed, number, crc32(each.encode())]) for each in (*names, "DCE", "DWI")}
+    frames = draw_frames(np.random.default_rng([seed, number, 3]), protocols)
     streams["subject"] = np.random.default_rng([seed, number, 2])
     receiver = np.random.default_rng([seed, number, 1])
     gains = {each: stream.uniform(800, 1200) for each, stream in streams.items()}
     gains = dict.fromkeys(gains, receiver.uniform(800, 1200)) if one_gain else gains
     anatomies = dict.fromkeys(names, anatomy)
     if mismatch:
-        tossed = np.random.default_rng([seed, number, 3])
+        tossed = np.random.default_rng([seed, number, 4])
         entry["labels"] = {"mismatch": int(tossed.random() < 0.5)}
         if entry["labels"]["mismatch"]:
             anatomies[mismatch] = other_texture(anatomy, tossed)
@@ -277,7 +279,7 @@ def _write_subject(
 
     for mask in MASKS:
         entry["masks"][mask] = save(getattr(anatomy, mask).astype(np.uint8), mask)
-    series, maps = simulate_series(anatomy, names, streams, gain=gains, motion=motion, **scanner)
+    series, maps = simulate_series(anatomy, names, streams, gain=gains, frames=frames, motion=motion, **scanner)
     for sequence in names:
         if sequence in series:
             image, reference = series[sequence]
@@ -286,12 +288,12 @@ def _write_subject(
             reference = simulate(anatomies[sequence], timing) * gain
             image = corrupt(reference, streams[sequence], **scanner, brain=anatomy.brain)
             entry["parameters"][sequence] = {"TR": timing.tr, "TE": timing.te, "TI": timing.ti}
-        told = {"frames": FRAMES.get(sequence), "acquired": ACQUIRED.get(sequence)}
+        told = {"frames": frames.get(sequence), "acquired": ACQUIRED.get(sequence)}
         entry["images"][sequence] = save(image, sequence, **told)
         entry["reference"][sequence] = save(reference, f"{sequence}_reference", **told)
     if maps:
         entry["maps"] = {each: save(values, each) for each, values in maps.items()}
-        entry["frames"] = {each: FRAMES[each] for each in names if each in FRAMES}
+        entry["frames"] = {each: frames[each] for each in names if each in frames}
     return entry
 
 
@@ -321,15 +323,25 @@ def _timings(sequences: str | Sequence[str], acquisitions: Mapping | None) -> tu
     return names, {name: resolve(name, acquisitions) for name in names if name not in SERIES}
 
 
-def _check_simulation(bias: float, noise: float, motion: float, seed: int, tumours: float) -> None:
-    if not 0 <= bias < 1 or seed < 0 or not min(noise, motion) >= 0 or not 0 <= tumours <= 1:
-        given = f"bias={bias}, noise={noise}, motion={motion}, seed={seed}, tumours={tumours}"
-        raise ValueError(f"Need 0 <= bias < 1, noise >= 0, motion >= 0, seed >= 0 and 0 <= tumours <= 1: {given}")
+def _check_simulation(bias: float, tumours: float, **others: float) -> None:
+    if not 0 <= bias < 1 or not 0 <= tumours <= 1 or not min(others.values()) >= 0:
+        given = ", ".join(f"{name}={value}" for name, value in {"bias": bias, "tumours": tumours, **others}.items())
+        raise ValueError(f"Need 0 <= bias < 1, 0 <= tumours <= 1 and the others >= 0: {given}")
 
 
 def _check_mismatch(mismatch: str, timings: Mapping[str, Acquisition]) -> None:
     if mismatch and mismatch not in timings:
         raise ValueError(f"mismatch is {mismatch!r}; it must be one of {', '.join(timings)}, and no series.")
+
+
+def _listing(names: Sequence[str], entries: Sequence[dict], training: int, validating: int) -> dict:
+    return {
+        "name": "phantom (simulated)",
+        "sequences": names,
+        "training": entries[:training],
+        "validation": entries[training : training + validating],
+        "test": entries[training + validating :],
+    }
 
 
 def make_phantom(
@@ -346,6 +358,7 @@ def make_phantom(
     acquisitions: Mapping[str, Sequence[float]] | None = None,
     one_gain: bool = False,
     motion: float = 0.0,
+    protocols: float = 0.0,
     tumours: float = 0.5,
     mismatch: str = "",
 ) -> None:
@@ -353,8 +366,8 @@ def make_phantom(
 
     Per subject: each sequence (float32), the same without bias and noise (``_reference``), and the masks brain, lesion,
     tissue (uint8; 1 CSF, 2 grey matter, 3 white matter, 4 lesion) and tumour (1 necrosis, 2 oedema, 3 enhancing rim;
-    empty without one). Subject k of a seed does not depend on how many
-    subjects or sequences are asked for. Files of the same names are replaced, others left alone.
+    empty without one). Subject k of a seed does not depend on how many subjects or sequences are asked for. Files of
+    the same names are replaced, others left alone.
 
     Args:
         output_dir: folder to write to, made if missing.
@@ -372,6 +385,7 @@ def make_phantom(
             no inversion, and names that end in Gd are acquired after gadolinium.
         one_gain: one receiver gain for all images of a subject, so that what TR, TE and TI do can be compared.
         motion: of the patient between the frames of a series, standard deviation in mm and degrees.
+        protocols: relative spread, between subjects, of the steps between a series' times or b values.
         tumours: share of the subjects that have a tumour, beside plaques, which all have; 1 is every subject.
         mismatch: a sequence, such as FLAIR, whose tissue has in half of the subjects another texture than the other
             sequences show: each image alone says nothing of it, two together do. "labels" in the list say which.
@@ -381,14 +395,12 @@ def make_phantom(
     """
     (names, timings), spacing = _timings(sequences, acquisitions), _three(spacing)
     training, validating = _split(subjects, validation, test)
-    _check_simulation(bias=bias, noise=noise, motion=motion, seed=seed, tumours=tumours)
+    _check_simulation(bias=bias, noise=noise, motion=motion, protocols=protocols, seed=seed, tumours=tumours)
     _check_mismatch(mismatch, timings)
-    folder, more = Path(output_dir), (one_gain, motion, tumours, mismatch)
+    folder, more = Path(output_dir), (one_gain, motion, protocols, tumours, mismatch)
     entries = [
         _write_subject(folder, number, names, timings, seed, spacing, *more, bias=bias, noise=noise)
         for number in bar(range(subjects), desc="simulating", unit="subjects")
     ]
-    parts = {"training": entries[:training], "validation": entries[training : training + validating]}
-    parts["test"] = entries[training + validating :]
-    listing = {"name": "phantom (simulated)", "sequences": names, **parts}
+    listing = _listing(names, entries, training, validating)
     write_text(folder / "subjects.json", json.dumps(listing, indent=2) + "\n")

@@ -66,6 +66,15 @@ def draw_diffusivity(rng: Generator) -> dict[str, float]:
     return {name: value * factor for (name, value), factor in zip(DIFFUSIVITY.items(), factors.tolist(), strict=True)}
 
 
+def draw_frames(rng: Generator, spread: float) -> dict[str, dict[str, list[float]]]:
+    """`FRAMES` of a subject: each step between them times a log-normal factor, to whole s and s/mm2."""
+    drawn = {}
+    for name, ((kind, values),) in ((name, each.items()) for name, each in FRAMES.items()):
+        steps = np.diff(values) * np.exp(spread * rng.standard_normal(len(values) - 1))
+        drawn[name] = {kind: [values[0], *np.round(values[0] + steps.cumsum()).tolist()]}
+    return drawn
+
+
 def simulate_dce(
     anatomy: Anatomy, kinetics: Mapping[str, Kinetics] = KINETICS, times: Sequence[float] = DCE_TIMES
 ) -> tuple[NDArray, NDArray]:
@@ -126,6 +135,7 @@ def simulate_series(
     rng: Mapping[str, Generator],
     *,
     gain: Mapping[str, float],
+    frames: Mapping[str, Mapping[str, Sequence[float]]] = FRAMES,
     motion: float = 0.0,
     bias: float = 0.2,
     noise: float = 0.03,
@@ -137,6 +147,7 @@ def simulate_series(
         names: of `SERIES`.
         rng: streams of randomness of the "subject" (kinetics and diffusivity), of "DCE" and of "DWI".
         gain: of the receiver, for "DCE" and for "DWI": one for all frames.
+        frames: times in s of the DCE and b values of the DWI.
         motion: see `move`; the truth lies still, as the first frame does.
         bias, noise: see `corrupt`, one field for all frames and noise relative to the first one.
 
@@ -153,11 +164,11 @@ def simulate_series(
         return Series(corrupt(seen, rng[name], bias, noise, brain=anatomy.brain), reference)
 
     if {"DCE", *WASH} & set(names):
-        truth, maps["concentration"] = simulate_dce(anatomy, kinetics)
+        truth, maps["concentration"] = simulate_dce(anatomy, kinetics, frames["DCE"]["times"])
         made["DCE"] = scanned("DCE", truth)
         for name, derive in WASH.items():
             made[name] = Series(*(derive(series).astype(np.float32) for series in made["DCE"]))
     if "DWI" in names:
-        truth, maps["diffusivity"] = simulate_dwi(anatomy, diffusivity)
+        truth, maps["diffusivity"] = simulate_dwi(anatomy, diffusivity, frames["DWI"]["b_values"])
         made["DWI"] = scanned("DWI", truth)
     return {name: made[name] for name in names if name in made}, maps

@@ -59,6 +59,7 @@ class Subjects:
         crop: the middle of an image that is taken, -1 for all along an axis; () takes what is not air.
         frames: of the sequences that are series, as a subject list has it: {"DCE": {"times": [0, 60]}}. None is what
             the list says of its training subjects (`common.data.subjects.listed_frames`).
+        told: the network is told each subject's times and b values, so that they need not be those of its training.
 
     Attributes:
         frames: of each series.
@@ -74,6 +75,8 @@ class Subjects:
     def as_described(cls, described: Description, **given: Any) -> Subjects:
         """As the network that weights are for sees them: axes and crop are as their description says."""
         shown = {name: described.found[name] for name in ("axes", "crop") if name in described.found}
+        if described.network.get("frame_codes") == "value":
+            shown["told"] = True
         return cls(**{**shown, **given})
 
     def __init__(
@@ -92,6 +95,7 @@ class Subjects:
         axes: str = "RAS",
         crop: Sequence[int] = (),
         frames: Mapping[str, Frames] | None = MappingProxyType({}),
+        told: bool = False,
     ) -> None:
         self.sequences, self.settings = list(sequences), settings
         self.dataset_dir, self.subject_list, self.pattern = dataset_dir, subject_list, pattern
@@ -112,11 +116,13 @@ class Subjects:
         # Where the sequences are settings, their names are the user's and say nothing; their values are the network's.
         self.scaling = {"rule": normalisation, "per": scale_per, "sequences": [] if settings else self.sequences}
         self.tensors = ["image", "available", "scale", "offset", *(["parameters"] if settings else [])]
+        self.tensors += ["frame_values"] if counts else []
+        self.told = told
         own = {"scale_per": scale_per} if settings else {"sequences": self.sequences}
         self.trained_alike = {**own, "normalisation": normalisation, "axes": axes, "crop": self.crop}
-        if counts:
-            self.trained_alike["frames"] = self.frames
         self.sizes = {"roi_size": self.roi_size, "divisible": self.divisible}
+        if counts:
+            (self.sizes if told else self.trained_alike)["frames"] = self.frames
         self.described = {**self.trained_alike, **self.sizes, "sequences": self.sequences, "grid": grid}
         self.described["dataset_dir"] = Path(dataset_dir).name  # what says it may be shared
 
@@ -128,9 +134,12 @@ class Subjects:
             options["found"] = find_subjects(self.dataset_dir, self.pattern, split, names=self.sequences)
         wanted = self.sequences if sequences is None else sequences
         items = subject_items(self.dataset_dir, split, wanted, self.subject_list, **options)
-        if others := [item["subject"] for item in items if self._other_frames(item)]:
+        if not self.told and (others := [item["subject"] for item in items if self._other_frames(item)]):
             place = "frames are taken by their place in the series, as the network knows no more"
             warnings.warn(f"{some(others)}: times or b values are not {self.frames}; {place}", stacklevel=2)
+        if self.told and (unknown := [item["subject"] for item in items if self._unknown_frames(item)]):
+            advice = "tell them with --frames, or put them beside the files"
+            warnings.warn(f"{some(unknown)}: {self.frames} is taken for what is not known; {advice}", stacklevel=2)
         return items
 
     def _other_frames(self, item: Mapping[str, Any]) -> bool:
@@ -140,6 +149,11 @@ class Subjects:
         numbers = [pair for each, own, kind in kinds for pair in zip(each[kind], own[kind], strict=False)]
         fewer = any(len(each[kind]) < len(own[kind]) for each, own, kind in kinds)
         return fewer or not all(math.isclose(*pair, rel_tol=0.1, abs_tol=5) for pair in numbers)
+
+    def _unknown_frames(self, item: Mapping[str, Any]) -> bool:
+        """Whether of a series that the subject has neither times nor b values are known."""
+        there = {name: item.get("frames", {}).get(name, {}) for name in self.frames if name in item["images"]}
+        return any(not each.keys() - {"count"} for each in there.values())
 
     def called(self) -> str:
         """Those for training, in words: as the list or else its folder is called, and how many they are."""
@@ -213,7 +227,7 @@ class Subjects:
 
     def _scaled(self, keys: str | list[str], **loaded: Any) -> list[Transform]:
         return [
-            LoadSubject(self.sequences, self.grid, settings=self.settings, **self.series, **loaded),
+            LoadSubject(self.sequences, self.grid, settings=self.settings, told=self.frames, **self.series, **loaded),
             Orientationd("image", axcodes="RAS", labels=None),
             ScaleSequencesd(keys, **self.scaling, **self.series),
         ]

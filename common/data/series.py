@@ -26,6 +26,7 @@ Frames = dict[str, list[float]]  # {"times": [T]} in s, {"b_values": [T]} in s/m
 TIMINGS = ("VolumeTiming", "FrameTimesStart")
 LONGEST_STEP = 3600  # s
 SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}  # units of a header's fourth spacing
+UNITS = {"times": 600.0, "b_values": 1000.0}  # in which networks are told them: 10 min, and 1000 s/mm2
 
 
 def beside(file: str | os.PathLike, ending: str) -> Path:
@@ -97,6 +98,24 @@ def count_frames(frames: Mapping) -> int:
 def consecutive(counts: Sequence[int]) -> list[range]:
     """Of sequences of so many frames, the channels that each has of an image."""
     return [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
+
+
+def frame_values(
+    sequences: Sequence[str], frames: Mapping[str, Mapping], own: Mapping[str, Mapping] | None = None
+) -> list[list[float]]:
+    """What a network is told of each sequence's frames: times or b values, in `UNITS`; [0] of 3D, [] of unknown ones.
+
+    Args:
+        sequences: S names.
+        frames: of those that are series, as the network has them.
+        own: a subject's, which go before those; of frames that it lacks at the end it has none.
+    """
+    values = []
+    for name in sequences:
+        kind, numbers = next(iter(frames.get(name, {"times": [0.0]}).items()))
+        told = (own or {}).get(name, {}).get(kind, [])
+        values.append([] if kind == "count" else [each / UNITS[kind] for each in [*told, *numbers[len(told) :]]])
+    return values
 
 
 def frame_problems(value: str | Sequence[str | None], frames: Mapping, count: int | None) -> Iterator[Problem]:

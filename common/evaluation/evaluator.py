@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ignite.engine import Events
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator, default_prepare_batch
 from monai.inferers import Inferer
@@ -12,6 +13,7 @@ from monai.transforms import Orientationd
 
 from ..data.loaders import subject_loader
 from ..data.preparation import Subjects
+from ..inference.inferers import tell_frames
 from ..inference.progress import SubjectProgress
 from ..options import words
 from ..translation import TranslationNetwork
@@ -83,3 +85,4 @@ class MatrixEvaluator(SupervisedEvaluator):
             prepare_batch=prepare_batch,
         )
         SubjectProgress("scoring").attach(self)
+        self.add_event_handler(Events.ITERATION_STARTED, tell_frames)

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from ..data.series import channel_names, consecutive, count_frames
+from ..data.series import UNITS, channel_names, consecutive, count_frames
 from ..files import prepare_folder
 from ..inference.inferers import Route
 from ..inference.weights import origin
@@ -25,7 +25,7 @@ from .metrics import load_lpips
 from .relaxometry import FROM, PHYSICS
 from .rivals import IntensityMap, MeanCurve, copy_source
 from .scores import CURVE, ScoreTable
-from .series import AXES, curve_numbers
+from .series import curve_numbers
 from .volumes import KeptVolumes
 
 
@@ -149,6 +149,7 @@ class ScoreMatrix:
             name, target = self._name(route), self.sequences[route.target]
             frames = [k for k, c in enumerate(self.channels[route.target]) if available[c]]
             truth = [(label[c], brains[c]) for c in (self.channels[route.target][k] for k in frames)]
+            told = self._told(target, frames, batch)
             found = pred[made.start : made.stop]
             methods = self._methods(route, sources, found, batch["source"], available)
             methods |= self._physics(route, sources, batch) if self.physics else {}
@@ -156,7 +157,7 @@ class ScoreMatrix:
                 images = self._make(make, frames)
                 for convention, table in self.tables.items() if images is not None else ():
                     options = {"convention": convention, "lpips": self.lpips, "regions": regions}
-                    numbers = self._numbers(target, frames, images.to(label.device), truth, options)
+                    numbers = self._numbers(target, frames, images.to(label.device), truth, options, told)
                     if method == "network":
                         numbers |= ceilings.get((route.target, convention), {})
                     table.add(batch["subject"], method, name, target, numbers)
@@ -171,6 +172,7 @@ class ScoreMatrix:
         made: Tensor,
         truth: Sequence[tuple[Tensor, Tensor]],
         options: Mapping[str, Any],
+        told: Mapping[str, Sequence[float]],
     ) -> dict[str, float]:
         """Of the frames [T, X, Y, Z] that the subject has, each with its truth and brain."""
         each = [score(image, *other, **options) for image, other in zip(made, truth, strict=True)]
@@ -178,10 +180,16 @@ class ScoreMatrix:
             return each[0]
         mean = {name: float(np.mean([numbers[name] for numbers in each])) for name in each[0]}
         alone = {f"psnr_frame_{k + 1}": numbers["psnr"] for k, numbers in zip(frames, each, strict=True)}
-        told = self.frames[target]
-        told = {kind: [told[kind][k] for k in frames] for kind in told if kind in AXES}
         places = {"": truth[0][1], **{f"_{name}": mask for name, mask in options["regions"].items()}}
         return mean | alone | curve_numbers(made, torch.stack([image for image, _ in truth]), places, told)
+
+    def _told(self, target: str, frames: Sequence[int], batch: Mapping[str, Any]) -> dict[str, list[float]]:
+        """The subject's times in s, or b values in s/mm2, of these frames; {} where there are none."""
+        kind = next(iter(self.frames.get(target, {"count": 1})))
+        if kind == "count":
+            return {}
+        values = batch["frame_values"][self.sequences.index(target)]
+        return {kind: [float(values[k]) * UNITS[kind] for k in frames]}
 
     def _ceilings(
         self, pred: Tensor, label: Tensor, brains: Sequence[Tensor], available: Sequence[bool]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ignite.engine import Events
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from torch import nn
@@ -13,7 +14,7 @@ from ..data.loaders import subject_loader
 from ..ending import root_cause
 from ..files import DiskFull
 from ..memory import advising
-from .inferers import FEWER
+from .inferers import FEWER, tell_frames
 from .progress import SubjectProgress
 from .saving import SaveVolumes
 
@@ -46,6 +47,7 @@ class CompletionEvaluator(SupervisedEvaluator):
         device = next(network.parameters()).device
         super().__init__(device, subject_loader(dataset, num_workers), network, **kwargs)
         SubjectProgress("completing").attach(self)
+        self.add_event_handler(Events.ITERATION_STARTED, tell_frames)
         last = kwargs.get("postprocessing")
         self.savers = [each for each in getattr(last, "transforms", [last]) if isinstance(each, SaveVolumes)]
         self.failures: dict[str, str] = {}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, combinations, pairwise
 from typing import Any, NamedTuple
 
 import torch
+from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
+from ..data.series import count_frames
 from ..distributed import unwrapped
 from ..memory import advising
 from ..options import switch, words
@@ -122,12 +125,19 @@ class SubjectInferer(Inferer):
         return AdvisingInferer(sliding, [f"a smaller --roi_size than {list(self.roi_size)}"])
 
 
+def tell_frames(engine: Engine) -> None:
+    """Before an engine's subject: a network that is told times and b values is told this one's."""
+    network, values = unwrapped(engine.network), engine.state.batch.get("frame_values")
+    if values is not None and getattr(network, "is_told", False):
+        network.tell(values[0])
+
+
 class CompletionInferer(SubjectInferer):
     """Completes one subject: decides from its whole image what is there, and computes only what is wanted.
 
     Args:
         sequences: S names, in the network's order.
-        targets: see `resolve_targets`.
+        targets: see `split_frames`. All frames of a series are made, whichever are wanted: each follows from the last.
         uncertainty: add S channels with the standard deviations, see `TranslationNetwork.complete`. Where windows
             overlap, theirs are averaged.
         inferer, windows: see `SubjectInferer`.
@@ -142,9 +152,9 @@ class CompletionInferer(SubjectInferer):
         **windows: Any,
     ) -> None:
         super().__init__(inferer, **windows)
-        resolve_targets(targets, sequences, ())  # unknown names are known before any work is done
+        self.targets, _ = split_frames(targets)
+        resolve_targets(self.targets, sequences, ())  # unknown names are known before any work is done
         self.sequences = sequences
-        self.targets = targets
         self.uncertainty = switch(uncertainty, "uncertainty")
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -279,6 +289,29 @@ def resolve_targets(
     if unknown:
         raise ValueError(f"targets has {', '.join(unknown)}; this network makes {', '.join(sequences)}.")
     return [list(sequences).index(name) for name in names]
+
+
+def split_frames(
+    targets: str | Sequence[str] | None, frames: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[str | list[str] | None, dict[str, list[int]]]:
+    """Targets that may be frames of a series, "DCE:3": what `resolve_targets` takes, and by name which frames, from 0.
+
+    A series that is named alone, too, is wanted whole.
+
+    Raises:
+        ValueError: a frame is no number above 0, or is not among the `frames` of the series, where these are given.
+    """
+    if targets is None or targets == "all":
+        return targets, {}
+    named = [word.partition(":") for word in words(targets)]
+    if bad := ["".join(each) for each in named if each[1] and not (each[2].isdecimal() and int(each[2]))]:
+        raise ValueError(f"targets has {', '.join(bad)}; a frame is a number from 1 on, as in DCE:3.")
+    counts = {name: count_frames((frames or {}).get(name, {})) for name, _, _ in named} if frames is not None else {}
+    if beyond := next((each for each in named if each[2] and int(each[2]) > counts.get(each[0], math.inf)), None):
+        raise ValueError(f"targets has {''.join(beyond)}, but this network makes {counts[beyond[0]]} of {beyond[0]}.")
+    names = list(dict.fromkeys(name for name, _, _ in named))
+    frames = {name: sorted({int(k) - 1 for other, _, k in named if other == name and k}) for name in names}
+    return names, {name: ks for name, ks in frames.items() if ks and (name, "", "") not in named}
 
 
 def sources_of(target: int, available: Sequence[int]) -> list[int]:

@@ -21,12 +21,12 @@ from monai.transforms import Transform
 
 from ..data.finding import SYNTHESISED, is_synthesised  # in the header of the only files that are replaced here
 from ..data.normalisation import unscale
-from ..data.series import consecutive, count_frames, files_of, step_of, times_of, write_b_values
+from ..data.series import UNITS, consecutive, count_frames, files_of, step_of, times_of, write_b_values
 from ..description import error_bound, expected, read
 from ..files import prepare_folder, replacing, write_text
 from ..options import switch
 from ..scales import Scales
-from .inferers import resolve_targets, sources_of
+from .inferers import resolve_targets, sources_of, split_frames
 from .weights import origin
 
 logger = logging.getLogger(__name__)
@@ -285,10 +285,11 @@ class SaveCompleted(SaveVolumes):
             no training image, and is left out; that is logged. Where none has one, the weights were made elsewhere and
             nothing is known.
         frames: of the sequences that are series, see `common.data.preparation.Subjects`: each becomes one 4D image.
+        targets: see `common.inference.inferers.split_frames`.
         others: see `SaveVolumes`.
 
     Raises:
-        ValueError: a target that is wanted by name was in no training image.
+        ValueError: a target that is wanted by name was in no training image, or a series has no such frame.
     """
 
     def __init__(
@@ -302,6 +303,7 @@ class SaveCompleted(SaveVolumes):
         pictures: bool | str = True,
         frames: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        targets, self.asked = split_frames(targets, frames or {})
         super().__init__(output_dir, sequences, targets, weights, metadata_file, pictures=pictures, frames=frames)
         self.scales = scales
         trained = scales.mean.isfinite().all(1).tolist()
@@ -342,6 +344,17 @@ class SaveCompleted(SaveVolumes):
         """Scale and offset [S, 2]; the frames of a series have one."""
         return self.scales.given(torch.stack([data["scale"][rows.start] for rows in self.rows]), sources)
 
+    def _save_frames(
+        self, image: torch.Tensor, data: Mapping[Hashable, Any], j: int, sources: Sequence[int], kind: str = "", **more
+    ) -> None:
+        """Frames [T, X, Y, Z]: of a series as one 4D image, of those that are asked for."""
+        frames = self.frames.get(self.sequences[j])
+        if asked := self.asked.get(self.sequences[j]):
+            image, more = image[asked], {**more, "series_frames": [k + 1 for k in asked]}
+            frames = {kind: [told[k] for k in asked] for kind, told in (frames or {}).items() if kind in UNITS}
+            frames = frames or {"count": len(asked)}
+        self._save(image, data, j, sources, kind, frames, **more)
+
     def _save_image(self, data: Mapping[Hashable, Any], image: torch.Tensor, j: int, sources: Sequence[int]) -> None:
         found = self._given(data, sources)[j]
         scale, offset = found.tolist()
@@ -354,7 +367,7 @@ class SaveCompleted(SaveVolumes):
             "offset": offset if known else None,
             **self._expected(j, sources),
         }
-        self._save(image, data, j, sources, frames=self.frames.get(self.sequences[j]), **more)
+        self._save_frames(image, data, j, sources, **more)
 
     def _expected(self, j: int, sources: Sequence[int]) -> dict[str, Any]:
         """What such an image scored, where the weights' description says so; it is logged, too."""
@@ -395,5 +408,5 @@ class SaveCompleted(SaveVolumes):
         units = f"normalised * scale {self._whose(sources)}" if known else "normalised, 0 to 1"
         more = {**quantity, "units": units, "scale": scale if known else None}
         spread = spread * scale if known else spread
-        self._save(spread, data, j, sources, "_uncertainty", self.frames.get(target), **more)
+        self._save_frames(spread, data, j, sources, "_uncertainty", **more)
         return True

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator, default_prepare_batch
 from monai.handlers import IgniteMetricHandler, StatsHandler, TensorBoardStatsHandler, from_engine
@@ -17,7 +18,7 @@ from ..data.preparation import Subjects
 from ..distributed import is_main_process, unwrapped
 from ..evaluation.validation import SynthesisMetric
 from ..files import prepare_folder
-from ..inference.inferers import CompletionInferer, SubjectInferer, slab_starts
+from ..inference.inferers import CompletionInferer, SubjectInferer, slab_starts, tell_frames
 from ..inference.progress import SubjectProgress
 from .handlers import SampleImages
 
@@ -113,3 +114,4 @@ class Validator(SupervisedEvaluator):
             **kwargs,
         )
         SubjectProgress("validating", leave=False).attach(self)
+        self.add_event_handler(Events.ITERATION_STARTED, tell_frames)

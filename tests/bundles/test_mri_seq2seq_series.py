@@ -15,6 +15,9 @@ from mri_seq2seq.objective import Seq2SeqObjective
 
 FRAMES = (1, 3, 2)  # T1, DCE, DWI
 NAMES = ["T1", "DCE", "DWI"]
+VALUES = [[0.0], [0.0, 0.1, 0.5], [0.0, 1.0]]
+CODES = [{"frame_codes": "place", "lstm_layers": 0}, {"frame_codes": "value", "frame_values": VALUES, "lstm_layers": 0}]
+CODES.append({**CODES[1], "lstm_layers": 1})
 LAYOUTS = [{"slices": 3}, {"slices": 1, "slice_axis": -2}, {"spatial_dims": 3}]
 
 
@@ -22,6 +25,15 @@ def tiny(**options) -> Seq2Seq:
     torch.manual_seed(0)
     small = {"channels": (4, 8), "res_blocks": 1, "lstm_layers": 2, "code_channels": 8, "bank_channels": 4}
     return Seq2Seq(**{"sequences": 3, "frames": FRAMES, "norm": "branches", **small, **options}).eval()
+
+
+def coded(**options) -> Seq2Seq:
+    """Encoders that are told start as if they were not."""
+    network = tiny(**options)
+    for name, parameter in network.encoder.named_parameters():
+        if ".norm." in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return network
 
 
 def subjects(batch: int = 2, missing: tuple[int, ...] = ()) -> Tensor:
@@ -93,9 +105,59 @@ def test_trace_completes_other_subjects():
         torch.testing.assert_close(traced(image), network(image), atol=1e-5, rtol=1e-4)
 
 
-def test_frames_need_convlstms():
+@pytest.mark.parametrize("options", CODES)
+@torch.no_grad()
+def test_frames_with_codes(options: dict):
+    network, image = coded(**options), subjects(missing=(1, 2, 3))
+    pred = network(image)
+    assert (pred[0, 1] - pred[0, 2]).abs().max() > 1e-4, "frames differ"
+    compiled, lacking = torch.jit.script(network), subjects(missing=(2,))
+    torch.testing.assert_close(compiled(lacking), network(lacking), atol=1e-5, rtol=1e-4)
+    swapped = image[1:, [0, 3, 2, 1, 4, 5]]
+    assert not torch.allclose(network(swapped)[:, :1], pred[1:, :1], atol=1e-5), "of a source, too"
+    code = network.codes[1:2]
+    first = network.encode(network.sequence_input(image[1:], 1), code, 3)
+    torch.testing.assert_close(network.decode(first, code), network.decode(first, code, 3)[:, 0])
+    torch.testing.assert_close(network.freeze(1).complete_available(image, [1])[:, 1:4], pred[:, 1:4])
+
+
+@torch.no_grad()
+def test_what_is_told_of_frames():
+    options = {**CODES[1], "source_code": False}
+    network, image = coded(**options), subjects(1, missing=(1, 2, 3))
+    pred = network(image)
+    network.tell(torch.tensor([[0, 0, 0], [0, 0.1, 0.9], [0, 1.0, 0]]))
+    told = network(image)
+    torch.testing.assert_close(told[:, [1, 2]], pred[:, [1, 2]])
+    assert (told[:, 3] - pred[:, 3]).abs().max() > 1e-4
+    network.tell(torch.tensor([[0, 0, 0], [0, 0.1, 0.5], [0, 0.8, 0]]))
+    assert (network(image)[:, 0] - pred[:, 0]).abs().max() > 1e-4, "a source's b values"
+    more = {"frames": (1, 4, 2), "frame_values": [[0.0], [0.0, 0.1, 0.3, 0.5], [0.0, 1.0]]}
+    other = coded(**{**options, **more})
+    other.load_state_dict(network.state_dict())
+    made = other(torch.cat([image[:, :4], image[:, 3:]], 1))
+    torch.testing.assert_close(made[:, [0, 1, 2, 4, 5, 6]], pred, atol=1e-5, rtol=1e-4)  # at any times
+
+
+def test_a_step_tells_each_subject_its_own():
+    network = coded(**CODES[2]).train()
+    image, values = subjects()[..., :3], torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(2))
+    terms = [
+        Seq2SeqObjective(3)(network, {"image": image[b], "frame_values": values[b]})[0]["l1"]
+        for b in ([0, 1], [0], [1])
+    ]
+    torch.testing.assert_close(terms[0], (terms[1] + terms[2]) / 2)
+    swapped, _ = Seq2SeqObjective(3)(network, {"image": image, "frame_values": values.flip(0)})
+    assert (swapped["l1"] - terms[0]).abs() > 1e-4
+
+
+def test_frames_need_something_that_tells_them_apart():
     with pytest.raises(ValueError, match="lstm_layers is 0, and without ConvLSTMs"):
         tiny(lstm_layers=0)
+    with pytest.raises(ValueError, match="neither times nor b values are known of all frames of sequence 2 of 3"):
+        tiny(frame_codes="value", frame_values=[[0.0], [], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="frame_codes is 'time'; choose one of none, place, value"):
+        tiny(frame_codes="time")
     with pytest.raises(ValueError, match=r"frames is \[1, 3\]; it must be a number above 0 for each of 3 sequences"):
         tiny(frames=[1, 3])
 

@@ -23,6 +23,12 @@ NAMES = ["T1", "DCE", "DWI"]
 LSTM = {"network_def#lstm_layers": 1, "sequences": NAMES}
 
 
+def reason(error: BaseException) -> str:
+    while error.__cause__:
+        error = error.__cause__
+    return str(error)
+
+
 @pytest.fixture(scope="module")
 def series_dir(tmp_path_factory) -> Path:
     """One of the two training subjects lacks DWI, and one frame of DCE, which it has in a file per frame."""
@@ -88,6 +94,58 @@ def test_a_missing_series_is_written_in_4d(trained: Path, workflow, series_dir: 
     assert dwi.header.get_xyzt_units() == ("mm", "unknown")
     assert (tmp_path / "out" / b / f"{b}_DWI.bval").read_text() == "0 150 800 1500\n"
     assert nib.load(tmp_path / "out" / b / f"{b}_T1.nii.gz").shape == source.shape[:3]
+
+
+def test_wanted_frames_of_a_series(trained: Path, workflow, series_dir: Path, tmp_path: Path):
+    subjects = read_subjects(series_dir)
+    del subjects["test"][0]["images"]["DCE"]
+    write_subjects(tmp_path / "fewer.json", subjects)
+    settings = {"dataset_dir": series_dir, "subject_list": tmp_path / "fewer.json", "split": "test"}
+    output = {"weights": trained / "model.pt", **LSTM}
+    made = {}
+    for name, targets in (("whole", "DCE"), ("some", "DCE:4,DCE:2"), ("one", "DCE:2")):
+        workflow(
+            "mri_seq2seq", "inference.json", **settings, **output, output_dir=tmp_path / name, targets=targets
+        ).run()
+        made[name] = nib.load(next((tmp_path / name).rglob("*_DCE.nii.gz")))
+    np.testing.assert_array_equal(made["some"].get_fdata(), made["whole"].get_fdata()[..., [1, 3]])
+    np.testing.assert_array_equal(made["one"].get_fdata(), made["whole"].get_fdata()[..., [1]])
+    assert made["some"].header.get_zooms()[3] == 150 and made["one"].shape[3] == 1
+    sidecar = json.loads(next((tmp_path / "some").rglob("*_DCE.json")).read_text())
+    assert sidecar["VolumeTiming"] == [60, 210] and sidecar["series_frames"] == [2, 4]
+    with pytest.raises(RuntimeError) as error:
+        workflow("mri_seq2seq", "inference.json", **settings, **output, output_dir=tmp_path, targets="DCE:7").run()
+    assert "targets has DCE:7, but this network makes 6 of DCE" in reason(error.value)
+
+
+def test_a_network_that_is_told_times_makes_those_that_are_asked_for(
+    workflow, series_dir: Path, tmp_path: Path, recwarn
+):
+    subjects = read_subjects(series_dir)
+    subjects["training"][0]["frames"]["DCE"] = {"times": [0, 50, 90, 150, 300, 400]}
+    subjects["test"][0]["frames"]["DWI"] = {"b_values": [0, 500, 1000, 2000]}
+    del subjects["test"][0]["images"]["DCE"]
+    write_subjects(tmp_path / "other.json", subjects)
+    data = {"dataset_dir": series_dir, "subject_list": tmp_path / "other.json"}
+    paths = {"ckpt_dir": tmp_path, "output_dir": tmp_path / "eval"}
+    told = {"frame_codes": "value", "network_def#code_channels": 8}
+    workflow("mri_seq2seq", "train.json", **data, **paths, **LSTM, **told).run()
+    described = json.loads((tmp_path / "model.json").read_text())
+    assert described["network"]["frame_values"][1] == [0, 50 / 600, 0.15, 0.25, 0.5, 400 / 600]
+    assert described["frames"]["DCE"] == {"times": [0, 50, 90, 150, 300, 400]}
+    asked = {"frames": {"DCE": {"times": [0, 45, 100]}, "DWI": described["frames"]["DWI"]}}
+    output = {"weights": tmp_path / "model.pt", "output_dir": tmp_path / "out", "split": "test"}
+    output |= {**LSTM, "network_def#code_channels": 8}
+    run = workflow("mri_seq2seq", "inference.json", **data, **output, **asked)
+    run.run()
+    network = run.parser.get_parsed_content("network")
+    np.testing.assert_allclose(network.codes[:, 3:], [[0] * 4, [0, 0.075, 1 / 6, 0], [0, 0.5, 1, 2]], rtol=1e-6)
+    dce = next((tmp_path / "out").rglob("*_DCE.nii.gz"))
+    assert nib.load(dce).shape[3] == 3 and nib.load(dce).header.get_zooms()[3] == 50
+    assert not any("times or b values are not" in str(each.message) for each in recwarn)
+    with pytest.raises(RuntimeError) as error:
+        workflow("mri_seq2seq", "inference.json", **data, **output, frames={"DCE": {"count": 3}}).run()
+    assert "neither times nor b values are known" in reason(error.value)
 
 
 def test_series_are_scored_by_frame(trained: Path, workflow, series_dir: Path, tmp_path: Path):
@@ -177,7 +235,4 @@ def test_other_bundles_refuse_series(workflow, series_dir: Path, tmp_path: Path)
     paths = {"dataset_dir": series_dir, "ckpt_dir": tmp_path, "output_dir": tmp_path}
     with pytest.raises(RuntimeError) as error:
         workflow("mri_vq_seq2seq", "train.json", **paths, sequences=["T1", "DCE"]).run()
-    reason: BaseException = error.value
-    while reason.__cause__:
-        reason = reason.__cause__
-    assert "DCE.nii.gz: not 3D: a series, shape (17, 20, 16, 6)" in str(reason)
+    assert "DCE.nii.gz: not 3D: a series, shape (17, 20, 16, 6)" in reason(error.value)

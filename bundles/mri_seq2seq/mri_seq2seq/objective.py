@@ -130,14 +130,18 @@ class Seq2SeqObjective(nn.Module):
 
     def _series_terms(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Eq. 1 over all frames; a pair counts as much as another, however many it has."""
-        layout, codes = (self.spatial_dims, self.slice_axis), self.codes
+        layout = (self.spatial_dims, self.slice_axis)
         drawn = {"include_self": self.self_weight > 0, "pairs_per_subject": self.pairs_per_subject}
         drawn["include_missing"] = self.adversary is not None
         pairs = draw_series_pairs(batch["image"], unwrapped(network), **drawn)
         images = [series_input(each, *layout) for each in pairs.images]
         lesions = batch["lesion"] if "lesion" in batch else torch.zeros_like(batch["image"][:, :1])
         lesions = network_input(lesions[pairs.subject], *layout)  # (N, c, *s)
-        translated = network(images, codes[pairs.encoded], rows_by_target(pairs.row, pairs.target, len(codes)), codes)
+        values = batch["frame_values"] if unwrapped(network).is_told else None
+        rows = rows_by_target(pairs.row, pairs.target, len(self.codes))
+        sources = [self._code(i, pairs.subject[pairs.source == i], values) for i in pairs.encoded.tolist()]
+        targets = [self._code(j, pairs.subject[each], values) for j, each in enumerate(rows)]
+        translated = network(images, sources, rows, targets)
         row, truth = pairs.row[pairs.pair], network_input(pairs.truths, *layout)
         there = is_available(truth[:, None])[:, 0].nonzero()[:, 0].cpu()  # of the F frames
         made = translated.prediction * torch.cat([(each > 0).any(1) for each in images])[row]
@@ -155,27 +159,40 @@ class Seq2SeqObjective(nn.Module):
         cross = pairs.source[pairs.row] != pairs.target
         fake, j = made[cross[pairs.pair]], pairs.target[pairs.pair][cross[pairs.pair]]
         terms["adversarial"] = self.adversarial_weight * self.adversary.generator_loss(fake, j)
-        terms["cycle"] = self.cycle_weight * 2 * self._series_cycle(network, pairs, images, made, cross)
+        terms["cycle"] = self.cycle_weight * 2 * self._series_cycle(network, pairs, images, made, cross, values)
         real = torch.cat([each.flatten(0, 1) for each in images])
         i = torch.cat([torch.full((each.shape[:2].numel(),), k) for k, each in zip(pairs.encoded, images, strict=True)])
         known = is_available(real[:, None])[:, 0]
         return terms, {"real": real[known], "real_sequence": i[known.cpu()], "fake": fake, "fake_sequence": j}
 
     def _series_cycle(
-        self, network: nn.Module, pairs: SeriesPairs, images: list[Tensor], made: Tensor, cross: Tensor
+        self,
+        network: nn.Module,
+        pairs: SeriesPairs,
+        images: list[Tensor],
+        made: Tensor,
+        cross: Tensor,
+        values: Tensor | None,
     ) -> Tensor:
         """Eq. 3 over the frames that the sources have; what was made of a sequence is a series of all its frames."""
         target, row = pairs.target[cross], pairs.row[cross]
-        wanted, count = target.unique(), unwrapped(network).count
+        subject, wanted, count = pairs.subject[row], target.unique(), unwrapped(network).count
         frames = {j: made[(cross & (pairs.target == j))[pairs.pair]] for j in wanted.tolist()}
         fakes = [each.unflatten(0, (-1, count(j))) for j, each in frames.items()]
         order = pairs.source[row].argsort(stable=True)
         rows = rows_by_target(order, pairs.source[row][order], len(self.codes))
-        back = network(fakes, self.codes[wanted], rows, self.codes).prediction
+        sources = [self._code(j, subject[target == j], values) for j in wanted.tolist()]
+        targets = [self._code(i, subject[which], values) for i, which in enumerate(rows)]
+        back = network(fakes, sources, rows, targets).prediction
         each = [series for same in images for series in same]
         truth = torch.cat([each[k] for k in row[order].tolist()])
         known = is_available(truth[:, None])[:, 0]
         return F.l1_loss(back[known], truth[known])
+
+    def _code(self, sequence: int, subject: Tensor, values: Tensor | None) -> Tensor:
+        """[1, S], or with the values [B, S, T] of the subjects' frames [n, S + T]."""
+        code = self.codes[sequence : sequence + 1]
+        return code if values is None else torch.cat([code.expand(len(subject), -1), values[subject, sequence]], 1)
 
     def _lesion_term(self, network: nn.Module, features: Tensor, lesions: Tensor) -> Tensor:
         """Cross-entropy at the features' resolution, where a voxel is a lesion if one in it is."""

@@ -6,6 +6,7 @@ import warnings
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from common.data.check import check_subjects
 from common.data.layouts import make_list
@@ -13,7 +14,7 @@ from common.data.loading import LoadSubject, MarkMissingd
 from common.data.names import bids, from_pattern
 from common.data.normalisation import ScaleSequencesd
 from common.data.preparation import Subjects
-from common.data.series import frames_of, step_of
+from common.data.series import frame_values, frames_of, step_of
 from common.data.subjects import read_subjects, subject_items, write_subjects
 from common.inference.saving import image_like
 
@@ -377,3 +378,27 @@ def test_other_times_than_the_network_s_are_told(dce, times, warns):
         warnings.simplefilter("always")
         subjects.items("training")
     assert any("A: times or b values are not" in str(each.message) for each in found) == warns
+
+
+def test_what_a_network_is_told_of_frames(dce):
+    save(dce / "DCE.nii.gz", 3)
+    network = {"DCE": {"times": [0, 90, 180, 300]}, "DWI": {"b_values": [0, 1000]}}
+    names = ["T1", "DCE", "DWI"]
+    assert frame_values(names, network) == [[0], [0, 0.15, 0.3, 0.5], [0, 1]]
+    assert frame_values(["DCE"], {"DCE": {"count": 4}}) == [[]]
+    subjects = Subjects(names, dataset_dir=dce, frames=network, told=True)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        (item,) = subjects.items("training")
+    assert not any("times or b values are not" in str(each.message) for each in found)
+    # The subject's own times, the network's where it has no such frame, and for what it lacks.
+    told = subjects.validation()(item)["frame_values"]
+    torch.testing.assert_close(told, torch.tensor([[0, 0, 0, 0], [0, 0.1, 0.2, 0.5], [0, 1, 0, 0]]))
+    assert "frames" not in subjects.trained_alike and subjects.described["frames"] == network
+    content = json.loads((dce / "subjects.json").read_text())
+    content["frames"] = {"DCE": {"count": 3}}
+    (dce / "subjects.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="A: {'DCE': {'times': .* is taken for what is not known; tell them with"):
+        subjects.items("training")
+    del item["images"]["DCE"]
+    assert subjects.validation()(item)["frame_values"][1].tolist() == pytest.approx([0, 0.15, 0.3, 0.5])

@@ -7,8 +7,9 @@ import pytest
 
 from common.data.dynamic import DCE_TIMES, DIFFUSIVITY, DWI_B_VALUES, KINETICS, apparent_diffusion, concentration
 from common.data.phantom import INDEX, make_anatomy, make_phantom
-from common.data.phantom_series import draw_diffusivity, draw_kinetics, move, simulate_dce, simulate_dwi
+from common.data.phantom_series import FRAMES, draw_diffusivity, draw_kinetics, move, simulate_dce, simulate_dwi
 from common.data.series import read_frames
+from common.data.subjects import read_subjects
 
 SPACING = 4.0
 TUMOUR = 4  # a subject of seed 0 that has one
@@ -161,3 +162,19 @@ def test_shift_is_in_mm_along_the_axes():
     moved = move(series, np.diag([2, 3, 4, 1.0]), Fixed(), motion=6)
     np.testing.assert_array_equal(moved[..., 0], series[..., 0])
     assert moved[4, 2, 4, 1] == pytest.approx(1) and moved[..., 1].sum() == pytest.approx(1)  # 6 mm are two voxels
+
+
+def test_protocols_differ_between_subjects(tmp_path):
+    make_phantom(tmp_path, 2, sequences=["DCE", "DWI"], spacing=20, test=0, validation=0, protocols=0.3)
+    one, other = (entry["frames"] for entry in read_subjects(tmp_path)["training"])
+    assert one != other
+    for frames in (one, other):
+        for name, kind in (("DCE", "times"), ("DWI", "b_values")):
+            values, steps = frames[name][kind], np.diff(FRAMES[name][kind])
+            assert values[0] == 0 and (np.diff(values) > 0).all() and len(values) == len(steps) + 1
+            assert (np.abs(np.log(np.diff(values) / steps)) < 1.2).all(), "4 standard deviations"
+    first, second = (
+        nib.load(tmp_path / f"phantom_00{k}/phantom_00{k}_DCE_reference.nii.gz").get_fdata().mean((0, 1, 2))
+        for k in (0, 1)
+    )
+    assert not np.allclose(first / first[0], second / second[0], rtol=1e-3)
