@@ -1,6 +1,6 @@
 """Time and memory of all parts as one table: `./ci/benchmark [PART ...] [--size paper] [--against REVISION]`.
 
-Parts are networks, training, simulation, subject, startup, memory, scale and threads. A line has what was measured and,
+Parts are startup, networks, training, simulation, subject, memory, series, scale and threads. A line has what was measured and,
 where there is one, the plain way's value in the same run. With --against it has what another revision of the project
 takes, measured in turns by the same code.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from common.options import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("startup", "networks", "training", "simulation", "subject", "memory", "scale", "threads")
+PARTS = ("startup", "networks", "training", "simulation", "subject", "memory", "series", "scale", "threads")
 FASTER_IS_MORE = ("a second", "GB/s")  # units of which more is better
 
 

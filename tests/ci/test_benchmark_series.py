@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ci.benchmark_series import PeakMemory, Seq2Seq, count, step
+from ci.benchmarks.series import PeakMemory, Seq2Seq, count, step
 
 
 def test_peak_memory():

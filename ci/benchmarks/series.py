@@ -1,4 +1,4 @@
-"""GMACs and peak memory of Seq2Seq with series at paper size, counted: `.venv/bin/python -m ci.benchmark_series`.
+"""GMACs and peak memory of Seq2Seq with series at paper size, counted.
 
 Nothing is computed: the tensors have sizes only, so that a laptop counts what needs a large GPU.
 """
@@ -6,7 +6,7 @@ Nothing is computed: the tensors have sizes only, so that a laptop counts what n
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pydoc import locate
 from typing import Any
 
@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-import ci.benchmarks  # noqa: F401 -- by which the bundles' packages are found
-from common.options import run_command
+from . import Row, Settings
 
 Seq2Seq = locate("mri_seq2seq.network.Seq2Seq")
 SEQUENCES = ("T1", "FatSatT1", "T2", "DCE", "FatSatDCE", "wash-in", "wash-out", "DWI")  # the in-house data's
 FRAMES = (1, 1, 1, 6, 6, 1, 1, 4)
+IN_PLANE = (352, 352)  # of stacks of three slices
 
 
 class PeakMemory(TorchDispatchMode):
@@ -75,29 +75,19 @@ def anew(network: Seq2Seq, image: Tensor, sources: Sequence[int]) -> None:
         network.translate(image, sources, [j])
 
 
-def benchmark(frames: int = 6, in_plane: int = 352) -> None:
-    """Prints a table: the DCE to all eight sequences, encoded once and anew; training steps but for the optimiser.
-
-    Args:
-        frames: of the DCE.
-        in_plane: size of a stack of three slices.
-    """
-    counts = [frames if name == "DCE" else count for name, count in zip(SEQUENCES, FRAMES, strict=True)]
+def rows(settings: Settings) -> Iterator[Row]:
+    """A DCE to all eight sequences, encoded once and anew, and training steps but for the optimiser."""
     dce, t1, every = [SEQUENCES.index("DCE")], [SEQUENCES.index("T1")], range(len(SEQUENCES))
     steps = {"DCE to DCE": (dce, dce), "DCE to T1": (dce, t1), "T1 to DCE": (t1, dce), "all 64 pairs": (every, every)}
-    size, rows = (in_plane, in_plane), {}
+    counted = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        network = Seq2Seq(len(SEQUENCES), frames=counts)
-        image = torch.rand(1, sum(counts), *size, 1)
+        network = Seq2Seq(len(SEQUENCES), frames=FRAMES)
+        image = torch.rand(1, sum(FRAMES), *IN_PLANE, 1)
         with torch.no_grad():
-            rows["DCE to all eight"] = count(network, lambda: network.translate(image, dce, every))
-            rows["encoded anew for each"] = count(network, lambda: anew(network, image, dce))
+            counted["DCE to all eight"] = count(network, lambda: network.translate(image, dce, every))
+            counted["DCE to all eight, encoded anew for each"] = count(network, lambda: anew(network, image, dce))
         for name, pairs in steps.items():
-            rows[f"training step, {name}"] = count(network, lambda pairs=pairs: step(network, size, *pairs))
-    print(f"{f'{frames} frames, 3 x {in_plane} x {in_plane}':32}{'GMACs':>10}{'peak GiB':>10}")
-    for name, (gmacs, peak) in rows.items():
-        print(f"  {name:30}{gmacs:>10.0f}{peak:>10.2f}")
-
-
-if __name__ == "__main__":
-    run_command(benchmark)
+            counted[f"training step, {name}"] = count(network, lambda pairs=pairs: step(network, IN_PLANE, *pairs))
+    for name, (gmacs, peak) in counted.items():
+        yield Row(f"series of 6 frames, 3 x 352 x 352, {name}: operations", gmacs, "GMACs")
+        yield Row(f"series of 6 frames, 3 x 352 x 352, {name}: peak memory", peak, "GiB")
