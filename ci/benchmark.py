@@ -1,8 +1,8 @@
 """Time and memory of all parts as one table: `./ci/benchmark [PART ...] [--size paper] [--against REVISION]`.
 
-Parts are startup, networks, training, simulation, subject, memory, series, scale and threads. A line has what was measured and,
-where there is one, the plain way's value in the same run. With --against it has what another revision of the project
-takes, measured in turns by the same code.
+Parts are startup, networks, training, simulation, subject, memory, series, scale and threads. A line has what was
+measured and, where there is one, the plain way's value in the same run. With --against it has what another revision of
+the project takes, measured in turns by the same code.
 """
 
 from __future__ import annotations
