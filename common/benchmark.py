@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import workflows
+from .data.subjects import list_of, read_subjects, some
 from .files import prepare_folder, write_text
 from .inference.weights import sha256
+from .launch import known_options
 from .options import words
 from .threads import choose_threads
 from .training.costs import peak_gib
@@ -22,6 +24,7 @@ from .training.costs import peak_gib
 logger = logging.getLogger(__name__)
 
 PILOT_STEPS = 6  # that a method's time per step is taken from, where the same time is given to all
+OWN = ("epochs", "val_interval", "ckpt_dir", "weights", "keep", "conventions", "resume")  # which are the benchmark's
 
 
 class Contestant(NamedTuple):
@@ -77,11 +80,12 @@ def benchmark(
         convention: whose scores are compared.
         truth: images, or reference for a phantom's noise-free ones.
         shown: the test subject in the pictures; by default the first.
-        options: further ones of the trainings, such as --seed 1 or --amp bf16; each method gets those that it has.
+        options: further ones of the trainings and of the evaluation, such as --seed 1, --amp bf16 or --lpips_weights
+            FILE; each method gets those that it has.
 
     Raises:
-        ValueError: neither or both of steps and minutes, an option that no method has, or what went wrong with a
-            method.
+        ValueError: neither or both of steps and minutes, an option that no method has, other settings than those of
+            what lies in output_dir, or what went wrong with a method.
     """
     if bool(steps) == bool(minutes):
         raise ValueError("Give each method the same number of steps (--steps 2000) or the same time (--minutes 20).")
@@ -91,19 +95,23 @@ def benchmark(
     names = words(bundles) or list(workflows.bundle_folders())
     contestants = [Contestant(name, folder / name, overlays) for name in names]
     given = _given(contestants, {"dataset_dir": str(dataset_dir), **options})
+    subject_list = list_of(dataset_dir, options.get("subject_list", ""))
+    scoring = {"conventions": convention, "truth": truth, "keep": [_shown(subject_list, shown)]}
     prepare_folder(folder, "output_dir")
-    how = f"{steps:,} optimiser steps each" if steps else f"{minutes:g} minutes of optimiser steps each"
-    scoring = {"conventions": convention, "truth": truth, "keep": [shown or _first(dataset_dir, options)]}
+    how = f"about {steps:,} optimiser steps each" if steps else f"about {minutes:g} minutes of optimiser steps each"
+    asked = {"steps": steps, "minutes": minutes, "overlay": overlays, **scoring, "list": sha256(subject_list)}
     done: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     for contestant in contestants:
         logger.info(f"{contestant.bundle}: {how}")
         try:
+            _check_settings(contestant.folder / "settings.json", {**asked, **given[contestant.bundle]})
             wanted = steps or _affordable(contestant, minutes, given[contestant.bundle])
             done[contestant.bundle] = _contest(contestant, wanted, scoring, given[contestant.bundle])
-        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
-            failures[contestant.bundle] = str(error)
-            logger.warning(f"{contestant.bundle} failed: {error}")
+        except (Exception, SystemExit) as error:  # whatever one method has, the others go on
+            said = "one of its trainings ended, see above" if isinstance(error, SystemExit) else str(error)
+            failures[contestant.bundle] = said
+            logger.warning(f"{contestant.bundle} failed: {said}")
     if done:
         scores = {c.bundle: c.scores for c in contestants if c.bundle in done}
         write_page(folder, scores, done, failures=failures, how=how, convention=convention)
@@ -112,39 +120,49 @@ def benchmark(
 
 
 def _given(contestants: Sequence[Contestant], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By method, the options that one of its trainings has.
+    """By method, the options that one of its trainings, or its evaluation, has.
 
     Raises:
-        ValueError: an option that no method has.
+        ValueError: an option that no method has, or that the benchmark sets.
     """
-    from .launch import known_options
-
-    known = {
-        c.bundle: {
-            name: value
-            for training in c.trainings
-            for name, value in known_options(_files(c, training), options).items()
-        }
-        for c in contestants
-    }
+    if taken := [name for name in options if name in OWN]:
+        raise ValueError(f"--{', --'.join(taken)}: the benchmark sets that itself, for all methods alike.")
+    known = {}
+    for c in contestants:
+        configurations = [*(_files(c, training) for training in c.trainings), _files(c, "train", "evaluate")]
+        known[c.bundle] = {k: v for files in configurations for k, v in known_options(files, options).items()}
     if unknown := options.keys() - set().union(*known.values()):
         raise ValueError(f"There is no option --{', --'.join(sorted(unknown))} of {', '.join(known)}.")
     return known
 
 
-def _files(contestant: Contestant, training: str) -> list[str]:
+def _files(contestant: Contestant, training: str, *more: str) -> list[str]:
     folder = workflows.bundle_folder(contestant.bundle)
-    return [str(workflows.config_file(folder, name)) for name in (training, *contestant.overlay)]
+    return [str(workflows.config_file(folder, name)) for name in (training, *contestant.overlay, *more)]
 
 
-def _first(dataset_dir: str, options: Mapping[str, Any]) -> str:
-    """The first test subject of the list."""
-    from .data.subjects import list_of, read_subjects
-
-    test = read_subjects(list_of(dataset_dir, options.get("subject_list", "")))["test"]
+def _shown(subject_list: Path, name: str) -> str:
+    """The test subject in the pictures: the one that is named, or the first."""
+    test = [entry["subject"] for entry in read_subjects(subject_list)["test"]]
     if not test:
-        raise ValueError(f"The list of {dataset_dir} has no test subjects to score the methods on.")
-    return test[0]["subject"]
+        raise ValueError(f"{subject_list} has no test subjects to score the methods on.")
+    if name and name not in test:
+        raise ValueError(f"shown is {name!r}; it must be a test subject: {some(test)}.")
+    return name or test[0]
+
+
+def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    """What lies beside the file was made with these settings, or nothing does and they are written down.
+
+    Raises:
+        ValueError: it was made with others.
+    """
+    settings = json.loads(json.dumps(settings, default=str))
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
+    if other := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
+        told = ", ".join(f"{name} {before.get(name)!r} and not {settings.get(name)!r}" for name in other)
+        raise ValueError(f"{file.parent} was made with {told}; take another output_dir, or remove it.")
+    write_text(file, json.dumps(settings, indent=2) + "\n")
 
 
 def _train(contestant: Contestant, steps: int, folder: Path, options: Mapping[str, Any]) -> None:
@@ -152,16 +170,18 @@ def _train(contestant: Contestant, steps: int, folder: Path, options: Mapping[st
     parsed = workflows.configuration_of(contestant.bundle, _files(contestant, "train"), **options)
     items, batch = parsed.get_parsed_content("train#dataset#data"), parsed.get_parsed_content("batch_size")
     epochs = max(1, round(steps / len(contestant.trainings) / math.ceil(len(items) / batch)))
-    settings = {**options, "output_dir": str(folder), "overlay": contestant.overlay, "epochs": epochs}
+    files = [_files(contestant, training) for training in contestant.trainings]
+    known = {k: v for each in files for k, v in known_options(each, options).items()}
+    settings = {**known, "output_dir": str(folder), "overlay": contestant.overlay, "epochs": epochs}
     _in_process(workflows.train, contestant.bundle, val_interval=max(1, epochs // 4), **settings)
 
 
 def _affordable(contestant: Contestant, minutes: float, options: Mapping[str, Any]) -> int:
     """How many steps a few of them say that there are in so many minutes."""
     pilot = contestant.folder / "pilot"
-    if not list(pilot.rglob("costs.json")):
+    if len(list(pilot.rglob("costs.json"))) < len(contestant.trainings):
         _train(contestant, PILOT_STEPS * len(contestant.trainings), pilot, options)
-    return max(1, round(60 * minutes / training_costs(pilot)["seconds_per_step"]))
+    return max(1, round(60 * minutes / training_costs(pilot)["mean_seconds_per_step"]))
 
 
 def _contest(
@@ -171,7 +191,8 @@ def _contest(
     _train(contestant, steps, contestant.training, options)
     sha, scores, used = sha256(contestant.weights), contestant.scores, contestant.folder / "use.json"
     if _weights_of(scores / f"scores_{scoring['conventions']}.json") != sha:
-        settings = {**options, **scoring, "weights": str(contestant.weights), "overlay": contestant.overlay}
+        known = known_options(_files(contestant, "train", "evaluate"), options)
+        settings = {**known, **scoring, "weights": str(contestant.weights), "overlay": contestant.overlay}
         _in_process(workflows.evaluate, contestant.bundle, output_dir=str(scores), **settings)
     if _weights_of(used) != sha:
         costs = _in_process(use_costs, contestant.bundle, str(contestant.weights), **_of_inference(contestant, options))
@@ -185,26 +206,29 @@ def _weights_of(file: Path) -> str:
 
 
 def _of_inference(contestant: Contestant, options: Mapping[str, Any]) -> dict[str, Any]:
-    from .launch import known_options
-
     folder = workflows.bundle_folder(contestant.bundle)
     return known_options([workflows.config_file(folder, "inference")], options)
 
 
 def training_costs(folder: Path) -> dict[str, float]:
-    """Of all trainings below a folder: "steps", the mean "seconds_per_step", the highest "step_gib", "parameters"."""
+    """Of all trainings below a folder: "steps", their "seconds_per_step" (mean of medians) and
+    "mean_seconds_per_step", the highest "step_gib" and "batch_size", "parameters"."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("costs.json"))]
     steps = sum(each["steps"] for each in found)
     return {
         "steps": steps,
-        "seconds_per_step": sum(each["steps"] * each["seconds_per_step"] for each in found) / steps,
+        **{
+            name: sum(each["steps"] * each[name] for each in found) / steps
+            for name in ("seconds_per_step", "mean_seconds_per_step")
+        },
+        "batch_size": max(each["batch_size"] for each in found),
         "step_gib": max(each["peak_gib"] for each in found),
         "parameters": sum(each["parameters"] for each in found),
     }
 
 
 def use_costs(bundle: str, weights: str, **options: Any) -> dict[str, float]:
-    """What it costs to make one sequence of the first test subject from its others, reading and writing apart.
+    """What it costs to make the last sequence of a test subject from its others, reading and writing apart.
 
     Args:
         bundle, weights: of the method.
@@ -217,10 +241,15 @@ def use_costs(bundle: str, weights: str, **options: Any) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     parsed = workflows.configuration_of(bundle, ["inference"], weights=weights, **{**options, "split": "test"})
+    names, items = (parsed.get_parsed_content(name) for name in ("sequences", "dataset#data"))
+    complete = next((k for k, item in enumerate(items) if len(item["images"]) == len(names)), None)
+    if complete is None:
+        raise ValueError(f"No test subject has all of {', '.join(names)}: what an image costs cannot be measured.")
+    parsed["targets"] = [names[-1]]
     network, inferer = (parsed.get_parsed_content(name) for name in ("network", "inferer"))
     device = next(network.parameters()).device
-    image = parsed.get_parsed_content("dataset")[0]["image"].as_tensor()[None].to(device)
-    image[:, -1] = -1  # missing
+    image = parsed.get_parsed_content("dataset")[complete]["image"].as_tensor()[None].to(device)
+    image[:, image.shape[1] - network.count(len(names) - 1) :] = -1  # missing, with all its frames
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         inferer(image, network.eval())
     if device.type == "cuda":

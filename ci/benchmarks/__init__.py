@@ -35,9 +35,9 @@ class Row(NamedTuple):
 def turns(ways: tuple[Callable[[], object], ...], settings: Settings) -> list[float]:
     """The median seconds of each way; they take turns, so that what else the machine does meets them alike.
 
-    On a CPU it is this thread's own time, so that what else runs hardly counts. The first turn is not counted.
+    On a CPU it is this process's own time, so that what else runs hardly counts. The first turn is not counted.
     """
-    clock = time.thread_time if settings.device == "cpu" else time.perf_counter
+    clock = time.process_time if settings.device == "cpu" else time.perf_counter
     spent: list[list[float]] = [[] for _ in ways]
     for _ in range(settings.repeats + 1):
         for way, times in zip(ways, spent, strict=True):

@@ -267,7 +267,7 @@ def _write_subject(
     gains = dict.fromkeys(gains, receiver.uniform(800, 1200)) if one_gain else gains
     anatomies = dict.fromkeys(names, anatomy)
     if mismatch:
-        tossed = np.random.default_rng([seed, number, 4])
+        tossed = np.random.default_rng([seed, number, 3])
         entry["labels"] = {"mismatch": int(tossed.random() < 0.5)}
         if entry["labels"]["mismatch"]:
             anatomies[mismatch] = other_texture(anatomy, tossed)
@@ -329,7 +329,9 @@ def _check_simulation(bias: float, tumours: float, **others: float) -> None:
         raise ValueError(f"Need 0 <= bias < 1, 0 <= tumours <= 1 and the others >= 0: {given}")
 
 
-def _check_mismatch(mismatch: str, timings: Mapping[str, Acquisition]) -> None:
+def _check_mismatch(mismatch: str, timings: Mapping[str, Acquisition], protocols: float) -> None:
+    if mismatch and protocols:  # one stream of randomness draws both
+        raise ValueError("mismatch and protocols go one at a time: leave out one of them.")
     if mismatch and mismatch not in timings:
         raise ValueError(f"mismatch is {mismatch!r}; it must be one of {', '.join(timings)}, and no series.")
 
@@ -396,7 +398,7 @@ def make_phantom(
     (names, timings), spacing = _timings(sequences, acquisitions), _three(spacing)
     training, validating = _split(subjects, validation, test)
     _check_simulation(bias=bias, noise=noise, motion=motion, protocols=protocols, seed=seed, tumours=tumours)
-    _check_mismatch(mismatch, timings)
+    _check_mismatch(mismatch, timings, protocols)
     folder, more = Path(output_dir), (one_gain, motion, protocols, tumours, mismatch)
     entries = [
         _write_subject(folder, number, names, timings, seed, spacing, *more, bias=bias, noise=noise)

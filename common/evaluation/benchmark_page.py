@@ -23,6 +23,7 @@ from .scores import evaluated_again
 
 COSTS = {
     "steps": ("steps", "{:,.0f}"),
+    "batch_size": ("batch", "{:.0f}"),
     "seconds_per_step": ("s per step", "{:.3f}"),
     "step_gib": ("GiB, training", "{:.2f}"),
     "parameters": ("parameters trained", "{:,.0f}"),
@@ -61,7 +62,7 @@ def write_page(
     write_standings(folder, lines, tests)
     write_csv(folder / "costs.csv", ["name", *COSTS], [[name, *(of[c] for c in COSTS)] for name, of in costs.items()])
     draw_methods(folder / "pictures.png", scores, _pairs(runs))
-    notes = [f"Every method: {how}, one seed, on one list.", *left_out]
+    notes = [f"Every method: {how} (whole epochs; the numbers stand under Cost), one seed, on one list.", *left_out]
     notes += [f"{name} is not among them: {reason}" for name, reason in failures.items()]
     said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     (_, board), *others = leaderboard_sections(runs, lines, tests)

@@ -101,7 +101,9 @@ def check_alike(first: Run, other: Run) -> None:
     for subject in mine.keys() & others.keys():
         # Older scores have one of all sequences together.
         ours, theirs = ({"image": of} if isinstance(of, str) else of for of in (mine[subject], others[subject]))
-        for name in ours.keys() & theirs.keys():
+        if not (shared := ours.keys() & theirs.keys()):
+            raise ValueError(f"{start} they do not tell of the same true images of {subject}; evaluate both again.")
+        for name in shared:
             if ours[name] != theirs[name]:
                 raise ValueError(
                     f"{start} the true {name} of {subject} has the sha256 {ours[name][:12]} in {first.name} and "

@@ -32,8 +32,9 @@ def peak_gib() -> float:
 class StepCosts:
     """Writes `<output_dir>/costs.json` after every epoch.
 
-    "steps" of the whole training; "seconds_per_step", the median of this run, the wait for the batch included and
-    validation not; "peak_gib", see `peak_gib`; "parameters" that are trained.
+    "steps" of the whole training; "seconds_per_step", the median of this run, and "mean_seconds_per_step", the wait for
+    the batch included and validation not; "peak_gib" after a step (`peak_gib`), of CUDA without validation;
+    "parameters" that are trained; "batch_size".
 
     Args:
         network: what is trained.
@@ -43,25 +44,34 @@ class StepCosts:
     def __init__(self, network: nn.Module, output_dir: str | Path) -> None:
         self.network, self.file = network, Path(output_dir) / FILE
         self.seconds: list[float] = []
-        self.begun = 0.0
+        self.begun = self.peak = 0.0
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.forget)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self.begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.end)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def forget(self, engine: Engine) -> None:
+        """What validation took on a GPU."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
 
     def begin(self, engine: Engine) -> None:
         self.begun = time.perf_counter()
 
     def end(self, engine: Engine) -> None:
         self.seconds.append(time.perf_counter() - self.begun)
+        self.peak = max(self.peak, peak_gib())
 
     def write(self, engine: Engine) -> None:
         trained = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         told = {
             "steps": engine.state.iteration,
             "seconds_per_step": statistics.median(self.seconds),
-            "peak_gib": peak_gib(),
+            "mean_seconds_per_step": statistics.fmean(self.seconds),
+            "peak_gib": self.peak,
             "parameters": trained,
+            "batch_size": engine.state.dataloader.batch_size,
         }
         write_text(self.file, json.dumps(told, indent=2) + "\n")

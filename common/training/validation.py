@@ -29,7 +29,7 @@ class OfSlabs:
     Args:
         inferer: whose slabs are made so, or one that wraps it.
         every: see `slab_starts`.
-        slice_axis: of the network, counted from the end.
+        network: a `TranslationNetwork`.
         prepare_batch: that of MONAI by default.
 
     Raises:
@@ -37,13 +37,13 @@ class OfSlabs:
     """
 
     def __init__(
-        self, inferer: Inferer, every: int, slice_axis: int, prepare_batch: Callable[..., Any] | None = None
+        self, inferer: Inferer, every: int, network: nn.Module, prepare_batch: Callable[..., Any] | None = None
     ) -> None:
         inferer = inferer if isinstance(inferer, SubjectInferer) else getattr(inferer, "inferer", None)
-        if not isinstance(inferer, SubjectInferer):
+        if not isinstance(inferer, SubjectInferer) or network.spatial_dims == 3:
             raise ValueError(f"every is {every}; only networks of slices are validated by slabs, so leave it out.")
         inferer.every = every
-        self.inferer, self.slice_axis = inferer, slice_axis
+        self.inferer, self.slice_axis = inferer, network.slice_axis
         self.prepare_batch = prepare_batch or default_prepare_batch
 
     def __call__(self, batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -95,9 +95,7 @@ class Validator(SupervisedEvaluator):
         scored = from_engine(["pred", "label"])
         inferer = inferer or every_sequence
         if every > 1:
-            kwargs["prepare_batch"] = OfSlabs(
-                inferer, every, unwrapped(network).slice_axis, kwargs.get("prepare_batch")
-            )
+            kwargs["prepare_batch"] = OfSlabs(inferer, every, unwrapped(network), kwargs.get("prepare_batch"))
         handlers = list(val_handlers)
         if is_main_process():
             prepare_folder(output_dir, "output_dir")

@@ -32,7 +32,7 @@ COMPLETE |= {"tensorrt.json"}  # which is for another command
 SCORED = {"truth", "regions", "lpips_weights", "conventions", "multi_source", "paths", "keep", "disturbance", "level"}
 OWN = {
     "evaluate.json": {*SCORED, "split", "weights", "translations", "validate", "evaluating"},
-    "differentiation.json": {"differentiation"},
+    "differentiation.json": {"differentiation", "per_frame"},
     "encode.json": {"encode"},
     "sweep.json": {"parameter", "start", "stop", "steps", "at", "sweep"},
     "grid.json": {"tr", "te", "ti", "grid_error"},

@@ -14,8 +14,8 @@ from ci.benchmarks import Row, Settings, turns
 
 
 def test_ways_take_turns_and_the_first_one_is_not_counted(monkeypatch: pytest.MonkeyPatch):
-    clock = iter([0, 9, 9, 18, 18, 20, 20, 23, 23, 27, 27, 32])  # the thread's seconds, before and after each
-    monkeypatch.setattr("ci.benchmarks.time.thread_time", lambda: float(next(clock)))
+    clock = iter([0, 9, 9, 18, 18, 20, 20, 23, 23, 27, 27, 32])  # the process's seconds, before and after each
+    monkeypatch.setattr("ci.benchmarks.time.process_time", lambda: float(next(clock)))
     called: list[str] = []
     medians = turns((lambda: called.append("plain"), lambda: called.append("here")), Settings(repeats=2))
     assert called == ["plain", "here"] * 3 and medians == [3, 4]

@@ -52,6 +52,11 @@ def test_two_methods_on_one_page(phantom_dir: Path, tmp_path: Path, calls: list[
     assert calls == ["train"] * 2, "what is scored by these weights is not scored again"
     assert "Finished before" in capsys.readouterr().out
 
+    calls.clear()
+    with pytest.raises(ValueError, match="mri_seq2seq was made with truth 'images' and not 'reference'"):
+        benchmark(str(phantom_dir), str(tmp_path), bundles=bundles, steps=steps, truth="reference", **TINY)
+    assert not calls
+
 
 def test_one_that_fails_stops_no_other(phantom_dir: Path, tmp_path: Path, calls: list[str]):
     options = {**TINY, "network_def#codes": 0}
@@ -61,13 +66,30 @@ def test_one_that_fails_stops_no_other(phantom_dir: Path, tmp_path: Path, calls:
     assert "mri_vq_seq2seq is not among them" in html
 
 
+@pytest.mark.parametrize("error", [MemoryError("too little"), SystemExit(2), KeyError("theirs")])
+def test_whatever_a_method_has_the_others_go_on(
+    phantom_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+):
+    tried: list[str] = []
+
+    def fails(function: Any, bundle: str, **options: Any) -> None:
+        tried.append(bundle)
+        raise error
+
+    monkeypatch.setattr(module, "_in_process", fails)
+    with pytest.raises(ValueError, match=r"mri_seq2seq failed.*; mri_vq_seq2seq failed"):
+        benchmark(str(phantom_dir), str(tmp_path), bundles="mri_seq2seq,mri_vq_seq2seq", steps=2, overlay="none")
+    assert tried == ["mri_seq2seq", "mri_vq_seq2seq"]
+
+
 def test_the_same_time(phantom_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A second a step: half a minute is 30 steps, 15 epochs of two subjects."""
     asked: list[dict[str, Any]] = []
 
     def training(function: Any, *args: Any, **options: Any) -> None:
         asked.append(options)
-        told = {"steps": 6, "seconds_per_step": 1.0, "peak_gib": 1.0, "parameters": 3}
+        means = {"seconds_per_step": 0.5, "mean_seconds_per_step": 1.0}
+        told = {"steps": 6, **means, "peak_gib": 1.0, "parameters": 3, "batch_size": 1}
         folder = Path(options["output_dir"])
         folder.mkdir(parents=True)
         (folder / "costs.json").write_text(json.dumps(told), encoding="utf-8")
@@ -83,9 +105,11 @@ def test_the_same_time(phantom_dir: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_costs_of_several_trainings(tmp_path: Path):
     for name, steps, seconds in (("a", 10, 1.0), ("b", 30, 2.0)):
         (tmp_path / name).mkdir()
-        told = {"steps": steps, "seconds_per_step": seconds, "peak_gib": seconds, "parameters": steps}
+        means = {"seconds_per_step": seconds, "mean_seconds_per_step": 2 * seconds}
+        told = {"steps": steps, **means, "peak_gib": seconds, "parameters": steps, "batch_size": 2}
         (tmp_path / name / "costs.json").write_text(json.dumps(told), encoding="utf-8")
-    expected = {"steps": 40, "seconds_per_step": 1.75, "step_gib": 2.0, "parameters": 40}
+    means = {"seconds_per_step": 1.75, "mean_seconds_per_step": 3.5}
+    expected = {"steps": 40, **means, "step_gib": 2.0, "parameters": 40, "batch_size": 2}
     assert training_costs(tmp_path) == expected
 
 
@@ -96,6 +120,8 @@ def test_costs_of_several_trainings(tmp_path: Path):
         ({"steps": 3, "minutes": 1.0}, "--steps 2000"),
         ({"steps": 3, "learning_rat": 1.0}, "no option --learning_rat"),
         ({"steps": 3, "bundles": "mri_nothing"}, "There is no bundle 'mri_nothing'"),
+        ({"steps": 3, "shown": "phantom_999"}, "shown is 'phantom_999'; it must be a test subject: phantom_003"),
+        ({"steps": 3, "val_interval": 1}, "--val_interval: the benchmark sets that itself"),
     ],
 )
 def test_bad_options(phantom_dir: Path, tmp_path: Path, options: dict[str, Any], message: str):

@@ -83,7 +83,11 @@ class Autoencoder(nn.Module):
     def _encode_by(self, decoding: str, image: Tensor, slabs: int) -> Tensor:
         if decoding == "whole":
             return self.encoder(image)
-        return encode_split(self.encoder, image, slabs, self.downsampling)
+        self.encoder.forward = lambda x: encode_split(self.encoder, x, slabs, self.downsampling)
+        try:
+            return self.encoder(image)  # by a call, which hooks see
+        finally:
+            del self.encoder.forward
 
     def decode(self, latent: Tensor, decoding: str = "whole", slabs: int = 4) -> Tensor:
         """Images in [-1, 1], a little beyond too.

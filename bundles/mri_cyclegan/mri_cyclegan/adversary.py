@@ -45,7 +45,7 @@ class PooledAdversary(Adversary):
         return earlier
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "pool": {j: torch.stack(kept) for j, kept in self.kept.items()}}
+        return {**super().state_dict(), "pool": {j: torch.stack(kept) for j, kept in self.kept.items() if kept}}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)

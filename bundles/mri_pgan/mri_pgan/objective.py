@@ -40,7 +40,7 @@ class PGANObjective(nn.Module):
         self.slice_axis = slice_axis
         self.l1_weight, self.perceptual_weight = l1_weight, perceptual_weight
         self.adversary, self.adversarial_weight = adversary, adversarial_weight
-        self.perceptual = VGG16Loss(perceptual_weights) if perceptual_weights != "none" else None
+        self.perceptual = VGG16Loss(perceptual_weights) if perceptual_weight and perceptual_weights != "none" else None
         self.register_buffer("codes", torch.eye(2), persistent=False)
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -233,6 +233,7 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
         ({"motion": -1}, "motion=-1"),
         ({"seed": -1}, "seed=-1"),
         ({"mismatch": "PD"}, "mismatch is 'PD'; it must be one of T1, T1Gd, T2, FLAIR"),
+        ({"mismatch": "T2", "protocols": 0.3}, "go one at a time"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
