@@ -100,23 +100,33 @@ def benchmark(
     prepare_folder(folder, "output_dir")
     how = f"about {steps:,} optimiser steps each" if steps else f"about {minutes:g} minutes of optimiser steps each"
     asked = {"steps": steps, "minutes": minutes, "overlay": overlays, **scoring, "list": sha256(subject_list)}
-    done: dict[str, dict[str, Any]] = {}
-    failures: dict[str, str] = {}
-    for contestant in contestants:
-        logger.info(f"{contestant.bundle}: {how}")
-        try:
-            _check_settings(contestant.folder / "settings.json", {**asked, **given[contestant.bundle]})
-            wanted = steps or _affordable(contestant, minutes, given[contestant.bundle])
-            done[contestant.bundle] = _contest(contestant, wanted, scoring, given[contestant.bundle])
-        except (Exception, SystemExit) as error:  # whatever one method has, the others go on
-            said = "one of its trainings ended, see above" if isinstance(error, SystemExit) else str(error)
-            failures[contestant.bundle] = said
-            logger.warning(f"{contestant.bundle} failed: {said}")
+    logger.info(f"{', '.join(names)}: {how}")
+    done, failures = _contests(contestants, asked, scoring, given)
     if done:
         scores = {c.bundle: c.scores for c in contestants if c.bundle in done}
         write_page(folder, scores, done, failures=failures, how=how, convention=convention)
     if failures:
         raise ValueError("; ".join(f"{name} failed: {reason}" for name, reason in failures.items()))
+
+
+def _contests(
+    contestants: Sequence[Contestant],
+    asked: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+    given: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """By method what it cost, and of those that failed why; whatever one method has, the others go on."""
+    done, failures = {}, {}
+    for contestant in contestants:
+        name, own = contestant.bundle, given[contestant.bundle]
+        try:
+            _check_settings(contestant.folder / "settings.json", {**asked, **own})
+            steps = asked["steps"] or _affordable(contestant, asked["minutes"], own)
+            done[name] = _contest(contestant, steps, scoring, own)
+        except (Exception, SystemExit) as error:
+            failures[name] = "one of its trainings ended, see above" if isinstance(error, SystemExit) else str(error)
+            logger.warning(f"{name} failed: {failures[name]}")
+    return done, failures
 
 
 def _given(contestants: Sequence[Contestant], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
