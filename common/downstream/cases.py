@@ -29,7 +29,8 @@ class Cases:
         settings: what results depend on.
 
     Raises:
-        ValueError: there is no subject to train on, or a subject has no such mask.
+        ValueError: there is no subject to train on, a subject has no such mask, or a region is not within the one
+            before it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Cases:
         grid: str = "",
     ) -> None:
         self.sequences, self.mask, self.regions, self.grid = list(sequences), mask, Regions(regions), grid
+        self.regions.check_nested()  # as which predictions are written
         self.where = {"dataset_dir": str(dataset_dir), "subject_list": str(subject_list)}
         self.items: dict[str, Items] = {
             split: subject_items(dataset_dir, split, self.sequences, subject_list, required=split == "training")

@@ -20,7 +20,7 @@ from ..options import switch, with_defaults, words
 from ..progress import bar
 from .channels import load_channels
 from .devices import chosen_device
-from .folds import Estimate, auc_difference, classification_scores, is_at_chance, person_folds
+from .folds import Estimate, auc_difference, classification_scores, is_above_chance, person_folds
 from .labels import COIN, Labelled, read_labels
 from .map_sources import Maps, maps_of
 from .pages import Statement, chart, interval_figure, table, write_experiment
@@ -197,8 +197,8 @@ def _text(number: Estimate, signed: bool = False) -> str:
 def _statements(label: str, scores: Mapping[str, Any], gain: Estimate | None) -> list[Statement]:
     statements = []
     if label == COIN:
-        wrong = [arm for arm, found in scores.items() if not is_at_chance(found)]
-        why = f"0.5 is outside the interval of {', '.join(wrong)}." if wrong else "0.5 is in every interval."
+        wrong = [arm for arm, found in scores.items() if is_above_chance(found)]
+        why = f"The interval of {', '.join(wrong)} lies above 0.5." if wrong else "No interval lies above 0.5."
         said = "A coin that was tossed for each person cannot be told by any arm; else something leaks."
         statements.append(Statement("Not in the paper", said, not wrong, why))
     elif gain:

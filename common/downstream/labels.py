@@ -84,22 +84,28 @@ def _read_table(file: Path, label: str) -> dict[str, dict[str, str]]:
 
 
 def people_seen(subject_list: str) -> set[str]:
-    """The people of a list whom a training sees: its own, and those for validation, by whom its weights are chosen."""
+    """Names of the people of a list whom a training sees, and of their subjects: its own, and those for validation, by
+    whom its weights are chosen."""
     listed = read_subjects(subject_list)
-    return {person(entry) for split in ("training", "validation") for entry in listed[split]}
+    entries = [entry for split in ("training", "validation") for entry in listed[split]]
+    return {person(entry) for entry in entries} | {entry["subject"] for entry in entries}
 
 
 def unseen_by(labelled: Sequence[Labelled], seen: Sequence[set[str]]) -> list[int]:
-    """Of each subject, the first network that has not seen its person.
+    """Of each subject, the first network that has not seen its person, by whatever name.
 
     Args:
-        labelled: subjects.
-        seen: of each network, the people.
+        labelled: subjects; a table may call people otherwise than the networks' lists do.
+        seen: of each network, the names of people and subjects.
 
     Raises:
         ValueError: subjects whom every network has seen.
     """
-    chosen = [next((k for k, known in enumerate(seen) if each.person not in known), -1) for each in labelled]
+    known = [
+        {each.person for each in labelled if {each.person, each.subject, person({"subject": each.subject})} & names}
+        for names in seen
+    ]
+    chosen = [next((k for k, people in enumerate(known) if each.person not in people), -1) for each in labelled]
     if leaking := [each.subject for each, k in zip(labelled, chosen, strict=True) if k < 0]:
         raise ValueError(
             f"{len(leaking)} of {len(labelled)} subjects are of people whom the maps' network was trained on "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -83,7 +84,7 @@ class NnUnetTrainer:
 
 def plain(name: str) -> str:
     """An arm's name in that of a data set of nnU-Net."""
-    return name.replace("+", "_")
+    return re.sub(r"\W", "_", name)
 
 
 def export_named(folder: Path, name: str, items: Mapping[str, Items], channels: Sequence[str], cases: Cases) -> Path:

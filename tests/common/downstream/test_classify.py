@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.downstream.classify import classify
-from common.downstream.folds import auc, classification_scores, is_at_chance
+from common.downstream.folds import auc, classification_scores, is_above_chance
 from common.downstream.volume_classifier import outer_fold, volume_network
 
 OPTIONS = {"network": "resnet10", "width": 0.125, "pretrained": "", "inner_folds": 2, "learning_rates": [1e-3],
@@ -46,7 +46,7 @@ def test_a_label_that_shows_is_told_and_a_coin_is_not():
     told = outer_fold(shown, labels, people, test, OPTIONS, 0, "cpu")
     assert auc(labels[test], np.array(told["probabilities"]))[0] > 0.95 and told["learning_rate"] == 1e-3
     coin = outer_fold(images, labels, people, test, OPTIONS, 0, "cpu")
-    assert is_at_chance(classification_scores(labels[test], np.array(coin["probabilities"]), people[16:]))
+    assert not is_above_chance(classification_scores(labels[test], np.array(coin["probabilities"]), people[16:]))
 
 
 def test_classification_with_maps_and_its_second_start(folder, monkeypatch):

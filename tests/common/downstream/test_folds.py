@@ -3,7 +3,7 @@ import pytest
 import torch
 from monai.metrics import compute_roc_auc
 
-from common.downstream.folds import auc, auc_difference, classification_scores, is_at_chance, person_folds
+from common.downstream.folds import auc, auc_difference, classification_scores, is_above_chance, person_folds
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])
 
@@ -49,7 +49,7 @@ def test_the_interval_is_as_wide_as_theory_says():
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (count - 1) * (q1 + q2 - 2 * area**2)) / count**2
     assert found.high - found.low == pytest.approx(2 * 1.96 * variance**0.5, rel=0.15)
-    assert found.low < area < found.high and not is_at_chance({"auc": found})
+    assert found.low < area < found.high and is_above_chance({"auc": found})
 
 
 def test_visits_of_one_person_are_drawn_together():
