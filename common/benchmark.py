@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from . import workflows
 from .data.subjects import list_of, read_subjects, some
+from .description import changes
 from .files import prepare_folder, write_text
 from .inference.weights import sha256
 from .launch import known_options
@@ -167,12 +168,10 @@ def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: it was made with others.
     """
-    settings = json.loads(json.dumps(settings, default=str))
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
-    if other := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
-        told = ", ".join(f"{name} {before.get(name)!r} and not {settings.get(name)!r}" for name in other)
-        raise ValueError(f"{file.parent} was made with {told}; take another output_dir, or remove it.")
-    write_text(file, json.dumps(settings, indent=2) + "\n")
+    if not file.is_file():
+        write_text(file, json.dumps(settings, indent=2, default=str) + "\n")
+    elif changed := changes(json.loads(file.read_text(encoding="utf-8")), settings):
+        raise ValueError(f"{file.parent} was made with {'; '.join(changed)}. Take another output_dir, or remove it.")
 
 
 def _train(contestant: Contestant, steps: int, folder: Path, options: Mapping[str, Any]) -> None:

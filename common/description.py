@@ -137,3 +137,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         elif name in there and there[name] != value:
             found.append(f"{name} {there[name]!r}, now {value!r}")
     return found
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """`differences`, and what one of them alone knows."""
+    here = json.loads(json.dumps(here, default=str))
+    alone = [f"{name} only there" for name in there if name not in here]
+    return [*differences(there, here), *alone, *(f"{name} only now" for name in here if name not in there)]

@@ -38,3 +38,21 @@ class EarlyFusion(TranslationNetwork):
         for k, each in enumerate(representations):
             images = images + each.images * self.to_input(tissue[:, k])
         return [(Stack(images, (images.flatten(2).amax(2) > 0).to(images.dtype)), tissue.amax(1))]
+
+
+class AllAtOnce(EarlyFusion):
+    """A method whose network makes all S sequences in one pass: it writes `generate`."""
+
+    TRAINING_CALLS = ("generate_from",)
+
+    def generate(self, stack: Stack) -> Tensor:
+        """All S images [N, S, *spatial]; a training sees them as they are, a user in [0, 1]."""
+        raise TypeError(f"{type(self).__name__} does not say how it generates.")
+
+    def decode(self, representation: Stack, target: Tensor) -> Tensor:
+        made = torch.clamp(self.generate(representation), 0.0, 1.0)
+        return (made * with_axes(target, made.ndim - 2)).sum(1, keepdim=True)
+
+    def generate_from(self, image: Tensor, given: Tensor) -> Tensor:
+        """`generate` from those of images [N, S, *spatial] that count, [N, S]."""
+        return self.generate(self.encode(image, given))

@@ -14,7 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResampleToMatch, Transform
 
-from ..translation import MISSING
+from ..layout import MISSING
 from .acquisition import image_parameters
 from .doubts import remaining_skull, uncovered
 from .grids import same_grid

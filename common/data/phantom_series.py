@@ -30,7 +30,7 @@ from .dynamic import (
 from .mr_signal import corrupt, enhanced_t1, gradient_echo, spin_echo
 
 if TYPE_CHECKING:
-    from .phantom import Anatomy
+    from .anatomy import Anatomy
 
 WASH = {"wash-in": wash_in, "wash-out": wash_out}
 SERIES = ("DCE", "DWI", *WASH)

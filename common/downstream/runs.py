@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..description import differences
+from ..description import changes
 from ..files import prepare_folder, write_text
 
 logger = logging.getLogger(__name__)
@@ -70,15 +70,9 @@ class Runs:
             there = found["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is damaged ({error}). Remove it, and it is made again.") from None
-        changed = differences(there, settings)
-        changed += [f"{name} only {where}" for name, where in _unshared(there, settings)]
-        if changed:
+        if changed := changes(there, settings):
             raise ValueError(f"{file} was made with {'; '.join(changed)}. Name another output_dir, or remove the file.")
         return found
-
-
-def _unshared(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, "there") for name in there.keys() - here] + [(name, "now") for name in here.keys() - there]
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
-from ..translation import is_available
+from ..layout import is_available
 from .conventions import brain_mask, measurements
 from .metrics import Lpips
 

@@ -22,7 +22,8 @@ from ..blocks.vq import Quantised, VectorQuantiser
 from ..data.preparation import Subjects
 from ..data.series import channel_names
 from ..files import replacing, write_text
-from ..translation import MISSING, TranslationNetwork
+from ..layout import MISSING
+from ..translation import TranslationNetwork
 from .inferers import SubjectInferer, resolve_targets
 from .serving import preparation, triton_config
 from .weights import origin

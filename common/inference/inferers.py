@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ..data.series import count_frames
 from ..distributed import unwrapped
+from ..layout import is_available
 from ..memory import advising
 from ..options import switch, words
 from ..progress import bar
-from ..translation import TranslationNetwork, is_available
+from ..translation import TranslationNetwork
 from .progress import WholeInferer, WindowInferer
 
 FEWER = ("fewer --targets at a time",)

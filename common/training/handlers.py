@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..distributed import is_distributed, is_main_process, unwrapped
+from ..layout import is_available
 from ..progress import bar
 from ..scales import Scales, moments
-from ..translation import TranslationNetwork, is_available
+from ..translation import TranslationNetwork
 
 
 class Reseed:

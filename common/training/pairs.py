@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..translation import TranslationNetwork, is_available
+from ..layout import is_available
+from ..translation import TranslationNetwork
 
 
 class Pairs(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..translation import is_available
+from ..layout import is_available
 
 
 def draw_sources(image: Tensor, available: Tensor | None = None, fewest: int = 1) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.data.anatomy import make_anatomy, simulate
 from common.data.mr_signal import FSE9, Acquisition
-from common.data.phantom import make_anatomy, simulate
 from common.scales import Scales
 from mri_crl.grid import ScoreGrid, draw, points
 

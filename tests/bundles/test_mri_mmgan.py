@@ -58,7 +58,7 @@ def test_the_generator_is_pix2pix_s_unet():
     image = torch.rand(2, 3, 32, 48)
     with torch.no_grad():
         expected = pix2pix_unet(list(network.unet.state_dict().values()), 4, image)
-        made = network(image, torch.ones(2, 3))
+        made = network(image, step="generate_from", given=torch.ones(2, 3))
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.1
 
@@ -99,8 +99,8 @@ def test_only_what_is_there_can_go_missing():
 class Constant(nn.Module):
     """Makes a half of everything."""
 
-    def forward(self, image: Tensor, source: Tensor) -> Tensor:
-        self.source = source
+    def forward(self, image: Tensor, *, step: str, given: Tensor) -> Tensor:
+        self.source = given
         return torch.full_like(image, 0.5, requires_grad=True)
 
 

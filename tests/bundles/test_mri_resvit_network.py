@@ -37,7 +37,7 @@ def test_parameters_of_the_paper_s_networks(options: dict, total: int):
 def test_a_slice_costs_what_the_authors_network_does():
     """119.66 GMACs, counted in their code."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        assert ResViT(1).eval()(torch.empty(1, 1, 256, 256), torch.ones(1, 1)).shape == (1, 1, 256, 256)
+        assert ResViT(1).eval().generate_from(torch.empty(1, 1, 256, 256), torch.ones(1, 1)).shape == (1, 1, 256, 256)
     assert counter.get_total_flops() / 2e9 == pytest.approx(119.66, abs=0.01)
 
 
@@ -177,7 +177,7 @@ def test_it_computes_what_the_authors_layers_do_by_their_names():
     image = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         expected = Written(theirs(network), heads=2)(2 * image - 1, 3)
-        made = network(image, torch.ones(2, 1))
+        made = network(image, step="generate_from", given=torch.ones(2, 1))
     torch.testing.assert_close(2 * made - 1, expected, rtol=0, atol=1e-5)
     assert expected.std() > 0.05
 
@@ -190,8 +190,10 @@ def test_the_values_of_a_missing_sequence_do_not_matter():
     other = image.clone()
     other[:, 2] = -1
     with torch.no_grad():
-        assert torch.equal(network(image, given), network(other, given))
-        assert not torch.allclose(network(image, given), network(image, torch.ones(1, 3)), atol=1e-4)
+        assert torch.equal(network.generate_from(image, given), network.generate_from(other, given))
+        assert not torch.allclose(
+            network.generate_from(image, given), network.generate_from(image, torch.ones(1, 3)), atol=1e-4
+        )
 
 
 def test_a_target_is_not_made_from_itself_and_all_slabs_are_one_volume():

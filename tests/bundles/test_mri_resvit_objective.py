@@ -19,8 +19,8 @@ from mri_resvit.pretrained import Begun, vit_state, with_vit
 class Constant(nn.Module):
     """Makes a half of everything, and keeps what it was shown."""
 
-    def forward(self, image: Tensor, source: Tensor) -> Tensor:
-        self.source = source
+    def forward(self, image: Tensor, *, step: str, given: Tensor) -> Tensor:
+        self.source = given
         return torch.full_like(image, 0.5, requires_grad=True)
 
 

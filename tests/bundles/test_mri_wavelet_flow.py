@@ -80,10 +80,12 @@ class Recorded(torch.nn.Module):
         self.start, self.encode, self.haar = network.start, network.encode, network.haar
         self.answer: Tensor | None = None
 
-    def forward(self, image: Tensor, source: Tensor, *, target: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
-        self.shown = {"source": source, "target": target, "x": x, "timesteps": timesteps}
+    def forward(
+        self, image: Tensor, *, given: Tensor, target: Tensor, x: Tensor, timesteps: Tensor, step: str
+    ) -> Tensor:
+        self.shown = {"source": given, "target": target, "x": x, "timesteps": timesteps}
         wanted = image[torch.arange(len(image)), target.argmax(1)][:, None]
-        return self.haar(wanted - self.start(self.encode(image, source)))
+        return self.haar(wanted - self.start(self.encode(image, given)))
 
 
 @pytest.mark.parametrize("path", ["flow", "displacement"])

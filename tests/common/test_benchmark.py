@@ -53,7 +53,7 @@ def test_two_methods_on_one_page(phantom_dir: Path, tmp_path: Path, calls: list[
     assert "Finished before" in capsys.readouterr().out
 
     calls.clear()
-    with pytest.raises(ValueError, match="mri_seq2seq was made with truth 'images' and not 'reference'"):
+    with pytest.raises(ValueError, match="mri_seq2seq was made with truth 'images', now 'reference'"):
         benchmark(str(phantom_dir), str(tmp_path), bundles=bundles, steps=steps, truth="reference", **TINY)
     assert not calls
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.translation import TranslationNetwork, is_available, select
+from common.layout import is_available
+from common.translation import TranslationNetwork, select
 
 OF_SOURCE, OF_TARGET, BIAS = torch.tensor([1.0, 0.5, 0.25]), torch.tensor([0.9, 0.6, 0.3]), 0.05
 
@@ -247,3 +248,16 @@ def test_size_must_be_a_multiple(options: dict, size: tuple[int, ...], fits: boo
 def test_a_method_must_write_its_verbs(verb: str):
     with pytest.raises(TypeError, match=f"TranslationNetwork does not say how it {verb}s"):
         getattr(TranslationNetwork(2), verb)(torch.zeros(1), torch.zeros(1))
+
+
+def test_a_training_calls_methods_by_name_through_forward():
+    class Named(Scaler):
+        TRAINING_CALLS = ("twice",)
+
+        def twice(self, image: Tensor, more: Tensor) -> Tensor:
+            return 2 * image + more
+
+    assert Named()(torch.ones(2), step="twice", more=torch.ones(2)).tolist() == [3, 3]
+    for network, there in ((Named(), "twice"), (Scaler(), "none")):
+        with pytest.raises(ValueError, match=f"step is 'encode'; it must be one of {there}"):
+            network(torch.ones(2), step="encode")

@@ -14,7 +14,7 @@ from .autoencoder import Autoencoder, Reconstruction
 from .common.blocks.denoiser import Denoiser
 from .common.blocks.spade import SpadeTranslator
 from .common.data.normalisation import DARKEST_TISSUE
-from .common.translation import Translation, TranslationNetwork
+from .common.translation import TranslationNetwork
 from .sampling import Process
 
 # What each word of Table 3 has: MS-SPADE, diffusion, Palette's concatenation.
@@ -26,7 +26,6 @@ METHODS = {
     "no_palette": (True, True, False),
     "aldm": (True, True, True),
 }
-STEPS = ("reconstruct", "target_like", "translate_latents", "reconstruct_and_translate", "predict")  # of training
 MEAN = -1  # the draw that is the mean of all
 
 
@@ -56,6 +55,7 @@ class ALDM(TranslationNetwork):
         decoding, slabs: see `Autoencoder.decode`.
     """
 
+    TRAINING_CALLS = ("reconstruct", "target_like", "translate_latents", "reconstruct_and_translate", "predict")
     CHOSEN_ANEW = (
         *("method", "revive_after", "sampler", "steps", "start", "flow_noise", "samples", "seed", "decoding", "slabs"),
     )
@@ -193,23 +193,6 @@ class ALDM(TranslationNetwork):
         return [
             (r._replace(draw=torch.full_like(r.draw, k)), weight) for r, weight in fused for k in range(self.samples)
         ]
-
-    def forward(
-        self,
-        image: Tensor,
-        source: Tensor | None = None,
-        rows: Sequence[Tensor] | None = None,
-        target: Tensor | None = None,
-        *,
-        step: str = "",
-        **inputs: Tensor,
-    ) -> Tensor | Translation | Reconstruction | tuple[Tensor, ...]:
-        """As in `TranslationNetwork`; with `step`, one of `STEPS`, the method of that name instead."""
-        if not step:
-            return super().forward(image, source, rows, target)
-        if step not in STEPS:
-            raise ValueError(f"step is '{step}'; it must be one of {', '.join(STEPS)}.")
-        return getattr(self, step)(image, **inputs)
 
     def reconstruct(self, image: Tensor) -> Reconstruction:
         """Stage 1: images [N, 1, X, Y, Z] in [0, 1]; see `Autoencoder.reconstruct`."""

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import Reconstruction
+from .common.layout import is_available
 from .common.training.adversary import Adversary
 from .common.training.perceptual import VGG19Loss
-from .common.translation import is_available
 from .sampling import STEPS, Process
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .common.data.acquisition import Parameters, check_parameters
+from .common.data.anatomy import Anatomy, make_anatomy, simulate
 from .common.data.mr_signal import Acquisition
-from .common.data.phantom import Anatomy, make_anatomy, simulate
 from .common.evaluation.files import write_csv
 from .common.files import replacing
 from .inference import SaveTargets

@@ -8,9 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .common.blocks.adain import with_axes
-from .common.early_fusion import EarlyFusion, Stack
-from .common.translation import Translation
+from .common.early_fusion import AllAtOnce, Stack
 
 
 class Down(nn.Sequential):
@@ -63,7 +61,7 @@ class UNet(nn.Module):
         return torch.relu(self.final(x))
 
 
-class MMGAN(EarlyFusion):
+class MMGAN(AllAtOnce):
     """Any of S sequences from any others, slice by slice, by one network that makes all S at once.
 
     Images stay in [0, 1]; what is missing is 0, as air is. Nothing else tells the network what it has.
@@ -89,18 +87,5 @@ class MMGAN(EarlyFusion):
                 nn.init.normal_(layer.weight, std=0.02)
         nn.init.constant_(self.unet.final[2].bias, 0.3)  # most tissue; a ReLU that begins at 0 may stay there
 
-    def decode(self, representation: Stack, target: Tensor) -> Tensor:
-        made = torch.clamp(self.unet(representation.images), max=1)
-        return (made * with_axes(target, 2)).sum(1, keepdim=True)
-
-    def forward(
-        self,
-        image: Tensor,
-        source: Tensor | None = None,
-        rows: Sequence[Tensor] | None = None,
-        target: Tensor | None = None,
-    ) -> Tensor | Translation:
-        """As in `TranslationNetwork`; with `source` [N, S] alone, of images [N, S, X, Y] those that count, all S."""
-        if source is None or rows is not None:
-            return super().forward(image, source, rows, target)
-        return self.unet(self.encode(image, source).images)
+    def generate(self, stack: Stack) -> Tensor:
+        return self.unet(stack.images)

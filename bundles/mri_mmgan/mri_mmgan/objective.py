@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .adversary import SubsetAdversary
-from .common.translation import is_available
+from .common.layout import is_available
 
 TISSUE = (
     1 / 3
@@ -56,7 +56,7 @@ class MMGANObjective(nn.Module):
         )
         masks = {"given": given, "missing": missing}
         given, missing = (each[:, :, None, None] for each in (given, missing))
-        made = network(truth, masks["given"])
+        made = network(truth, step="generate_from", given=masks["given"])
         # As the finished image will be: 0 where its sources are air, so that nothing has to be learned about it.
         fake = truth * given + made * missing * (truth * given).amax(1, keepdim=True).gt(0)
         pixels = missing.sum() * truth[0, 0].numel()

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from .common.blocks.adain import with_axes
 from .common.blocks.resnet import ResNetBlock, ResNetDecoder, ResNetEncoder
-from .common.early_fusion import EarlyFusion, Stack
-from .common.translation import Translation
+from .common.early_fusion import AllAtOnce, Stack
 from .transformer import Context, ViT
 
 
@@ -27,7 +26,7 @@ class ARTBlock(nn.Module):
         self.residual = ResNetBlock(channels)
 
 
-class ResViT(EarlyFusion):
+class ResViT(AllAtOnce):
     """Any of S sequences from any others, slice by slice, by one network that makes all S at once.
 
     It sees images in [-1, 1], and 0 where one is missing (the paper's availability condition). With one sequence and
@@ -67,9 +66,6 @@ class ResViT(EarlyFusion):
         self.transformer = ViT(width, mlp_width, layers, heads, dropout) if transformers else None
         self.decoder = ResNetDecoder(sequences, channels)
 
-    def decode(self, representation: Stack, target: Tensor) -> Tensor:
-        return (self.generate(representation) * with_axes(target, 2)).sum(1, keepdim=True)
-
     def generate(self, stack: Stack) -> Tensor:
         """All S images [N, S, X, Y] in [0, 1]."""
         x = self.encoder((2 * stack.images - 1) * with_axes(stack.given, 2))
@@ -78,15 +74,3 @@ class ResViT(EarlyFusion):
                 x = block.context.merge(self.transformer(block.context.embed(x)), x)
             x = block.residual(x)
         return (self.decoder(x) + 1) / 2
-
-    def forward(
-        self,
-        image: Tensor,
-        source: Tensor | None = None,
-        rows: Sequence[Tensor] | None = None,
-        target: Tensor | None = None,
-    ) -> Tensor | Translation:
-        """As in `TranslationNetwork`; with `source` [N, S] alone, of images [N, S, X, Y] those that count, all S."""
-        if source is None or rows is not None:
-            return super().forward(image, source, rows, target)
-        return self.generate(self.encode(image, source))

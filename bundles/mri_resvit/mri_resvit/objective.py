@@ -54,7 +54,7 @@ class ResViTObjective(nn.Module):
             each.to(images).repeat_interleave(len(images) // len(each), 0)[:, :, None, None]
             for each in (sources, targets)
         )
-        made = network(images, given[:, :, 0, 0])
+        made = network(images, step="generate_from", given=given[:, :, 0, 0])
         # As the finished image will be: 0 where its sources are air, so that nothing has to be learned about it.
         made = made * (images * given).amax(1, keepdim=True).gt(0)
         error = 2 * (made - truths).abs()

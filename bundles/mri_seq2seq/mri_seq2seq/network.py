@@ -18,7 +18,8 @@ from .common.blocks.convlstm import ConvLSTM
 from .common.blocks.encoder import Encoder
 from .common.blocks.hyperconv import CodeLayer
 from .common.blocks.hyperdecoder import HyperDecoder
-from .common.translation import TranslationNetwork, is_available
+from .common.layout import is_available
+from .common.translation import TranslationNetwork
 
 # What tells the frames of a series apart beside the ConvLSTMs: nothing (the paper's), or a code of each frame, by its
 # place in the series or by its time or b value.

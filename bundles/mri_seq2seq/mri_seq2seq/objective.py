@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .common.distributed import unwrapped
+from .common.layout import is_available
 from .common.training.adversary import Adversary
 from .common.training.pairs import (
     Pairs,
@@ -20,7 +21,6 @@ from .common.training.pairs import (
     series_input,
 )
 from .common.training.perceptual import VGG19Loss
-from .common.translation import is_available
 
 POSITIVE = 5.0  # how many times more a lesion's voxel counts than another, in telling them apart
 

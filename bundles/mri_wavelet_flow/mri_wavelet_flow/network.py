@@ -15,7 +15,6 @@ from .common.blocks.adain import with_axes
 from .common.blocks.denoiser import Denoiser
 from .common.data.normalisation import DARKEST_TISSUE
 from .common.early_fusion import EarlyFusion, Stack
-from .common.translation import Translation
 from .wavelets import Haar
 
 PATHS = ("flow", "displacement")
@@ -37,6 +36,7 @@ class WaveletFlow(EarlyFusion):
     """
 
     CHOSEN_ANEW = ("steps",)
+    TRAINING_CALLS = ("velocity_from",)
 
     def __init__(
         self,
@@ -99,17 +99,6 @@ class WaveletFlow(EarlyFusion):
         """The UNet, once for each step."""
         return self.unet, len(self.way)
 
-    def forward(
-        self,
-        image: Tensor,
-        source: Tensor | None = None,
-        rows: Sequence[Tensor] | None = None,
-        target: Tensor | None = None,
-        *,
-        x: Tensor | None = None,
-        timesteps: Tensor | None = None,
-    ) -> Tensor | Translation:
-        """As in `TranslationNetwork`; with x and `timesteps` `velocity`, of images [N, S, X, Y, Z] and which count."""
-        if x is None:
-            return super().forward(image, source, rows, target)
-        return self.velocity(self.encode(image, source), x, target, timesteps)
+    def velocity_from(self, image: Tensor, given: Tensor, x: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+        """`velocity` from those of images [N, S, X, Y, Z] that count, [N, S]."""
+        return self.velocity(self.encode(image, given), x, target, timesteps)

@@ -16,7 +16,7 @@ from common.data.normalisation import ScaleSequencesd
 from common.data.preparation import Subjects
 from common.data.series import frame_values, frames_of, step_of
 from common.data.subjects import read_subjects, subject_items, write_subjects
-from common.inference.saving import image_like
+from common.inference.nifti import image_like
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(1, 100, (6, 7, 8)).astype(np.float32)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from common.data.anatomy import INDEX, make_anatomy, other_texture, simulate
 from common.data.mr_signal import FSE9, PRESETS, TISSUES, Acquisition
-from common.data.phantom import INDEX, make_anatomy, make_phantom, other_texture, simulate
+from common.data.phantom import make_phantom
 from common.data.subjects import read_subjects
 from common.data.template import GRID, random_deformation, tissue_maps
 

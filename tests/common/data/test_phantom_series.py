@@ -5,8 +5,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from common.data.anatomy import INDEX, make_anatomy
 from common.data.dynamic import DCE_TIMES, DIFFUSIVITY, DWI_B_VALUES, KINETICS, apparent_diffusion, concentration
-from common.data.phantom import INDEX, make_anatomy, make_phantom
+from common.data.phantom import make_phantom
 from common.data.phantom_series import FRAMES, draw_diffusivity, draw_kinetics, move, simulate_dce, simulate_dwi
 from common.data.series import read_frames
 from common.data.subjects import read_subjects

@@ -12,7 +12,7 @@ from common.__main__ import main
 from common.data.subjects import read_subjects, write_subjects
 from common.evaluation import completed
 from common.inference import products
-from common.inference.saving import save_like
+from common.inference.nifti import save_like
 
 
 def test_truth_is_shown_at_its_own_scale(phantom_dir, tmp_path, monkeypatch):

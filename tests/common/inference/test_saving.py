@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from common.inference import saving
-from common.inference.saving import SaveCompleted, save_like
+from common.inference.nifti import save_like
+from common.inference.saving import SaveCompleted
 from common.inference.weights import sha256
 from common.scales import Scales
 
