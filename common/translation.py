@@ -62,7 +62,8 @@ class TranslationNetwork(Layout):
 
     CHOSEN_ANEW: tuple[str, ...] = ()
     ADDED = ("reference_spread",)  # buffers that older weights lack: they stay as they are made
-    TRAINING_CALLS: tuple[str, ...] = ()  # methods that its training calls by `forward(image, step=NAME, ...)`
+    # Methods that its training calls by `forward(image, step=NAME, ...)`; their arguments have names of their own.
+    TRAINING_CALLS: tuple[str, ...] = ()
     has_common_space = False  # a method that overrides `fuse` says True
     __constants__ = (
         "has_common_space",

@@ -78,13 +78,13 @@ def test_two_versions_in_one_process(tmp_path: Path):
     first, second = NAMES[0], NAMES[1]
     for archive in package(first, second, output_dir=str(tmp_path)):
         ZipFile(archive).extractall(tmp_path)
-    later = tmp_path / second / second / "common" / "translation.py"
+    later = tmp_path / second / second / "common" / "layout.py"
     later.write_text(later.read_text().replace("MISSING = -1.0", "MISSING = -2.0"))
     code = f"""
 import sys
 sys.path[:0] = [{str(tmp_path / first)!r}, {str(tmp_path / second)!r}]
 import {first}.network, {second}.network
-print({first}.common.translation.MISSING, {second}.common.translation.MISSING, {first}.common.__path__)
+print({first}.common.layout.MISSING, {second}.common.layout.MISSING, {first}.common.__path__)
 """
     result = run(tmp_path, code)
     assert result.returncode == 0, result.stderr

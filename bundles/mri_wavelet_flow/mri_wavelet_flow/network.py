@@ -99,6 +99,6 @@ class WaveletFlow(EarlyFusion):
         """The UNet, once for each step."""
         return self.unet, len(self.way)
 
-    def velocity_from(self, image: Tensor, given: Tensor, x: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+    def velocity_from(self, image: Tensor, given: Tensor, x: Tensor, target_code: Tensor, timesteps: Tensor) -> Tensor:
         """`velocity` from those of images [N, S, X, Y, Z] that count, [N, S]."""
-        return self.velocity(self.encode(image, given), x, target, timesteps)
+        return self.velocity(self.encode(image, given), x, target_code, timesteps)

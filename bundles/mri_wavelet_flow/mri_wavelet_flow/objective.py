@@ -53,5 +53,5 @@ class FlowObjective(nn.Module):
         x = self.scheduler.add_noise(truth, start, timesteps)
         t = timesteps[:, None, None, None, None] / STEPS
         x = x + self.noise * (t * (1 - t)).sqrt() * torch.randn_like(x)
-        velocity = network(images, step="velocity_from", given=given, x=x, target=code, timesteps=timesteps)
+        velocity = network(images, step="velocity_from", given=given, x=x, target_code=code, timesteps=timesteps)
         return {"velocity": F.mse_loss(velocity.float(), flow.haar(truth - start))}, {}
