@@ -97,16 +97,17 @@ def classify(
     making = {"output_dir": Path(output_dir), "bundle": bundle, "device": device, **paths}
     making |= {"split": split, "grid": told["grid"]}
     made = maps_of(labelled, words(maps), words(weights), words(trained_on), **making)
-    runs = Runs(output_dir, {**told, **_origin(labelled, made, told["pretrained"])})
     images = load_channels(labelled, made.folders if made else (), **paths, **{name: told[name] for name in BOX})
+    runs = Runs(output_dir, {**told, **_origin(labelled, images, made, told["pretrained"])})
     arms = {"images": slice(len(told["sequences"])), **({"images and maps": slice(None)} if made else {})}
     found = {arm: _cross_validated(runs, arm, images[:, rows], labelled, told, device) for arm, rows in arms.items()}
     print(f"classify.csv, classify.json and {_write(Path(output_dir), runs, labelled, found, made)} are written.")
 
 
-def _origin(labelled: Sequence[Labelled], maps: Maps | None, pretrained: str) -> dict[str, Any]:
-    """What else a result depends on: who has which label, and by which weights the maps were made."""
+def _origin(labelled: Sequence[Labelled], images: Tensor, maps: Maps | None, pretrained: str) -> dict[str, Any]:
+    """What else a result depends on: who has which label and images, and by which weights the maps were made."""
     known: dict[str, Any] = {"subjects_sha256": hashlib.sha256(json.dumps(labelled).encode()).hexdigest()}
+    known["channels_sha256"] = hashlib.sha256(images.half().numpy()).hexdigest()
     known |= {"weights_sha256": maps.weights_sha256, "vouched": maps.is_vouched} if maps else {}
     return known | ({"pretrained_sha256": sha256(pretrained)} if pretrained else {})
 

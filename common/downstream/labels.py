@@ -91,6 +91,22 @@ def people_seen(subject_list: str) -> set[str]:
     return {person(entry) for entry in entries} | {entry["subject"] for entry in entries}
 
 
+def check_unseen(dataset_dir: str, subject_list: str, trained_on: Sequence[str]) -> None:
+    """That none of a list's test subjects is of a person whom a training on one of the lists `trained_on` sees.
+
+    Raises:
+        ValueError: some are.
+    """
+    test = read_subjects(list_of(dataset_dir, subject_list))["test"]
+    seen = set().union(*map(people_seen, trained_on))
+    if leaking := [entry["subject"] for entry in test if {person(entry), entry["subject"]} & seen]:
+        raise ValueError(
+            f"{len(leaking)} of {len(test)} test subjects are of people whom the network was trained on "
+            f"({some(leaking)}): what it makes of them would be better than of a stranger. Leave them out of the test, "
+            "or take weights that have not seen them."
+        )
+
+
 def unseen_by(labelled: Sequence[Labelled], seen: Sequence[set[str]]) -> list[int]:
     """Of each subject, the first network that has not seen its person, by whatever name.
 

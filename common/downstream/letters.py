@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from .. import workflows
 from ..evaluation.rivals import IntensityMap
+from ..evaluation.significance import holm
 from ..evaluation.sprites import sheet
 from ..inference.weights import sha256
 from ..options import switch, with_defaults, words
@@ -27,6 +29,7 @@ from .devices import chosen_device
 from .letter_classifier import read_accuracy
 from .letter_images import RADIUS, SEQUENCES, STACK, read_letters, read_maps, write_letters
 from .pages import Statement, chart, curve_figure, table, write_experiment
+from .paired import LEVEL
 from .runs import Runs
 
 ARMS = ("images", "maps", "unseen maps", "intensity map")
@@ -103,7 +106,7 @@ def letters(
     told |= QUICK if switch(quick, "quick") else {}
     _check(told, seeds)
     runs, folder, device = Runs(output_dir, told), Path(output_dir), chosen_device(device)
-    maps = {"maps": _maps(folder, "seen", told, device), "unseen maps": _maps(folder, "unseen", told, device)}
+    maps = {arm: _maps(runs, name, told, device) for arm, name in (("maps", "seen"), ("unseen maps", "unseen"))}
     runs.settings["weights_sha256"] = {arm: sha256(file) for arm, (file, _) in maps.items()}
     data = _Data(folder / "seen", {arm: made for arm, (_, made) in maps.items()})
     _run_arms(runs, data, told, seeds, device)
@@ -142,17 +145,18 @@ def _check(options: Mapping[str, Any], seeds: int) -> None:
         raise ValueError(f"size is {options['size']}; it must be 32 or more, and a multiple of 4.")
 
 
-def _maps(folder: Path, name: str, options: Mapping[str, Any], device: str) -> tuple[Path, Path]:
+def _maps(runs: Runs, name: str, options: Mapping[str, Any], device: str) -> tuple[Path, Path]:
     """The weights of a network, and the maps that it made of the classifier's images.
 
     It was trained on these, or on as many that are "unseen" by the classifier.
     """
-    data, run, bundle = folder / name, folder / f"network_{name}", options["bundle"]
+    folder, bundle = runs.folder, options["bundle"]
+    data, run = folder / name, folder / f"network_{name}"
     counts = {"training": max(options["samples"]), "validation": options["validation"], "test": options["test"]}
     if name == "unseen":
         del counts["test"]
-    if not (data / "subjects.json").is_file():
-        write_letters(data, options["size"], counts, options["seed"] * 2 + (name == "unseen"))
+    seed = options["seed"] * 2 + (name == "unseen")
+    runs(f"data/{name}", lambda: write_letters(data, options["size"], counts, seed) or {"images": counts})
     epochs = options["synthesis_epochs"] * STACK // BATCH
     disc = -(-round(2 * RADIUS * options["size"]) // 4) * 4  # what is not air, which is cropped
     workflows.train(
@@ -296,17 +300,21 @@ def _statements(rows: Sequence[Mapping[str, Any]], samples: Sequence[int], seeds
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]], arm: str, than: str, seeds: int) -> tuple[bool | None, str]:
-    """Whether an arm's mean of both letters is above another's in every seed, at one number of samples at least."""
+    """Whether an arm is above another at some number of samples, by t-tests over the seeds with Holm's correction."""
     gains = _gains(rows, arm, than)
     counts = list(dict.fromkeys(count for count, _ in gains))
-    both = {count: np.mean([gains[count, name] for name in NAMES], 0) for count in counts}
-    seen = any((each > 0).all() for each in both.values()) and not any((each < 0).all() for each in both.values())
     told = "; ".join(
         f"at {count:,} samples {', '.join(f'{np.mean(gains[count, name]):+.3f} ({name.upper()})' for name in NAMES)}"
         for count in counts
     )
     why = f"{arm} against {than}, mean of {seeds} seed{'s' * (seeds != 1)}: {told}."
-    return (None, f"{why} An order needs three seeds.") if seeds < 3 else (seen, why)
+    if seeds < 3:
+        return None, f"{why} An order needs three seeds."
+    both = [np.mean([gains[count, name] for name in NAMES], 0) for count in counts]
+    chances = holm([float(stats.ttest_1samp(each, 0).pvalue) if np.ptp(each) else 1.0 for each in both])
+    signs = {np.sign(each.mean()) for each, p in zip(both, chances, strict=True) if p < LEVEL}
+    why += f" Least p of t-tests over the seeds, by Holm: {min(chances):.2g}."
+    return (signs == {1} if len(signs) == 1 else None), why
 
 
 def _examples(data: _Data) -> str:

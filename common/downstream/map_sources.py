@@ -73,13 +73,25 @@ def maps_of(
 
 
 def _described(network: str, labelled: Sequence[Labelled], is_file: bool) -> dict[str, Any]:
-    """What a file of weights, or the first map's sidecar, says of the network."""
+    """What a file of weights, or the sidecars of a folder of maps, say of the network.
+
+    Raises:
+        ValueError: the maps are of several networks.
+    """
     if is_file:
         return {**read(network), "weights_sha256": sha256(network)}
-    sidecars = (map_file(network, each.subject, "*") for each in labelled)
-    files = (file for path in sidecars for file in path.parent.glob(path.name.replace(".nii.gz", ".json")))
-    file = next(files, None)
-    return json.loads(file.read_text(encoding="utf-8")) if file else {}
+    paths = (map_file(network, each.subject, "*") for each in labelled)
+    files = (file for path in paths for file in path.parent.glob(path.name.replace(".nii.gz", ".json")))
+    found: dict[str, Any] = {}
+    for file in files:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        if found and told.get("weights_sha256") != found.get("weights_sha256"):
+            raise ValueError(
+                f"{network}: {file.name} was made by other weights than maps before it, so that no one list says whom "
+                "they have seen: give each network's maps a folder of their own."
+            )
+        found = told
+    return found
 
 
 def _check_list(network: str, subject_list: str, told: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..files import replacing, write_text
+from ..inference.weights import sha256
 from ..progress import bar
 from .regions import Regions
 
@@ -136,6 +137,11 @@ def export(
     return root
 
 
+def _sums(folder: Path) -> str:
+    """The sha256 of all files of a folder, which an export writes anew."""
+    return json.dumps({str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*.*"))})
+
+
 def _names(items: Sequence[Mapping[str, Any]]) -> list[str]:
     return [item["subject"] for item in items]
 
@@ -165,7 +171,11 @@ class NnUnet:
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
     def train(self, dataset: Path) -> Path:
-        """Plans, preprocesses and trains fold 0 of a data set; stopped, it goes on. Returns the model's folder."""
+        """Plans, preprocesses and trains fold 0 of a data set; stopped, it goes on. Returns the model's folder.
+
+        Raises:
+            ValueError: the folder has another data set's work under this name, or nnU-Net failed.
+        """
         from monai.apps.nnunet import nnUNetV2Runner
 
         folders = {name.lower(): str(self.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
@@ -174,13 +184,20 @@ class NnUnet:
         config = self.folder / f"{dataset.name}.json"
         write_text(config, json.dumps(info, indent=1) + "\n")
         runner = nnUNetV2Runner(str(config), self.trainer, str(self.folder), export_validation_probabilities=False)
-        if not (self.folder / "nnUNet_preprocessed" / dataset.name / f"nnUNetPlans_{self.configuration}").is_dir():
+        done = self.folder / "nnUNet_preprocessed" / dataset.name / f"{self.configuration}.json"
+        made_of = _sums(dataset)
+        if done.is_file() and done.read_text(encoding="utf-8") != made_of:
+            raise ValueError(
+                f"{done.parent} was made of other images or masks than {dataset} has: name another output_dir."
+            )
+        if not done.is_file():
             few = min(8, os.cpu_count() or 1)
             options = {"c": f"['{self.configuration}']", "n_proc": f"[{few}]", "npfp": few}
             options |= {"input_config": config, "work_dir": self.folder, "verify_dataset_integrity": True}
             words = [f"--{name}={value}" for name, value in options.items()]
             # Its pools of processes are forked from where they are begun: not from here.
             self._run(sys.executable, "-m", "monai.apps.nnunet", "nnUNetV2Runner", "plan_and_process", *words)
+            write_text(done, made_of)
         gpu = self.device.index or 0
         command, environment = runner.train_single_model_command(self.configuration, 0, gpu, {"c": True})
         # The runner passes --device, which nnU-Net does not know, and does not say when the training failed.
@@ -188,7 +205,17 @@ class NnUnet:
         return self.folder / "nnUNet_results" / dataset.name / f"{self.trainer}__nnUNetPlans__{self.configuration}"
 
     def predict(self, model: Path, images: Path, output_dir: Path) -> None:
-        """Label maps `<output_dir>/<subject>.nii.gz` of a folder of images; those that are there are left."""
+        """Label maps `<output_dir>/<subject>.nii.gz` of a folder of images; stopped, it goes on.
+
+        Raises:
+            ValueError: nnU-Net failed.
+        """
+        stamp = output_dir / "made_of.json"
+        made_of = f"{_sums(images)} {sha256(model / 'fold_0' / 'checkpoint_final.pth')}"
+        if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == made_of):
+            for mask in output_dir.glob("*.nii.gz"):  # of other images, or another model
+                mask.unlink()
+            write_text(stamp, made_of)
         options = {"-i": images, "-o": output_dir, "-m": model, "-f": 0, "-device": self.device.type}
         words = [str(word) for pair in options.items() for word in pair]
         self._run("nnUNetv2_predict_from_modelfolder", *words, "--continue_prediction", "-npp", "1", "-nps", "1")

@@ -17,6 +17,7 @@ import torch
 from ..options import switch, words
 from .cases import Cases, Items
 from .devices import chosen_device
+from .labels import check_unseen
 from .latents import Encoder, LatentSpace, Space
 from .masks import save_mask, score_masks, true_regions
 from .oneshot_page import text, write_page
@@ -41,6 +42,7 @@ def oneshot(
     weights: str = "",
     vq_bundle: str = "mri_vq_seq2seq",
     vq_weights: str = "",
+    trained_on: str | Sequence[str] = (),
     subjects: int | Sequence[int] = (1, 2, 5, 10, 20),
     draws: int | Sequence[int] = 10,
     gap: float = 0,
@@ -66,6 +68,7 @@ def oneshot(
         regions: which of its values belong to each, the larger first, such as lesion=1; by default BraTS'.
         bundle, weights: of the features; the weights by default the bundle's own.
         vq_bundle, vq_weights: of mean and codes.
+        trained_on: the subject lists that these were trained on; test subjects that they have seen are refused.
         subjects: how many train, such as 1,2,5.
         draws: how often they are drawn; several numbers, 10,3,3, are for each of `subjects`.
         gap: in mm; then a training has the slices of all subjects on one side of this gap, and those on the other side
@@ -79,6 +82,7 @@ def oneshot(
             16,32,64,128, --learning_rate 0.004, --seed 0.
     """
     cases = Cases(dataset_dir, subject_list, sequences=words(sequences), mask=mask, regions=regions, grid=grid)
+    check_unseen(dataset_dir, subject_list, words(trained_on))
     quick, device = switch(quick, "quick"), chosen_device(str(device))
     settings, numbers = Settings.of(training, quick), QUICK if quick else (_numbers(subjects), _numbers(draws))
     plan = _Plan(cases, *numbers, float(gap), settings.seed)
@@ -87,7 +91,7 @@ def oneshot(
     origin = {key: value for space in known.values() for key, value in space.origin.items()}
     runs = Runs(output_dir, {**cases.settings, **settings._asdict(), "gap": float(gap)})
     scores = _Experiment(runs, plan, settings, device).run(known)
-    written = {**runs.settings, "margin": margin, **origin}
+    written = {**runs.settings, "margin": margin, **origin, "unseen_checked_by": words(trained_on)}
     print(f"{text(scores, cases.regions)}\n{write_page(Path(output_dir), scores, plan, written)}")
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .masks import picture
-from .pages import Statement, chart, curve_figure, table, write_experiment
+from .pages import Statement, chart, curve_figure, table, verdict, write_experiment
 from .regions import Regions
-from .subsets_page import Differences, compared, tests
+from .subsets_page import Differences, compared, is_within, is_worse, tests
 
 PAPER = "VQ-Seq2Seq (Han et al., MICCAI 2024), Table 3"
 REFERENCE = "mean"
@@ -157,16 +157,16 @@ def statements(found: Differences, counts: Sequence[int]) -> list[Statement]:
     said, least = [], counts[0]
     for space, words in (("images", "images"), ("features", "Seq2Seq's features")):
         keys = [key for key in found if key[0] == _arm(space, least)]
+        rows = [found[key] for key in keys]
         why = "; ".join(f"{key[2]} {found[key].mean:+.3f} (Holm's p {found[key].p_worse_holm:.3g})" for key in keys)
-        seen = all(found[key].p_worse_holm < 0.05 for key in keys)
+        seen = verdict(map(is_worse, rows), map(is_within, rows))
         text = f"From one subject the common latent segments better than {words} do."
         said += [Statement(PAPER, text, seen, f"Dice of {words} − mean, {least} training: {why}.")] if keys else []
-    ahead = [n for n in counts if all(d.mean > 0 for key, d in found.items() if key[0] == _arm("images", n))]
-    if any(key[0].startswith("images (") for key in found):
-        told = (
-            f"Images are ahead in every region from {ahead[0]} subjects on."
-            if ahead
-            else (f"Images are not ahead in every region with any of {', '.join(map(str, counts))} subjects.")
-        )
-        said.append(Statement("Not in the paper", "With more subjects the images catch up.", bool(ahead), told))
+    images = {n: [d for key, d in found.items() if key[0] == _arm("images", n)] for n in counts}
+    most = images[counts[-1]]
+    if most and len(counts) > 1:
+        ahead = [str(n) for n, rows in images.items() if all(each.mean > 0 for each in rows)]
+        told = f"On the mean, images are ahead in every region with {', '.join(ahead) or 'none'} of {counts} subjects."
+        caught = verdict(map(is_within, most), map(is_worse, most))
+        said.append(Statement("Not in the paper", "With the most subjects the images have caught up.", caught, told))
     return said

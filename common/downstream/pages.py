@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,11 @@ class Statement(NamedTuple):
     said: str
     seen: bool | None
     why: str
+
+
+def verdict(shown: Iterable[bool], refuted: Iterable[bool]) -> bool | None:
+    """A statement of several parts is seen where all are shown, not seen where one is refuted, and else not told."""
+    return True if all(shown) else False if any(refuted) else None
 
 
 def write_experiment(
@@ -142,4 +147,4 @@ def interval_figure(intervals: Mapping[str, tuple[float, float, float]], x: str,
     return figure.update_layout(height=110 + 34 * len(names), margin={"l": 40, "t": 20, "b": 50}, showlegend=False)
 
 
-__all__ = ["Statement", "chart", "curve_figure", "interval_figure", "table", "write_experiment"]
+__all__ = ["Statement", "chart", "curve_figure", "interval_figure", "table", "verdict", "write_experiment"]

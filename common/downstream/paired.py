@@ -11,6 +11,7 @@ from scipy import stats
 from ..evaluation.significance import holm
 
 RESAMPLES = 10000
+LEVEL = 0.05
 
 
 class Difference(NamedTuple):
@@ -18,10 +19,12 @@ class Difference(NamedTuple):
 
     Attributes:
         mean: of arm - reference.
-        low, high: its 95 % interval, by a bootstrap of the subjects (percentiles).
+        low, high: its 95 % interval, by a bootstrap of the subjects (percentiles), or Student's where that is wider: of
+            few subjects the percentiles are too narrow.
         p_worse: one-sided paired t-test, of the arm being worse. Above 0.05 it shows nothing: no equality either.
         p_worse_holm: the same, corrected for all that are tested with it.
-        p_margin: the bootstrap's, of the arm being worse by the margin or more: small, it is not inferior.
+        p_margin: the bootstrap's, of the arm being worse by the margin or more, or the t-test's where that is larger:
+            small, it is not inferior.
         p_margin_holm: the same, corrected.
         subjects: how many.
     """
@@ -35,9 +38,9 @@ class Difference(NamedTuple):
     p_margin_holm: float
     subjects: int
 
-    def verdict(self, margin: float, level: float = 0.05) -> str:
+    def verdict(self, margin: float) -> str:
         """In words, by the corrected values."""
-        worse, within = self.p_worse_holm < level, self.p_margin_holm < level
+        worse, within = self.p_worse_holm < LEVEL, self.p_margin_holm < LEVEL
         if worse and within:
             return f"worse, by less than {margin:g}"
         return "worse" if worse else f"not worse by {margin:g}" if within else "not told apart"
@@ -65,11 +68,19 @@ def differences(
 
 
 def _difference(values: np.ndarray, margin: float, seed: int) -> Difference:
-    # Where all differences are one number, there is no deviation to test it by.
-    constant = bool(np.ptp(values) == 0)
-    p = float(values[0] >= 0) if constant else float(stats.ttest_1samp(values, 0, alternative="less").pvalue)
+    mean, error = float(values.mean()), float(stats.sem(values))
     draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     means = values[draws].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
     beyond = (1 + int((means <= -margin).sum())) / (1 + RESAMPLES)
-    return Difference(float(values.mean()), float(low), float(high), p, p, beyond, beyond, len(values))
+    if np.ptp(values) == 0:  # there is no deviation to test it by
+        worse, within = float(mean >= 0), float(mean <= -margin)
+    else:
+        student = stats.t(len(values) - 1, loc=mean, scale=error)
+        worse, within = (
+            float(stats.ttest_1samp(values, value, alternative=side).pvalue)
+            for value, side in ((0, "less"), (-margin, "greater"))
+        )
+        low, high = min(low, student.ppf(0.025)), max(high, student.ppf(0.975))
+    within = max(within, beyond)
+    return Difference(mean, float(low), float(high), worse, worse, within, within, len(values))

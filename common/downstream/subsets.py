@@ -13,6 +13,7 @@ from typing import Any
 from ..options import switch, words
 from .cases import Cases, Items, only
 from .devices import chosen_device
+from .labels import check_unseen
 from .masks import score_masks
 from .regions import BRATS
 from .runs import Runs
@@ -36,6 +37,7 @@ def subsets(
     synthesised: str = "",
     bundle: str = "",
     weights: str = "",
+    trained_on: str | Sequence[str] = (),
     trainer: str = "",
     export: bool = False,
     margin: float = 0.02,
@@ -62,6 +64,7 @@ def subsets(
         synthesised: a folder that `mri-contrast complete` made, in place of a network.
         bundle: the method that synthesises, such as mri_seq2seq.
         weights: file of its weights; by default the bundle's own. none leaves out all that is synthesised.
+        trained_on: the subject list that these were trained on; test subjects that they have seen are refused.
         trainer: nnUNetTrainer, nnUNetTrainer_5epochs, nnUNetTrainer:2d ... trains by nnU-Net; else a small 2D U-Net is.
         export: only write the data sets for nnU-Net, to OUTPUT_DIR/nnunet.
         margin: by so much less Dice a subset may be worse and count as not inferior.
@@ -73,6 +76,7 @@ def subsets(
             16,32,64,128, --learning_rate 0.004, --seed 0.
     """
     cases = Cases(dataset_dir, subject_list, sequences=words(sequences), mask=mask, regions=regions, grid=grid)
+    check_unseen(dataset_dir, subject_list, words(trained_on))
     settings, folder = Settings.of(training, switch(quick, "quick")), Path(output_dir)
     synthesis = Synthesis(folder / "synthesised", synthesised, bundle, str(weights), str(device))
     arms = _Arms(cases, folder, synthesis if switch(fill, "fill") else None)
@@ -80,7 +84,7 @@ def subsets(
         arms.export(words(subsets))
         return
     arms.run(words(subsets), None if str(weights) == "none" else synthesis, str(trainer), settings, str(device))
-    written = {**arms.runs.settings, "margin": margin, **synthesis.origin}
+    written = {**arms.runs.settings, "margin": margin, **synthesis.origin, "unseen_checked_by": words(trained_on)}
     print(f"{text(arms.scores, cases.regions)}\n{write_page(folder, arms.scores, cases, written)}")
 
 

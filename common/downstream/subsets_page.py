@@ -10,8 +10,8 @@ from typing import Any
 
 from .cases import Cases
 from .masks import picture
-from .pages import Statement, chart, interval_figure, table, write_experiment
-from .paired import Difference, differences
+from .pages import Statement, chart, interval_figure, table, verdict, write_experiment
+from .paired import LEVEL, Difference, differences
 from .regions import Regions
 
 PAPER = "Seq2Seq (Han et al., MedIA 2024), Table 3"
@@ -19,10 +19,11 @@ MADE, ZEROS = " synthesised", " zeros"
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # by arm, subject and measure
 Differences = Mapping[tuple[str, str, str], Difference]  # by arm, reference and region
 EQUAL = (
-    "A dot is the mean difference of Dice over the test subjects, a line its 95 % interval by a paired bootstrap, "
-    "dashed the margin. p (worse) is the paper's one-sided paired t-test: above 0.05 it is no proof of equality, only "
-    "that nothing was shown with so few subjects. p (margin) is the bootstrap's, of being worse by the margin or more: "
-    "below 0.05 the arm is not inferior. Both by Holm's correction over the table."
+    "A dot is the mean difference of Dice over the test subjects, a line its 95 % interval by a paired bootstrap (or "
+    "Student's, where that is wider), dashed the margin. p (worse) is the paper's one-sided paired t-test: above 0.05 "
+    "it is no proof of equality, only that nothing was shown with so few subjects. p (margin) is the larger of the "
+    "bootstrap's and the t-test's, of being worse by the margin or more: below 0.05 the arm is not inferior. Both by "
+    "Holm's correction over the table."
 )
 
 
@@ -106,7 +107,10 @@ def write_page(folder: Path, scores: Scores, cases: Cases, settings: Mapping[str
         "subsets",
         "Segmentation by a subset of the sequences",
         about=_about(cases, settings),
-        statements=[*paper_statements(against, first), *extension_statements(extension, first)],
+        statements=[
+            *(paper_statements(against, first) if cases.subset(first) == cases.sequences else ()),
+            *extension_statements(extension, first),
+        ],
         sections=sections,
         rows=[{"arm": arm, "subject": name, **numbers} for arm in scores for name, numbers in scores[arm].items()],
         settings=settings,
@@ -123,20 +127,29 @@ def _about(cases: Cases, settings: Mapping[str, Any]) -> str:
     )
 
 
+def is_worse(found: Difference) -> bool:
+    return found.p_worse_holm < LEVEL
+
+
+def is_within(found: Difference) -> bool:
+    """Not worse by the margin."""
+    return found.p_margin_holm < LEVEL
+
+
 def paper_statements(against: Differences, first: str) -> list[Statement]:
     """Of Table 3, where the subsets and regions of this run can say anything of it."""
     without = [key for key in against if key[2] == "enhancing" and "T1Gd" not in key[0]]
     blind = [key for key in against if key[2] == "whole" and "FLAIR" not in key[0]]
     chosen = [key for key in against if {*key[0].split("+")} == {"T1Gd", "FLAIR"}]
     said = [
-        ("The enhancing tumour is lost without T1Gd.", without, lambda d: d.p_worse_holm < 0.05),
-        ("The whole tumour is worse without FLAIR.", blind, lambda d: d.p_worse_holm < 0.05),
-        (f"T1Gd + FLAIR are no worse than {first}.", chosen, lambda d: d.p_margin_holm < 0.05),
+        ("The enhancing tumour is lost without T1Gd.", without, is_worse, is_within),
+        ("The whole tumour is worse without FLAIR.", blind, is_worse, is_within),
+        (f"T1Gd + FLAIR are no worse than {first}.", chosen, is_within, is_worse),
     ]
     return [
-        Statement(PAPER, words, all(test(against[key]) for key in keys), _means(against, keys))
-        for words, keys, test in said
-        if keys
+        Statement(PAPER, words, verdict(map(shown, rows), map(refuted, rows)), _means(against, keys))
+        for words, keys, shown, refuted in said
+        if (rows := [against[key] for key in keys])
     ]
 
 
@@ -146,8 +159,10 @@ def extension_statements(extension: Differences, first: str) -> list[Statement]:
     real = [key for key in extension if key[1] == first]
     if not zeros:
         return []
-    ahead = all(extension[key].low > 0 for key in zeros)
-    behind = all(extension[key].p_worse_holm < 0.05 for key in real)
+    above = [extension[key] for key in zeros]
+    ahead = verdict((each.low > 0 for each in above), (each.high < 0 for each in above))
+    below = [extension[key] for key in real]
+    behind = verdict(map(is_worse, below), map(is_within, below))
     source = "Everybody's expectation (BraSyn), not in the paper"
     return [
         Statement(source, "A synthesised sequence is better than zeros in its place.", ahead, _means(extension, zeros)),

@@ -104,6 +104,9 @@ def fit(
 
     Returns:
         "epoch" (from 1), its "loss", and the probabilities of "validation" and "test".
+
+    Raises:
+        ValueError: no epoch gave numbers.
     """
     images, labels = training[0], torch.as_tensor(training[1], dtype=torch.float32)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
@@ -119,9 +122,15 @@ def fit(
             loss.backward()
             optimizer.step()
         found = predict(network, validation[0], options, device)
+        if not np.isfinite(found).all():
+            continue
         error = float(F.binary_cross_entropy(torch.as_tensor(found), torch.as_tensor(validation[1]).double()))
         if error < best["loss"]:
             best = {"epoch": epoch, "loss": error, "validation": found, "test": predict(network, test, options, device)}
+    if "epoch" not in best:
+        raise ValueError(
+            f"With learning rate {learning_rate:g} the loss on the validation subjects was never a number: lower it."
+        )
     return best
 
 

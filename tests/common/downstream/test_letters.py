@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from common.downstream.letter_classifier import read_accuracy
 from common.downstream.letter_images import draw_letters
-from common.downstream.letters import ARMS, letters
+from common.downstream.letters import ARMS, _verdict, letters
 
 OPTIONS = {"steps": 40, "batch_size": 16, "learning_rate": 3e-3, "width": 0.125, "amp": ""}
 TINY = {"samples": 50, "validation": 50, "test": 50, "epochs": 1, "size": 32, "width": 0.125, "seeds": 1}
@@ -45,6 +46,20 @@ def test_letters_from_the_data_to_the_page(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "letters.json").read_text()) == record
     with pytest.raises(ValueError, match=r"width 0\.125, now 0\.25"):
         letters(str(tmp_path), **{**run, "width": 0.25})
+    shutil.rmtree(tmp_path / "arms" / "images")
+    with pytest.raises(ValueError, match=r"seen\.json was made with .*seed 0, now 1"):  # stopped before any classifier
+        letters(str(tmp_path), **{**run, "seed": 1})
+
+
+def test_an_order_of_three_seeds_must_be_larger_than_their_spread():
+    def rows(*gains):
+        told = [("maps", gain) for gain in gains] + [("images", 0.0)] * len(gains)
+        return [{"arm": arm, "samples": 50, "x1": 0.5 + gain, "x2": 0.5 + gain} for arm, gain in told]
+
+    assert _verdict(rows(0.30, 0.31, 0.29), "maps", "images", 3)[0] is True
+    assert _verdict(rows(-0.30, -0.31, -0.29), "maps", "images", 3)[0] is False
+    assert _verdict(rows(0.01, 0.30, 0.05), "maps", "images", 3)[0] is None  # all above, and no order
+    assert _verdict(rows(0.30, 0.31), "maps", "images", 2)[0] is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -99,6 +100,35 @@ def test_an_export_per_subset_with_what_is_missing_synthesised(
 def test_without_nnunet_it_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pip install -r requirements-downstream\.txt"):
         NnUnet(tmp_path, "nnUNetTrainer", "3d_fullres", "cpu")
+
+
+def test_work_of_other_images_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: Cases) -> None:
+    """nnU-Net is not run: its programs are noted."""
+    monkeypatch.setattr("common.downstream.nnunet.find_spec", lambda _: True)
+    calls: list[str] = []
+    monkeypatch.setattr(NnUnet, "_run", lambda self, *command, environment=None: calls.append(Path(command[0]).name))
+    runner = types.SimpleNamespace(train_single_model_command=lambda *_: (["nnUNetv2_train"], {}))
+    monkeypatch.setattr("monai.apps.nnunet.nnUNetV2Runner", lambda *_, **__: runner)
+    root = export(cases.items, tmp_path, CHANNELS, mask="tumour", regions=Regions())
+    nnunet = NnUnet(tmp_path, "nnUNetTrainer", "2d", "cpu")
+    for _ in range(2):
+        nnunet.train(export(cases.items, tmp_path, CHANNELS, mask="tumour", regions=Regions()))
+    assert [name for name in calls if name != "nnUNetv2_train"] == [Path(sys.executable).name]  # preprocessed once
+    model, images, masks = (tmp_path / name for name in ("model", "images", "masks"))
+    for file in (model / "fold_0/checkpoint_final.pth", images / "a_0000.nii.gz", masks / "a.nii.gz"):
+        file.parent.mkdir(parents=True)
+        file.write_text("one")
+    nnunet.predict(model, images, masks)
+    assert not (masks / "a.nii.gz").exists()  # nobody knows what made it
+    (masks / "a.nii.gz").write_text("one")
+    nnunet.predict(model, images, masks)
+    assert (masks / "a.nii.gz").exists()
+    (model / "fold_0/checkpoint_final.pth").write_text("two")
+    nnunet.predict(model, images, masks)
+    assert not (masks / "a.nii.gz").exists()
+    (root / "imagesTr" / "phantom_000_0000.nii.gz").unlink()
+    with pytest.raises(ValueError, match="was made of other images or masks"):
+        nnunet.train(root)
 
 
 @pytest.mark.full

@@ -38,6 +38,14 @@ def test_no_difference_is_no_proof() -> None:
     assert scattered.p_worse > 0.05 and scattered.verdict(0.02) == "not told apart"
 
 
+def test_of_few_subjects_the_wider_interval_and_the_larger_p_count() -> None:
+    values = np.array([0.01, 0.02, 0.03])
+    found = differences({"arm": (values, np.zeros(3))}, margin=0.005)["arm"]
+    assert found.low < values.min() and found.high > values.max()  # a bootstrap never leaves the values
+    assert found.p_margin == pytest.approx(stats.ttest_1samp(values, -0.005, alternative="greater").pvalue)
+    assert found.p_margin > 1 / 10001
+
+
 def test_one_subject_is_no_pair() -> None:
     with pytest.raises(ValueError, match="T1 has one test subject"):
         differences({"T1": ([0.5], [0.6])}, margin=0.02)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.data.subjects import read_subjects, write_subjects
 from common.downstream import trainers
 from common.downstream.cases import Cases
 from common.downstream.masks import save_mask, score_masks, slices_of, true_regions
@@ -87,6 +89,18 @@ def test_a_run_writes_its_page_and_goes_on(tumours_dir: Path, tmp_path: Path, mo
     assert json.loads((tmp_path / "subsets.json").read_text())["rows"] == written["rows"]
     with pytest.raises(ValueError, match="steps"):
         subsets(str(tumours_dir), str(tmp_path), **options | {"steps": 4})
+    image = Path(read_subjects(tumours_dir)["training"][0]["images"]["T1"])
+    os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))  # as of another image
+    with pytest.raises(ValueError, match="files_sha256"):
+        subsets(str(tumours_dir), str(tmp_path), **options)
+
+
+def test_people_whom_the_network_saw_are_not_tested(tumours_dir: Path, tmp_path: Path) -> None:
+    listed = read_subjects(tumours_dir)
+    listed["training"].append({**listed["test"][1], "subject": f"{listed['test'][1]['subject']}_ses-2"})
+    file = write_subjects(tmp_path / "seen.json", listed)
+    with pytest.raises(ValueError, match=r"1 of 2 test subjects are of people whom .* \(phantom_004\)"):
+        subsets(str(tumours_dir), str(tmp_path / "out"), trained_on=str(file), **TINY)
 
 
 def test_what_is_synthesised_is_made_from_the_others_alone(
@@ -120,8 +134,9 @@ def test_the_statements_follow_the_tests() -> None:
         return {(arm, "all", region): Difference(-0.1, -0.2, 0, worse, worse, margin, margin, 9)}
 
     lost = of("T1+T2", "enhancing", 0.001, 1) | of("T1+T2", "whole", 0.2, 1) | of("T1Gd+FLAIR", "core", 0.5, 0.01)
-    assert [statement.seen for statement in paper_statements(lost, "all")] == [True, False, True]
-    assert not paper_statements(of("T1Gd", "whole", 1, 1) | {}, "all")[0].seen
+    assert [statement.seen for statement in paper_statements(lost, "all")] == [True, None, True]
+    assert paper_statements(of("T1Gd", "whole", 1, 0.01), "all")[0].seen is False
+    assert paper_statements(of("T1Gd", "whole", 1, 1), "all")[0].seen is None
     assert paper_statements({}, "all") == []
 
 
