@@ -81,10 +81,10 @@ class Recorded(torch.nn.Module):
         self.answer: Tensor | None = None
 
     def forward(
-        self, image: Tensor, *, given: Tensor, target: Tensor, x: Tensor, timesteps: Tensor, step: str
+        self, image: Tensor, *, given: Tensor, target_code: Tensor, x: Tensor, timesteps: Tensor, step: str
     ) -> Tensor:
-        self.shown = {"source": given, "target": target, "x": x, "timesteps": timesteps}
-        wanted = image[torch.arange(len(image)), target.argmax(1)][:, None]
+        self.shown = {"source": given, "target": target_code, "x": x, "timesteps": timesteps}
+        wanted = image[torch.arange(len(image)), target_code.argmax(1)][:, None]
         return self.haar(wanted - self.start(self.encode(image, given)))
 
 
