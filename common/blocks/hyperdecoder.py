@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .conditional import ConditionalConv, ConditionalResBlock
 from .encoder import check_norm
 
+LEAK = 0.01  # of the gradient that passes where tanh is flat
+
 
 class HyperDecoder(nn.Module):
     """Hyper-residual blocks, then per doubling of the size an upsampling and a HyperConv, then a 7-wide HyperConv.
@@ -44,4 +46,7 @@ class HyperDecoder(nn.Module):
             x = res(x, code)
         for up in self.up:
             x = F.leaky_relu(up(F.interpolate(x, scale_factor=2.0, mode=self.mode), code), 0.2)
-        return torch.tanh(self.last(x, code))
+        x = self.last(x, code)
+        made = torch.tanh(x)
+        # Where tanh is flat, nothing would be learned any more: a target that was once black stayed so for good.
+        return made + LEAK * (x - x.detach()) if self.training else made
