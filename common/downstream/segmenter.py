@@ -185,7 +185,7 @@ def train(
     kept = CacheDataset(items, _Prepared(prepare), cache_num=cache, num_workers=1, progress=False)
     data = Dataset(kept, Compose(_random(settings, samples, "nearest" if codes else "bilinear")))
     sampler = RandomSampler(data, replacement=True, num_samples=settings.steps * subjects)
-    loader = DataLoader(data, batch_size=subjects, sampler=sampler, collate_fn=pad_list_data_collate)
+    loader = DataLoader(data, batch_size=subjects, sampler=sampler, collate_fn=_batched)
     channels = len(data[0][0]["image"])
     network = create_network(channels, regions, settings.filters, codes).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters())
@@ -200,6 +200,11 @@ def train(
         losses.append(loss.item())
     last = losses[-math.ceil(len(losses) / 10) :]
     return network.eval(), sum(last) / len(last)
+
+
+def _batched(drawn: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """One batch of the slices of several subjects, whose sizes differ: padded to the largest of them."""
+    return pad_list_data_collate([{key: each[key] for key in BOTH} for slices in drawn for each in slices])
 
 
 def region_loss(logits: Tensor, target: Tensor) -> Tensor:

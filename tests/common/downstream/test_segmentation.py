@@ -112,6 +112,13 @@ def test_a_training_of_the_same_seed_is_the_same() -> None:
     assert len(asked) == 3 * 2
 
 
+def test_a_batch_has_slices_of_subjects_of_any_size() -> None:
+    first, second = _cases()
+    wider = {name: torch.nn.functional.pad(image, (0, 2, 0, 4)) for name, image in second.items()}
+    settings = Settings(steps=6, batch_size=8, filters=(4, 4, 4))
+    assert math.isfinite(train([first, wider], Compose([]), settings, regions=1, name="ball")[1])
+
+
 @pytest.mark.parametrize("options", [{"steps": 0}, {"slices": 2}, {"filters": (8, 8)}, {"epochs": 3}])
 def test_settings_that_train_nothing(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
