@@ -12,6 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from monai.bundle.utils import ID_SEP_KEY
+
 from . import workflows
 from .data.subjects import list_of, read_subjects, some
 from .description import changes
@@ -82,7 +84,7 @@ def benchmark(
         truth: images, or reference for a phantom's noise-free ones.
         shown: the test subject in the pictures; by default the first.
         options: further ones of the trainings and of the evaluation, such as --seed 1, --amp bf16 or --lpips_weights
-            FILE; each method gets those that it has.
+            FILE; each method gets those that it has. --mri_pgan::perceptual_weights FILE is for that one alone.
 
     Raises:
         ValueError: neither or both of steps and minutes, an option that no method has, other settings than those of
@@ -131,20 +133,24 @@ def _contests(
 
 
 def _given(contestants: Sequence[Contestant], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By method, the options that one of its trainings, or its evaluation, has.
+    """By method, the options that one of its trainings, or its evaluation, has; `mri_pgan::epochs` is that one's alone.
 
     Raises:
         ValueError: an option that no method has, or that the benchmark sets.
     """
-    if taken := [name for name in options if name in OWN]:
+    if taken := [name for name in options if name.split(ID_SEP_KEY)[-1] in OWN]:
         raise ValueError(f"--{', --'.join(taken)}: the benchmark sets that itself, for all methods alike.")
-    known = {}
+    given, used = {}, set()
     for c in contestants:
+        ahead = f"{c.bundle}{ID_SEP_KEY}"
+        own = {name: name.removeprefix(ahead) for name in sorted(options, key=lambda name: name.startswith(ahead))}
+        told = {short: options[name] for name, short in own.items()}  # its own stand last, and count
         configurations = [*(_files(c, training) for training in c.trainings), _files(c, "train", "evaluate")]
-        known[c.bundle] = {k: v for files in configurations for k, v in known_options(files, options).items()}
-    if unknown := options.keys() - set().union(*known.values()):
-        raise ValueError(f"There is no option --{', --'.join(sorted(unknown))} of {', '.join(known)}.")
-    return known
+        given[c.bundle] = {k: v for files in configurations for k, v in known_options(files, told).items()}
+        used |= {name for name, short in own.items() if short in given[c.bundle]}
+    if unknown := options.keys() - used:
+        raise ValueError(f"There is no option --{', --'.join(sorted(unknown))} of {', '.join(given)}.")
+    return given
 
 
 def _files(contestant: Contestant, training: str, *more: str) -> list[str]:

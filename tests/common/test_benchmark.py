@@ -113,12 +113,23 @@ def test_costs_of_several_trainings(tmp_path: Path):
     assert training_costs(tmp_path) == expected
 
 
+def test_an_option_of_one_method_goes_before_that_of_all():
+    contestants = [module.Contestant(name, Path(), ["small"]) for name in ("mri_seq2seq", "mri_vq_seq2seq")]
+    given = module._given(contestants, {"mri_vq_seq2seq::learning_rate": 0.1, "learning_rate": 0.2, "amp": "bf16"})
+    assert given == {
+        "mri_seq2seq": {"learning_rate": 0.2, "amp": "bf16"},
+        "mri_vq_seq2seq": {"learning_rate": 0.1, "amp": "bf16"},
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "--steps 2000"),
         ({"steps": 3, "minutes": 1.0}, "--steps 2000"),
         ({"steps": 3, "learning_rat": 1.0}, "no option --learning_rat"),
+        ({"steps": 3, "mri_pgan::learning_rate": 1.0}, "no option --mri_pgan::learning_rate of mri_seq2seq"),
+        ({"steps": 3, "mri_seq2seq::epochs": 1}, "--mri_seq2seq::epochs: the benchmark sets that itself"),
         ({"steps": 3, "bundles": "mri_nothing"}, "There is no bundle 'mri_nothing'"),
         ({"steps": 3, "shown": "phantom_999"}, "shown is 'phantom_999'; it must be a test subject: phantom_003"),
         ({"steps": 3, "val_interval": 1}, "--val_interval: the benchmark sets that itself"),
