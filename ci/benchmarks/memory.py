@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -19,7 +20,7 @@ PARTS = {"autoencoder": 64, "spade": 96, "aldm": 128}  # method, and how large i
 def resident() -> float:
     """GiB of this process now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * 4096 / 2**30
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
 def step(method: str, size: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pydoc import locate
@@ -30,10 +30,9 @@ MEGABYTES = 64  # of the measured exchange
 ALDM = {"autoencoder": "train_autoencoder", "spade": "train_translation", "aldm": "train"}
 
 
-def _exchange(rank: int, port: int, queue: multiprocessing.Queue) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _exchange(rank: int, meeting: str, queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
     gradients = torch.zeros(MEGABYTES * 2**18)
     for k in range(6):
         dist.barrier()
@@ -48,12 +47,13 @@ def exchange_rate() -> float:
     """Bytes a second that two processes of this machine sum over gloo; of several turns the median."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    ranks = [context.Process(target=_exchange, args=(rank, 29611, queue)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    spent = sorted(queue.get(timeout=120) for _ in range(5))
-    for rank in ranks:
-        rank.join()
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [context.Process(target=_exchange, args=(rank, f"{folder}/meeting", queue)) for rank in range(2)]
+        for rank in ranks:
+            rank.start()
+        spent = sorted(queue.get(timeout=120) for _ in range(5))
+        for rank in ranks:
+            rank.join()
     return MEGABYTES * 2**20 / spent[2]
 
 
