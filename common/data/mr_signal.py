@@ -126,6 +126,16 @@ FSE9: dict[str, Acquisition] = {
 }
 
 
+# Smallest and largest times in ms of clinical spin echoes; TI also 0.
+CLINICAL = {"tr": (400.0, 9000.0), "te": (8.0, 150.0), "ti": (100.0, 3000.0)}
+
+
+def draw_acquisition(rng: Generator) -> Acquisition:
+    """A spin echo whose times lie log-uniformly in `CLINICAL`; half of them without inversion, TI at most 0.8 TR."""
+    tr, te, ti = (float(np.exp(rng.uniform(*np.log(times)))) for times in CLINICAL.values())
+    return Acquisition(round(tr, 2), round(te, 2), round(min(ti, 0.8 * tr), 2) if rng.random() < 0.5 else 0.0)
+
+
 def resolve(
     acquisition: str | Acquisition, acquisitions: Mapping[str, Sequence[float] | Acquisition] | None = None
 ) -> Acquisition:

@@ -19,7 +19,7 @@ from ..files import write_text
 from ..options import words
 from ..progress import bar
 from .anatomy import make_anatomy, other_texture, simulate, three_sizes
-from .mr_signal import FSE9, Acquisition, corrupt, resolve
+from .mr_signal import FSE9, Acquisition, corrupt, draw_acquisition, resolve
 from .phantom_series import ACQUIRED, SERIES, draw_frames, simulate_series
 from .series import save_series
 
@@ -30,7 +30,7 @@ def _write_subject(
     folder: Path,
     number: int,
     names: Sequence[str],
-    timings: Mapping[str, Acquisition],
+    timings: Mapping[str, Acquisition | None],
     seed: int,
     spacing: tuple,
     one_gain: bool,
@@ -49,6 +49,8 @@ def _write_subject(
     frames = draw_frames(np.random.default_rng([seed, number, 3]), protocols)
     streams["subject"] = np.random.default_rng([seed, number, 2])
     receiver = np.random.default_rng([seed, number, 1])
+    drawn = np.random.default_rng([seed, number, 4])
+    timings = {each: timing or draw_acquisition(drawn) for each, timing in timings.items()}
     gains = {each: stream.uniform(800, 1200) for each, stream in streams.items()}
     gains = dict.fromkeys(gains, receiver.uniform(800, 1200)) if one_gain else gains
     anatomies = dict.fromkeys(names, anatomy)
@@ -98,8 +100,13 @@ def _split(subjects: int, validation: float, test: float) -> tuple[int, int]:
     return training, held_out[0]
 
 
-def _timings(sequences: str | Sequence[str], acquisitions: Mapping | None) -> tuple[list[str], dict[str, Acquisition]]:
-    """The sequences asked for, and the acquisition of each that is no series."""
+def _timings(
+    sequences: str | int | Sequence[str], acquisitions: Mapping | None
+) -> tuple[list[str], dict[str, Acquisition | None]]:
+    """The sequences asked for, and the acquisition of each that is no series; None is drawn for each subject."""
+    if isinstance(sequences, int) and sequences > 0:
+        drawn = {f"SE{k + 1}": None for k in range(sequences)}
+        return list(drawn), drawn
     names = words(list(FSE9) if sequences == "fse9" else sequences)
     bad = [name for name in names if name not in SERIES and (not name.isalnum() or name in MASKS)]
     if bad or not names or len(set(names)) < len(names):
@@ -115,7 +122,7 @@ def _check_simulation(bias: float, tumours: float, **others: float) -> None:
         raise ValueError(f"Need 0 <= bias < 1, 0 <= tumours <= 1 and the others >= 0: {given}")
 
 
-def _check_mismatch(mismatch: str, timings: Mapping[str, Acquisition], protocols: float) -> None:
+def _check_mismatch(mismatch: str, timings: Mapping[str, Acquisition | None], protocols: float) -> None:
     if mismatch and protocols:  # one stream of randomness draws both
         raise ValueError("mismatch and protocols go one at a time: leave out one of them.")
     if mismatch and mismatch not in timings:
@@ -136,7 +143,7 @@ def make_phantom(
     output_dir: str | Path,
     subjects: int = 20,
     *,
-    sequences: str | Sequence[str] = ("T1", "T1Gd", "T2", "FLAIR"),
+    sequences: str | int | Sequence[str] = ("T1", "T1Gd", "T2", "FLAIR"),
     spacing: float | Sequence[float] = 2.0,
     seed: int = 0,
     noise: float = 0.03,
@@ -162,7 +169,8 @@ def make_phantom(
         subjects: how many.
         sequences: names, as a list or separated by commas: T1, T1Gd, T2, FLAIR, PD, FSE1 to FSE9 (``fse9`` is all
             nine), keys of ``acquisitions``, or the series DCE and DWI and DCE's wash-in and wash-out, whose true
-            concentration and diffusivity are written too (`common.data.phantom_series`).
+            concentration and diffusivity are written too (`common.data.phantom_series`). A number is of spin echoes
+            SE1, SE2 ... whose TR, TE and TI are each subject's own, log-uniform over clinical ones.
         spacing: voxel size in mm, one number or three.
         seed: chooses the population.
         noise: Rician noise relative to the 99th percentile of each image.

@@ -58,8 +58,7 @@ def subsets(
         sequences: all of them, in the order of the channels.
         subsets: the first is what the others are compared with.
         mask: the label map's name in the subject list.
-        regions: which of its values belong to each, the larger first; by default BraTS' whole=1+2+3+4,core=1+3+4,
-            enhancing=3+4.
+        regions: its values in each, the larger first; by default BraTS' whole=1+2+3+4,core=1+3+4,enhancing=3+4.
         fill: make what a subset or a subject lacks from what it has, so that each segmenter gets all channels.
         synthesised: a folder that `mri-contrast complete` made, in place of a network.
         bundle: the method that synthesises, such as mri_seq2seq.

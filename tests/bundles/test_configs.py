@@ -209,6 +209,7 @@ def test_targets_are_importable_and_named_in_full(bundle: str, name: str):
         "series.json",
         "cnn.json",
         "reggan.json",
+        "settings.json",
         "tensorrt.json",
         "multi_gpu_train.json",
     }

@@ -15,6 +15,7 @@ from PIL import Image
 from common.data.loading import LoadSubject
 from common.data.mr_signal import FSE9
 from common.data.normalisation import ScaleSequencesd
+from common.data.phantom import make_phantom
 from common.data.subjects import read_subjects, subject_items
 from common.evaluation.report import report
 from mri_crl.sweep import _save_gif
@@ -185,3 +186,19 @@ def test_variants_train_and_complete(crl, fse_dir: Path, tmp_path: Path, variant
     images = made(tmp_path / "out")
     assert images.keys() == {f"{SUBJECT}_{name}.nii.gz" for name in ("FSE7", "TR5000_TE50_TI0")}
     assert all(np.isfinite(image).all() for image in images.values())
+
+
+def test_many_settings_are_learned_and_scored_at_each_subject_s_own(crl, tmp_path: Path):
+    make_phantom(tmp_path / "data", 4, sequences=6, spacing=8, one_gain=True)
+    common = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "eval", "ckpt_dir": tmp_path, "epochs": 1}
+    crl("train.json", "settings.json", **common).run()
+    listing = read_subjects(tmp_path / "data")
+    trained = [[*each.values()] for entry in listing["training"] for each in entry["parameters"].values()]
+    low, high = torch.load(tmp_path / "model.pt", weights_only=True)["trained_range"]
+    torch.testing.assert_close(low, torch.tensor(trained).amin(0))
+    torch.testing.assert_close(high, torch.tensor(trained).amax(0))
+    crl("train.json", "evaluate.json", **{**common, "weights": tmp_path / "model.pt", "multi_source": True}).run()
+    rows = list(csv.DictReader((tmp_path / "eval" / "scores_declared.csv").open(encoding="utf-8")))
+    assert {row["method"] for row in rows} >= {"network", "fit", "between"} and len(
+        {row["target"] for row in rows}
+    ) == 6

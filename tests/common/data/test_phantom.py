@@ -256,6 +256,23 @@ def test_nine_spin_echoes_of_one_gain(tmp_path):
     assert np.allclose(gains, gains[0], rtol=1e-4) and 800 <= gains[0] <= 1200
 
 
+def test_spin_echoes_of_each_subject_s_own_settings(tmp_path):
+    make_phantom(tmp_path / "six", subjects=3, sequences=6, spacing=16, one_gain=True)
+    make_phantom(tmp_path / "two", subjects=1, sequences=2, spacing=16, one_gain=True, validation=0, test=0)
+    listing = read_subjects(tmp_path / "six")
+    assert listing["sequences"] == [f"SE{k}" for k in range(1, 7)]
+    times = [tuple(each.values()) for entry in entries(listing) for each in entry["parameters"].values()]
+    assert len(set(times)) == 18 and 3 < sum(ti == 0 for *_, ti in times) < 15
+    for tr, te, ti in times:
+        assert 400 <= tr <= 9000 and 8 <= te <= 150 and (ti == 0 or 80 <= ti <= min(3000, 0.8 * tr + 0.01))
+    [first], own = entries(read_subjects(tmp_path / "two")), listing["training"][0]
+    assert first["parameters"] == {name: own["parameters"][name] for name in ("SE1", "SE2")}
+    anatomy = make_anatomy(rng(0), spacing=16)
+    exact = simulate(anatomy, Acquisition(*own["parameters"]["SE2"].values()))
+    ratio = load(own["reference"]["SE2"])[exact > 0.01] / exact[exact > 0.01]
+    assert np.ptp(ratio) < 1e-3 * ratio.mean()
+
+
 def test_tumours_of_every_subject_or_of_none_and_what_their_labels_are() -> None:
     """1 necrosis, 2 oedema, 3 rim: within `lesion`, the rim around the necrosis, and no other person for it."""
     usual, ill, well = (make_anatomy(np.random.default_rng([0, 2]), spacing=4, tumours=share) for share in (0.5, 1, 0))
