@@ -64,15 +64,12 @@ def oneshot(
         sequences: of the images.
         spaces: images; features, Seq2Seq's, as three principal components of the training subjects; mean, the common
             latent of VQ-Seq2Seq; codes, its codes as one-hot.
-        mask: the label map's name in the subject list.
-        regions: which of its values belong to each, the larger first, such as lesion=1; by default BraTS'.
-        bundle, weights: of the features; the weights by default the bundle's own.
-        vq_bundle, vq_weights: of mean and codes.
+        mask, regions: the label map's name in the list; its values in each region, such as lesion=1, as in `subsets`.
+        bundle, weights, vq_bundle, vq_weights: of the features (by default the bundle's own), and of mean and codes.
         trained_on: the subject lists that these were trained on; test subjects that they have seen are refused.
         subjects: how many train, such as 1,2,5.
         draws: how often they are drawn; several numbers, 10,3,3, are for each of `subjects`.
-        gap: in mm; then a training has the slices of all subjects on one side of this gap, and those on the other side
-            are the test.
+        gap: in mm; then the slices of all subjects on one side of it train, those on the other are the test.
         margin: by so much less Dice a space may be worse than mean and count as not inferior.
         subject_list: another list than subjects.json.
         grid: the sequence onto whose grid the others are resampled, where they lie on different ones.
