@@ -159,10 +159,9 @@ def make_phantom(
 ) -> None:
     """Writes a data set of random brains as NIfTI files, with its subject list ``subjects.json``.
 
-    Per subject: each sequence (float32), the same without bias and noise (``_reference``), and the masks brain, lesion,
-    tissue (uint8; 1 CSF, 2 grey matter, 3 white matter, 4 lesion) and tumour (1 necrosis, 2 oedema, 3 enhancing rim;
-    empty without one). Subject k of a seed does not depend on how many subjects or sequences are asked for. Files of
-    the same names are replaced, others left alone.
+    Per subject: each sequence (float32), without bias and noise, too (``_reference``), and the masks brain, lesion,
+    tissue (uint8; 1 CSF, 2 grey matter, 3 white matter, 4 lesion) and tumour (1 necrosis, 2 oedema, 3 enhancing rim).
+    Subject k of a seed does not depend on how many are asked for, or of what. Files of the same names are replaced.
 
     Args:
         output_dir: folder to write to, made if missing.

@@ -55,8 +55,7 @@ def oneshot(
 ) -> None:
     """Trains segmenters on one subject, and on a few, from images and from what networks' encoders make of them.
 
-    It measures the networks, and is no product that segments. Writes oneshot.html, .csv and .json; the same command
-    goes on where it was stopped.
+    It measures the networks, and segments for no user. Writes oneshot.html, .csv and .json; the same command goes on.
 
     Args:
         dataset_dir: the folder with the subject list, whose subjects have a label map.
@@ -64,9 +63,11 @@ def oneshot(
         sequences: of the images.
         spaces: images; features, Seq2Seq's, as three principal components of the training subjects; mean, the common
             latent of VQ-Seq2Seq; codes, its codes as one-hot.
-        mask, regions: the label map's name in the list; its values in each region, such as lesion=1, as in `subsets`.
-        bundle, weights, vq_bundle, vq_weights: of the features (by default the bundle's own), and of mean and codes.
-        trained_on: the subject lists that these were trained on; test subjects that they have seen are refused.
+        mask: the label map's name in the subject list.
+        regions: which of its values belong to each, the larger first, such as lesion=1; by default BraTS'.
+        bundle, weights: of the features; the weights by default the bundle's own.
+        vq_bundle, vq_weights: of mean and codes.
+        trained_on: subject lists that these were trained on; test subjects that they have seen are refused.
         subjects: how many train, such as 1,2,5.
         draws: how often they are drawn; several numbers, 10,3,3, are for each of `subjects`.
         gap: in mm; then the slices of all subjects on one side of it train, those on the other are the test.
@@ -75,8 +76,8 @@ def oneshot(
         grid: the sequence onto whose grid the others are resampled, where they lie on different ones.
         device: such as cuda:0 or cpu; by default a GPU where there is one.
         quick: a run of a minute, to see that all works; its numbers mean nothing.
-        training: of the small U-Net: --steps 1000, --batch_size 8 (slices), --slices 1 (3 is 2.5D), --filters
-            16,32,64,128, --learning_rate 0.004, --seed 0.
+        training: --steps 1000, --batch_size 8 (slices), --slices 1 (3 is 2.5D), --filters 16,32,64,128, --learning_rate
+            0.004, --seed 0 of the small U-Net.
     """
     cases = Cases(dataset_dir, subject_list, sequences=words(sequences), mask=mask, regions=regions, grid=grid)
     check_unseen(dataset_dir, subject_list, words(trained_on))
@@ -85,11 +86,14 @@ def oneshot(
     plan = _Plan(cases, *numbers, float(gap), settings.seed)
     nets = {"features": (bundle, weights), "mean": (vq_bundle, vq_weights), "codes": (vq_bundle, vq_weights)}
     known = _spaces(words(spaces), nets, cases, settings.multiple, device)
-    origin = {key: value for space in known.values() for key, value in space.origin.items()}
     runs = Runs(output_dir, {**cases.settings, **settings._asdict(), "gap": float(gap)})
     scores = _Experiment(runs, plan, settings, device).run(known)
-    written = {**runs.settings, "margin": margin, **origin, "unseen_checked_by": words(trained_on)}
+    written = {**runs.settings, "margin": margin, **_origin(known), "unseen_checked_by": words(trained_on)}
     print(f"{text(scores, cases.regions)}\n{write_page(Path(output_dir), scores, plan, written)}")
+
+
+def _origin(spaces: Mapping[str, Space]) -> dict[str, str]:
+    return {key: value for space in spaces.values() for key, value in space.origin.items()}
 
 
 class _Plan:
