@@ -27,6 +27,7 @@ from .training.costs import peak_gib
 logger = logging.getLogger(__name__)
 
 PILOT_STEPS = 6  # that a method's time per step is taken from, where the same time is given to all
+ALIKE = ("dataset_dir", "subject_list", "sequences", "split", "truth", "seed", "output_dir", "run_id")  # of all methods
 OWN = ("epochs", "val_interval", "ckpt_dir", "weights", "keep", "conventions", "resume")  # which are the benchmark's
 
 
@@ -103,6 +104,8 @@ def benchmark(
     prepare_folder(folder, "output_dir")
     how = f"about {steps:,} optimiser steps each" if steps else f"about {minutes:g} minutes of optimiser steps each"
     asked = {"steps": steps, "minutes": minutes, "overlay": overlays, **scoring, "list": sha256(subject_list)}
+    if alone := [f"--{name} {value}" for name, value in options.items() if ID_SEP_KEY in name]:
+        how += f", with {', '.join(alone)}"
     logger.info(f"{', '.join(names)}: {how}")
     done, failures = _contests(contestants, asked, scoring, given)
     if done:
@@ -138,9 +141,10 @@ def _given(contestants: Sequence[Contestant], options: Mapping[str, Any]) -> dic
     Raises:
         ValueError: an option that no method has, or that the benchmark sets.
     """
-    if taken := [name for name in options if name.split(ID_SEP_KEY)[-1] in OWN]:
-        raise ValueError(f"--{', --'.join(taken)}: the benchmark sets that itself, for all methods alike.")
     given, used = {}, set()
+    alone = {f"{c.bundle}{ID_SEP_KEY}{name}" for c in contestants for name in (*OWN, *ALIKE)}
+    if taken := [name for name in options if name in alone.union(OWN)]:
+        raise ValueError(f"--{', --'.join(taken)}: the benchmark sets that itself, for all methods alike.")
     for c in contestants:
         ahead = f"{c.bundle}{ID_SEP_KEY}"
         own = {name: name.removeprefix(ahead) for name in sorted(options, key=lambda name: name.startswith(ahead))}

@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 HOST = re.sub(r"\W", "-", socket.gethostname().split(".")[0])
@@ -107,12 +107,6 @@ def remove_leftovers(folder: Path) -> None:
             with contextlib.suppress(OSError):  # another process has removed it
                 if not is_alive(int(found[1])) if own else path.stat().st_mtime < time.time() - DAY:
                     path.unlink()
-
-
-def states(paths: Mapping[str, str | os.PathLike]) -> dict[str, list[int]]:
-    """By name, size and time of change of the files that are there: equal, they hold what they held."""
-    found = {name: os.stat(path) for name, path in paths.items() if os.path.isfile(path)}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
 
 def is_alive(pid: int) -> bool:

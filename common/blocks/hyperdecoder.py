@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from .conditional import ConditionalConv, ConditionalResBlock
 from .encoder import check_norm
 
-LEAK = 0.01  # of the gradient that passes where tanh is flat
-
 
 class HyperDecoder(nn.Module):
     """Hyper-residual blocks, then per doubling of the size an upsampling and a HyperConv, then a 7-wide HyperConv.
@@ -33,6 +31,7 @@ class HyperDecoder(nn.Module):
         super().__init__()
         check_norm(norm)
         widths = list(reversed(channels))
+        self.leak = 0.01  # of the gradient that passes where tanh is flat
         self.mode = "bilinear" if spatial_dims == 2 else "trilinear"
         self.res = nn.ModuleList(ConditionalResBlock(spatial_dims, widths[0], **options) for _ in range(res_blocks))
         self.up = nn.ModuleList(
@@ -48,5 +47,7 @@ class HyperDecoder(nn.Module):
             x = F.leaky_relu(up(F.interpolate(x, scale_factor=2.0, mode=self.mode), code), 0.2)
         x = self.last(x, code)
         made = torch.tanh(x)
-        # Where tanh is flat, nothing would be learned any more: a target that was once black stayed so for good.
-        return made + LEAK * (x - x.detach()) if self.training else made
+        if self.training:  # where tanh is flat, nothing would be learned: a target that was once black stayed so
+            x = x.clamp(-1e4, 1e4)  # not the difference of two that are infinite
+            made = made + self.leak * (x - x.detach())
+        return made

@@ -132,8 +132,10 @@ CLINICAL = {"tr": (400.0, 9000.0), "te": (8.0, 150.0), "ti": (100.0, 3000.0)}
 
 def draw_acquisition(rng: Generator) -> Acquisition:
     """A spin echo whose times lie log-uniformly in `CLINICAL`; half of them without inversion, TI at most 0.8 TR."""
-    tr, te, ti = (float(np.exp(rng.uniform(*np.log(times)))) for times in CLINICAL.values())
-    return Acquisition(round(tr, 2), round(te, 2), round(min(ti, 0.8 * tr), 2) if rng.random() < 0.5 else 0.0)
+    tr, te = (float(np.exp(rng.uniform(*np.log(CLINICAL[name])))) for name in ("tr", "te"))
+    least, most = CLINICAL["ti"]
+    ti = float(np.exp(rng.uniform(np.log(least), np.log(min(most, 0.8 * tr)))))
+    return Acquisition(round(tr, 2), round(te, 2), round(ti, 2) if rng.random() < 0.5 else 0.0)
 
 
 def resolve(

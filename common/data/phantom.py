@@ -104,7 +104,9 @@ def _timings(
     sequences: str | int | Sequence[str], acquisitions: Mapping | None
 ) -> tuple[list[str], dict[str, Acquisition | None]]:
     """The sequences asked for, and the acquisition of each that is no series; None is drawn for each subject."""
-    if isinstance(sequences, int) and sequences > 0:
+    if isinstance(sequences, int):
+        if isinstance(sequences, bool) or sequences < 1 or acquisitions:
+            raise ValueError(f"sequences is {sequences!r}; a number is 1 or more, and has no acquisitions of its own.")
         drawn = {f"SE{k + 1}": None for k in range(sequences)}
         return list(drawn), drawn
     names = words(list(FSE9) if sequences == "fse9" else sequences)

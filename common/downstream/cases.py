@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.subjects import list_of, subject_items
-from ..files import states
 from ..inference.weights import sha256
+from ..progress import bar
 from .regions import Regions
 from .synthesis import Synthesis
 
@@ -59,9 +59,16 @@ class Cases:
                 raise ValueError(f"Subject {item['subject']} has no mask '{mask}', only {known}: name one by --mask.")
         self.settings = {
             "subject_list_sha256": sha256(list_of(dataset_dir, subject_list)),
-            "files_sha256": files_sum(item for items in self.items.values() for item in items),
+            "files_sha256": self._files_sum(),
             **{"sequences": self.sequences, "mask": mask, "regions": self.regions.text, "grid": grid},
         }
+
+    def _files_sum(self) -> str:
+        """Of the contents of all images and masks."""
+        items = [item for items in self.items.values() for item in items]
+        files = [file for item in items for file in (*item["images"].values(), item["masks"][self.mask])]
+        sums = [sha256(file) for file in bar(files, desc="reading files", unit="files", leave=False)]
+        return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
     def check_paired(self) -> None:
         """Raises a ValueError with fewer than two test subjects."""
@@ -94,13 +101,6 @@ class Cases:
                     "missing be synthesised by --fill."
                 )
         return {split: [only(item, subset) for item in items] for split, items in self.items.items()}
-
-
-def files_sum(items: Iterable[Mapping[str, Any]]) -> str:
-    """A sum that changes when an image or a mask of these subjects does."""
-    files = [(item["subject"], *each) for item in items for each in (item["images"] | item["masks"]).items()]
-    found = states({f"{subject} {name}": file for subject, name, file in files})
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def only(item: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

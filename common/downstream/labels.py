@@ -87,19 +87,29 @@ def people_seen(subject_list: str) -> set[str]:
     """Names of the people of a list whom a training sees, and of their subjects: its own, and those for validation, by
     whom its weights are chosen."""
     listed = read_subjects(subject_list)
-    entries = [entry for split in ("training", "validation") for entry in listed[split]]
-    return {person(entry) for entry in entries} | {entry["subject"] for entry in entries}
+    return set().union(*(_names(entry) for split in ("training", "validation") for entry in listed[split]))
 
 
-def check_unseen(dataset_dir: str, subject_list: str, trained_on: Sequence[str]) -> None:
-    """That none of a list's test subjects is of a person whom a training on one of the lists `trained_on` sees.
+def _names(entry: Mapping[str, Any]) -> set[str]:
+    """What a subject's person may be called in another list."""
+    return {person(entry), person({"subject": entry["subject"]}), entry["subject"]}
+
+
+def check_unseen(dataset_dir: str, subject_list: str, trained_on: Sequence[str], tested: str = "test") -> None:
+    """That none of a list's subjects that are tested is of a person whom a training on one of `trained_on` sees.
+
+    Args:
+        dataset_dir, subject_list: see `common.data.subjects.subject_items`.
+        trained_on: subject lists.
+        tested: the split that is tested, or all.
 
     Raises:
         ValueError: some are.
     """
-    test = read_subjects(list_of(dataset_dir, subject_list))["test"]
+    listed = read_subjects(list_of(dataset_dir, subject_list))
+    test = [entry for split in SPLITS if tested in (split, "all") for entry in listed[split]]
     seen = set().union(*map(people_seen, trained_on))
-    if leaking := [entry["subject"] for entry in test if {person(entry), entry["subject"]} & seen]:
+    if leaking := [entry["subject"] for entry in test if _names(entry) & seen]:
         raise ValueError(
             f"{len(leaking)} of {len(test)} test subjects are of people whom the network was trained on "
             f"({some(leaking)}): what it makes of them would be better than of a stranger. Leave them out of the test, "

@@ -151,12 +151,15 @@ def _maps(runs: Runs, name: str, options: Mapping[str, Any], device: str) -> tup
     It was trained on these, or on as many that are "unseen" by the classifier.
     """
     folder, bundle = runs.folder, options["bundle"]
-    data, run = folder / name, folder / f"network_{name}"
+    data = folder / name
     counts = {"training": max(options["samples"]), "validation": options["validation"], "test": options["test"]}
     if name == "unseen":
         del counts["test"]
     seed = options["seed"] * 2 + (name == "unseen")
     runs(f"data/{name}", lambda: write_letters(data, options["size"], counts, seed) or {"images": counts})
+    if not (data / "subjects.json").is_file():  # removed since
+        write_letters(data, options["size"], counts, seed)
+    run = folder / f"network_{name}_{sha256(data / 'letters.npz')[:8]}"  # of these letters, and of no others
     epochs = options["synthesis_epochs"] * STACK // BATCH
     disc = -(-round(2 * RADIUS * options["size"]) // 4) * 4  # what is not air, which is cropped
     workflows.train(
@@ -176,7 +179,7 @@ def _maps(runs: Runs, name: str, options: Mapping[str, Any], device: str) -> tup
         seed=options["seed"],
         amp=options["amp"],
     )
-    weights, made = run / "models" / "model.pt", folder / f"maps_{name}"
+    weights, made = run / "models" / "model.pt", folder / f"maps_{run.name.removeprefix('network_')}"
     workflows.run_workflow(
         bundle,
         "differentiation",
@@ -313,7 +316,9 @@ def _verdict(rows: Sequence[Mapping[str, Any]], arm: str, than: str, seeds: int)
     both = [np.mean([gains[count, name] for name in NAMES], 0) for count in counts]
     chances = holm([float(stats.ttest_1samp(each, 0).pvalue) if np.ptp(each) else 1.0 for each in both])
     signs = {np.sign(each.mean()) for each, p in zip(both, chances, strict=True) if p < LEVEL}
-    why += f" Least p of t-tests over the seeds, by Holm: {min(chances):.2g}."
+    why += (
+        f" Least p of t-tests over the seeds of the classifiers, by Holm: {min(chances):.2g}; of networks there is one."
+    )
     return (signs == {1} if len(signs) == 1 else None), why
 
 

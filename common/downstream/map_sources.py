@@ -82,16 +82,14 @@ def _described(network: str, labelled: Sequence[Labelled], is_file: bool) -> dic
         return {**read(network), "weights_sha256": sha256(network)}
     paths = (map_file(network, each.subject, "*") for each in labelled)
     files = (file for path in paths for file in path.parent.glob(path.name.replace(".nii.gz", ".json")))
-    found: dict[str, Any] = {}
-    for file in files:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        if found and told.get("weights_sha256") != found.get("weights_sha256"):
-            raise ValueError(
-                f"{network}: {file.name} was made by other weights than maps before it, so that no one list says whom "
-                "they have seen: give each network's maps a folder of their own."
-            )
-        found = told
-    return found
+    found = {file: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    networks = {(told.get("weights_sha256"), told.get("trained_on")): file for file, told in found.items()}
+    if len(networks) > 1:
+        raise ValueError(
+            f"{' and '.join(map(str, list(networks.values())[:2]))} were made by different weights, so that no one "
+            "list says whom they have seen: give each network's maps a folder of their own."
+        )
+    return next(iter(found.values()), {})
 
 
 def _check_list(network: str, subject_list: str, told: str) -> None:

@@ -125,6 +125,7 @@ def export(
         "labels": regions.labels(),
         "regions_class_order": list(range(1, len(regions.names) + 1)),
         "numTraining": len(kept),
+        "validation": _names(items["validation"]),
         "file_ending": ".nii.gz",
     }
     if len(regions.names) == 1:
@@ -185,10 +186,12 @@ class NnUnet:
         write_text(config, json.dumps(info, indent=1) + "\n")
         runner = nnUNetV2Runner(str(config), self.trainer, str(self.folder), export_validation_probabilities=False)
         done = self.folder / "nnUNet_preprocessed" / dataset.name / f"{self.configuration}.json"
-        made_of = _sums(dataset)
-        if done.is_file() and done.read_text(encoding="utf-8") != made_of:
+        made_of, model = _sums(dataset), self.folder / "nnUNet_results" / dataset.name
+        before = done.read_text(encoding="utf-8") if done.is_file() else ""
+        if before != made_of and (before or any(model.rglob("checkpoint_*.pth"))):
             raise ValueError(
-                f"{done.parent} was made of other images or masks than {dataset} has: name another output_dir."
+                f"What nnU-Net has in {self.folder} for {dataset.name} was made of other images, masks or splits: name "
+                "another output_dir."
             )
         if not done.is_file():
             few = min(8, os.cpu_count() or 1)

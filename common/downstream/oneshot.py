@@ -80,7 +80,7 @@ def oneshot(
             0.004, --seed 0 of the small U-Net.
     """
     cases = Cases(dataset_dir, subject_list, sequences=words(sequences), mask=mask, regions=regions, grid=grid)
-    check_unseen(dataset_dir, subject_list, words(trained_on))
+    check_unseen(dataset_dir, subject_list, words(trained_on), "all" if gap else "test")
     quick, device = switch(quick, "quick"), chosen_device(str(device))
     settings, numbers = Settings.of(training, quick), QUICK if quick else (_numbers(subjects), _numbers(draws))
     plan = _Plan(cases, *numbers, float(gap), settings.seed)

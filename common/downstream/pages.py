@@ -32,8 +32,11 @@ class Statement(NamedTuple):
 
 
 def verdict(shown: Iterable[bool], refuted: Iterable[bool]) -> bool | None:
-    """A statement of several parts is seen where all are shown, not seen where one is refuted, and else not told."""
-    return True if all(shown) else False if any(refuted) else None
+    """A statement of several parts is seen where all are shown, not seen where another one is refuted, else None."""
+    parts = list(zip(shown, refuted, strict=True))
+    if all(is_shown for is_shown, _ in parts):
+        return True
+    return False if any(is_refuted and not is_shown for is_shown, is_refuted in parts) else None
 
 
 def write_experiment(

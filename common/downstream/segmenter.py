@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, pad_list_data_collate
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, list_data_collate
 from monai.losses import DiceLoss
 from monai.metrics import compute_average_surface_distance, compute_dice
 from monai.networks.nets import DynUNet
@@ -24,6 +24,7 @@ from monai.transforms import (
     RandAffined,
     RandCropByPosNegLabeld,
     RandFlipd,
+    SpatialPadd,
     ThresholdIntensityd,
     Transform,
 )
@@ -203,8 +204,11 @@ def train(
 
 
 def _batched(drawn: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """One batch of the slices of several subjects, whose sizes differ: padded to the largest of them."""
-    return pad_list_data_collate([{key: each[key] for key in BOTH} for slices in drawn for each in slices])
+    """One batch of the slices of several subjects, whose sizes differ: padded to the largest, as a subject is."""
+    slices = [{key: each[key] for key in BOTH} for several in drawn for each in several]
+    size = [max(each["label"].shape[axis] for each in slices) for axis in (1, 2)]
+    pad = Compose([SpatialPadd("image", size, mode="edge"), SpatialPadd("label", size)])
+    return list_data_collate([pad(each) for each in slices])
 
 
 def region_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -103,10 +103,8 @@ def fit(
         device: where it is done.
 
     Returns:
-        "epoch" (from 1), its "loss", and the probabilities of "validation" and "test".
-
-    Raises:
-        ValueError: no epoch gave numbers.
+        "epoch" (from 1), its "loss", and the probabilities of "validation" and "test"; nothing but an infinite loss
+        where no epoch gave numbers.
     """
     images, labels = training[0], torch.as_tensor(training[1], dtype=torch.float32)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
@@ -127,10 +125,6 @@ def fit(
         error = float(F.binary_cross_entropy(torch.as_tensor(found), torch.as_tensor(validation[1]).double()))
         if error < best["loss"]:
             best = {"epoch": epoch, "loss": error, "validation": found, "test": predict(network, test, options, device)}
-    if "epoch" not in best:
-        raise ValueError(
-            f"With learning rate {learning_rate:g} the loss on the validation subjects was never a number: lower it."
-        )
     return best
 
 
@@ -169,9 +163,12 @@ def outer_fold(
         for rate in options["learning_rates"]:
             network = copy.deepcopy(first).to(device)
             made = fit(*parts, images[torch.as_tensor(is_test)], network, options, rate, device)
-            aucs.setdefault(rate, []).append(float(auc(parts[1][1], made["validation"])[0]))
-            found.setdefault(rate, []).append(made["test"])
-    means = {rate: float(np.mean(values)) for rate, values in aucs.items()}
+            if "epoch" in made:
+                aucs.setdefault(rate, []).append(float(auc(parts[1][1], made["validation"])[0]))
+                found.setdefault(rate, []).append(made["test"])
+    means = {rate: float(np.mean(values)) for rate, values in aucs.items() if len(values) == options["inner_folds"]}
+    if not means:
+        raise ValueError(f"With learning rates {options['learning_rates']} no network gave numbers: try lower ones.")
     chosen = max(means, key=means.__getitem__)
     probabilities = np.mean(found[chosen], 0).tolist()
     return {"probabilities": probabilities, "learning_rate": chosen, "auc": {str(k): v for k, v in means.items()}}

@@ -22,7 +22,7 @@ from ..data.finding import is_synthesised  # in the header of the only files tha
 from ..data.normalisation import unscale
 from ..data.series import UNITS, consecutive, count_frames, files_of, step_of, times_of, write_b_values
 from ..description import error_bound, expected, read
-from ..files import prepare_folder, replacing, states, write_text
+from ..files import prepare_folder, replacing, write_text
 from ..options import switch
 from ..scales import Scales
 from .inferers import resolve_targets, sources_of, split_frames
@@ -150,7 +150,7 @@ class SaveVolumes(Transform):
         """A sum over all that a subject's images depend on."""
         files = [Path(file) for files in item["images"].values() for file in files_of(files)]
         files += [path for file in files if (path := file.with_name(f"{file.name.split('.')[0]}.json")).is_file()]
-        seen = states({str(file): file for file in files})
+        seen = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()}
         told = json.dumps([item, seen, self._origin, asked], sort_keys=True, default=str)
         return hashlib.sha256(told.encode()).hexdigest()
 

@@ -130,6 +130,7 @@ def test_an_option_of_one_method_goes_before_that_of_all():
         ({"steps": 3, "learning_rat": 1.0}, "no option --learning_rat"),
         ({"steps": 3, "mri_pgan::learning_rate": 1.0}, "no option --mri_pgan::learning_rate of mri_seq2seq"),
         ({"steps": 3, "mri_seq2seq::epochs": 1}, "--mri_seq2seq::epochs: the benchmark sets that itself"),
+        ({"steps": 3, "mri_seq2seq::seed": 1}, "--mri_seq2seq::seed: .* for all methods alike"),
         ({"steps": 3, "bundles": "mri_nothing"}, "There is no bundle 'mri_nothing'"),
         ({"steps": 3, "shown": "phantom_999"}, "shown is 'phantom_999'; it must be a test subject: phantom_003"),
         ({"steps": 3, "val_interval": 1}, "--val_interval: the benchmark sets that itself"),

@@ -221,6 +221,9 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
         ({"sequences": "brain"}, "brain"),
         ({"sequences": ("T1/x",)}, "letters and digits"),
         ({"sequences": ()}, "sequences"),
+        ({"sequences": 0}, "sequences is 0"),
+        ({"sequences": True}, "sequences is True"),
+        ({"sequences": 2, "acquisitions": {"SE1": (2000, 10, 0)}}, "has no acquisitions of its own"),
         ({"acquisitions": {"IR": (2000, 10, 400)}}, r"\['IR'\].*not among sequences"),
         ({"acquisitions": {"T1": (10, 2000, 0)}}, "TE=2000.0 ms, TR=10.0 ms"),
         ({"spacing": 0}, "spacing"),
@@ -264,7 +267,7 @@ def test_spin_echoes_of_each_subject_s_own_settings(tmp_path):
     times = [tuple(each.values()) for entry in entries(listing) for each in entry["parameters"].values()]
     assert len(set(times)) == 18 and 3 < sum(ti == 0 for *_, ti in times) < 15
     for tr, te, ti in times:
-        assert 400 <= tr <= 9000 and 8 <= te <= 150 and (ti == 0 or 80 <= ti <= min(3000, 0.8 * tr + 0.01))
+        assert 400 <= tr <= 9000 and 8 <= te <= 150 and (ti == 0 or 100 <= ti <= min(3000, 0.8 * tr + 0.01))
     [first], own = entries(read_subjects(tmp_path / "two")), listing["training"][0]
     assert first["parameters"] == {name: own["parameters"][name] for name in ("SE1", "SE2")}
     anatomy = make_anatomy(rng(0), spacing=16)

@@ -7,7 +7,7 @@ import torch
 
 from common.downstream.classify import classify
 from common.downstream.folds import auc, classification_scores, is_above_chance
-from common.downstream.volume_classifier import fit, outer_fold, volume_network
+from common.downstream.volume_classifier import outer_fold, volume_network
 
 OPTIONS = {"network": "resnet10", "width": 0.125, "pretrained": "", "inner_folds": 2, "learning_rates": [1e-3],
            "epochs": 6, "batch_size": 8, "amp": ""}  # fmt: skip
@@ -78,9 +78,9 @@ def test_maps_that_would_tell_are_refused(folder):
         classify(data, out, **RUN, maps=maps, trained_on=data, split="test")
     (first, *_), label = sorted((folder / "maps").glob("*/*.json")), "weights_sha256"
     first.write_text(json.dumps({label: "another"}))
-    with pytest.raises(ValueError, match="made by other weights than maps before it"):
+    with pytest.raises(ValueError, match="were made by different weights"):
         classify(data, out, **RUN, maps=maps, trained_on="none")
-    first.write_text("{}")
+    first.write_text('{"trained_on": "others, 9 subjects"}')
     classify(data, out, **RUN, maps=maps, trained_on="none")
     assert "the word of whoever ran this" in (folder / "out" / "classify.html").read_text()
 
@@ -103,9 +103,9 @@ def test_what_cannot_be_classified(folder, change, message):
 
 
 def test_a_loss_that_is_no_number_is_said(folder):
-    images, labels = torch.full((4, 1, 16, 16, 16), torch.nan), np.array([0, 1, 0, 1])
-    with pytest.raises(ValueError, match=r"learning rate 0\.1 the loss .* was never a number"):
-        fit((images, labels), (images, labels), images, volume_network("resnet10", 1, 0.125), OPTIONS, 0.1, "cpu")
+    images, labels = torch.full((12, 1, 16, 16, 16), torch.nan), np.arange(12) % 2
+    with pytest.raises(ValueError, match=r"learning rates \[0\.001\] no network gave numbers"):
+        outer_fold(images, labels, list("abcdefghijkl"), labels[::-1].cumsum() > 4, OPTIONS, 0, "cpu")
 
 
 def test_weights_of_medicalnet_are_spread_over_the_channels(tmp_path):

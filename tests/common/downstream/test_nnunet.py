@@ -40,6 +40,7 @@ def test_a_raw_data_set_has_the_list_s_images_labels_and_splits(
         "labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]},
         "regions_class_order": [1, 2, 3],
         "numTraining": 3,
+        "validation": ["phantom_002"],
         "file_ending": ".nii.gz",
     }
     split = json.loads((tmp_path / "nnUNet_preprocessed" / root.name / "splits_final.json").read_text())
@@ -127,7 +128,14 @@ def test_work_of_other_images_is_not_taken_up(tmp_path: Path, monkeypatch: pytes
     nnunet.predict(model, images, masks)
     assert not (masks / "a.nii.gz").exists()
     (root / "imagesTr" / "phantom_000_0000.nii.gz").unlink()
-    with pytest.raises(ValueError, match="was made of other images or masks"):
+    refused = pytest.raises(ValueError, match="was made of other images, masks or splits")
+    with refused:
+        nnunet.train(root)
+    (tmp_path / "nnUNet_preprocessed" / root.name / "2d.json").unlink()
+    trained = tmp_path / "nnUNet_results" / root.name / "any" / "fold_0" / "checkpoint_final.pth"
+    trained.parent.mkdir(parents=True)
+    trained.touch()
+    with refused:  # nobody knows of what
         nnunet.train(root)
 
 

@@ -121,6 +121,11 @@ def test_a_run_writes_its_curve_and_goes_on(
     assert len(calls) == 1 and json.loads((tmp_path / "oneshot.json").read_text())["rows"] == rows
 
 
+def test_with_a_gap_all_subjects_are_tested(tumours_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="of 5 test subjects are of people whom the network was trained on"):
+        oneshot(str(tumours_dir), str(tmp_path), spaces="images", gap=8, trained_on=str(tumours_dir), **TINY)
+
+
 def test_slices_below_and_above_a_gap_in_one_subject(tumours_dir: Path, tmp_path: Path) -> None:
     listed = read_subjects(tumours_dir)
     listed |= {"training": listed["test"][:1], "validation": [], "test": []}

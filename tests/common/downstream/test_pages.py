@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from common.downstream.pages import Statement, chart, curve_figure, interval_figure, write_experiment
+from common.downstream.pages import Statement, chart, curve_figure, interval_figure, verdict, write_experiment
 
 
 def test_an_experiment_is_a_page_a_table_and_a_record(tmp_path):
@@ -26,6 +26,12 @@ def test_an_experiment_is_a_page_a_table_and_a_record(tmp_path):
     assert record["statements"][0]["seen"] is True and "torch" in record["versions"]
     with open(tmp_path / "letters.csv") as file:
         assert [*csv.DictReader(file)] == [{name: str(value) for name, value in row.items()} for row in rows]
+
+
+def test_a_part_that_shows_a_statement_does_not_refute_it():
+    assert verdict([True, True], [True, False]) is True
+    assert verdict([True, False], [True, False]) is None  # worse, but by little; and not told
+    assert verdict([True, False], [False, True]) is False
 
 
 def test_figures_show_means_and_ends():

@@ -9,7 +9,16 @@ import torch
 from monai.transforms import Compose
 
 from common.downstream.regions import BRATS, Regions
-from common.downstream.segmenter import Settings, create_network, predict, region_loss, score, stacks, train
+from common.downstream.segmenter import (
+    Settings,
+    _batched,
+    create_network,
+    predict,
+    region_loss,
+    score,
+    stacks,
+    train,
+)
 
 NAMES = ["whole", "core", "enhancing"]
 
@@ -117,6 +126,9 @@ def test_a_batch_has_slices_of_subjects_of_any_size() -> None:
     wider = {name: torch.nn.functional.pad(image, (0, 2, 0, 4)) for name, image in second.items()}
     settings = Settings(steps=6, batch_size=8, filters=(4, 4, 4))
     assert math.isfinite(train([first, wider], Compose([]), settings, regions=1, name="ball")[1])
+    ones = {"image": torch.ones(2, 4, 4), "label": torch.ones(1, 4, 4)}
+    batch = _batched([[ones], [{name: torch.ones(len(each), 6, 8) for name, each in ones.items()}]])
+    assert batch["image"].min() == 1 and batch["label"][0].sum() == 16  # what is not there goes on, and is no lesion
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"slices": 2}, {"filters": (8, 8)}, {"epochs": 3}])
