@@ -35,7 +35,8 @@ NEEDED_BY = {  # without an import here: where the need stands
     "einops": ("common/blocks/*.py", "DiffusionModelUNet"),
     "pyyaml": ("ci/package.py", "large_files.yml"),  # MONAI's download_large_files reads it
     "tensorboard": ("common/training/*.py", "TensorBoardStatsHandler"),
-    "pytest-xdist", "ruff": ("ci/test", "ruff check"),
+    "pytest-xdist": ("ci/test", "-n 2"),
+    "ruff": ("ci/test", "ruff check"),
 }
 
 
