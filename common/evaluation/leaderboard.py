@@ -32,6 +32,8 @@ METRICS = {
     "ssim": Metric("SSIM", 1, 3),
     "nmse": Metric("NMSE", -1, 4),
     "lpips": Metric("LPIPS", -1, 3),
+    "psnr_lesion": Metric("PSNR in lesions", 1, 2),
+    "psnr_tumour": Metric("PSNR in tumours", 1, 2),
 }
 RIVALS = ("copy", "map")
 
