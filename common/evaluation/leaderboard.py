@@ -32,6 +32,9 @@ METRICS = {
     "ssim": Metric("SSIM", 1, 3),
     "nmse": Metric("NMSE", -1, 4),
     "lpips": Metric("LPIPS", -1, 3),
+}
+# Metrics that methods are compared by; inside lesions, where subjects have such masks.
+COMPARED = METRICS | {
     "psnr_lesion": Metric("PSNR in lesions", 1, 2),
     "psnr_tumour": Metric("PSNR in tumours", 1, 2),
 }
@@ -62,7 +65,7 @@ class Line(NamedTuple):
         return statistics.stdev(values) if len(values) > 1 and math.isfinite(sum(values)) else math.nan
 
     def text(self, metric: str) -> str:
-        mean, std, digits = self.mean(metric), self.std(metric), METRICS[metric].digits
+        mean, std, digits = self.mean(metric), self.std(metric), COMPARED[metric].digits
         if math.isnan(mean):
             return "-"
         return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
@@ -77,11 +80,11 @@ def supports(runs: Sequence[Run]) -> dict[str, list[Key]]:
     networks = [run.scores["network"] for run in runs]
     found = {
         metric: [key for key in networks[0] if all(math.isfinite(n[key].get(metric, math.nan)) for n in networks)]
-        for metric in METRICS
+        for metric in COMPARED
     }
     found = {metric: keys for metric, keys in found.items() if keys}
     if not found:
-        raise ValueError(f"{', '.join(run.name for run in runs)} share no value of {', '.join(METRICS)}.")
+        raise ValueError(f"{', '.join(run.name for run in runs)} share no value of {', '.join(COMPARED)}.")
     return found
 
 
@@ -132,7 +135,7 @@ def leaderboard(runs: Sequence[Run]) -> list[Line]:
             Line(target, name, method, {m: _per_subject(scores, m, keys, target) for m, keys in support.items()})
             for name, method, scores in _contestants(runs, metrics)
         ]
-        result += sorted(lines, key=lambda line: _place(line.mean(first), METRICS[first].sign))
+        result += sorted(lines, key=lambda line: _place(line.mean(first), COMPARED[first].sign))
     return result
 
 
@@ -144,7 +147,7 @@ def _place(mean: float, sign: int) -> tuple[bool, float]:
 def best(lines: Sequence[Line], metric: str) -> float:
     """The best mean among the lines of one target."""
     means = [line.mean(metric) for line in lines if not math.isnan(line.mean(metric))]
-    return max(means, key=lambda mean: METRICS[metric].sign * mean, default=math.nan)
+    return max(means, key=lambda mean: COMPARED[metric].sign * mean, default=math.nan)
 
 
 def leaderboard_text(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence[Comparison]) -> str:
@@ -152,15 +155,15 @@ def leaderboard_text(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence
     lines = [line for line in lines if line.target == "all"]
     metrics = list(lines[0].values)
     width = max(len(line.name) for line in lines) + 2
-    result = [describe(runs), "", " " * width + "".join(f"{METRICS[m].label:<20}" for m in metrics).rstrip()]
+    result = [describe(runs), "", " " * width + "".join(f"{COMPARED[m].label:<20}" for m in metrics).rstrip()]
     for line in lines:
         cells = [line.text(m) + "*" * (line.mean(m) == best(lines, m)) for m in metrics]
         result.append((f"{line.name:<{width}}" + "".join(f"{cell:<20}" for cell in cells)).rstrip())
     result += ["", "Wilcoxon signed-rank over subjects, p after Holm's correction:"] if tests else []
     for test in tests:
-        difference = f"{test.difference:+.{METRICS[test.metric].digits}f}"
+        difference = f"{test.difference:+.{COMPARED[test.metric].digits}f}"
         result.append(
-            f"{METRICS[test.metric].label}: {test.first} - {test.second} = {difference}, p = {test.p_holm:.3g}"
+            f"{COMPARED[test.metric].label}: {test.first} - {test.second} = {difference}, p = {test.p_holm:.3g}"
         )
     return "\n".join([*result, *notes(runs, lines, tests)])
 
@@ -183,7 +186,7 @@ def notes(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence[Comparison
     for metric, keys in supports(runs).items():
         if len(keys) < total:
             left = total - len(keys)
-            result.append(f"{METRICS[metric].label}: {left} of {total} values are not finite in every run; left out.")
+            result.append(f"{COMPARED[metric].label}: {left} of {total} values are not finite in every run; left out.")
     if any(math.isnan(line.mean(m)) for line in lines for m in line.values):
         result.append("-: some of the pairs have no value here, so a mean would be of other pairs.")
     result += _floors(tests)
