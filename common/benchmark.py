@@ -141,18 +141,20 @@ def _given(contestants: Sequence[Contestant], options: Mapping[str, Any]) -> dic
     Raises:
         ValueError: an option that no method has, or that the benchmark sets.
     """
-    given, used = {}, set()
-    alone = {f"{c.bundle}{ID_SEP_KEY}{name}" for c in contestants for name in (*OWN, *ALIKE)}
+    ahead = {c.bundle: f"{c.bundle}{ID_SEP_KEY}" for c in contestants}
+    alone = {f"{each}{name}" for each in ahead.values() for name in (*OWN, *ALIKE)}
     if taken := [name for name in options if name in alone.union(OWN)]:
         raise ValueError(f"--{', --'.join(taken)}: the benchmark sets that itself, for all methods alike.")
+    shared = {name: value for name, value in options.items() if not name.startswith(tuple(ahead.values()))}
+    given, unknown = {}, {*shared}
     for c in contestants:
-        ahead = f"{c.bundle}{ID_SEP_KEY}"
-        own = {name: name.removeprefix(ahead) for name in sorted(options, key=lambda name: name.startswith(ahead))}
-        told = {short: options[name] for name, short in own.items()}  # its own stand last, and count
+        start = ahead[c.bundle]
+        own = {name.removeprefix(start): value for name, value in options.items() if name.startswith(start)}
         configurations = [*(_files(c, training) for training in c.trainings), _files(c, "train", "evaluate")]
+        told = shared | own
         given[c.bundle] = {k: v for files in configurations for k, v in known_options(files, told).items()}
-        used |= {name for name, short in own.items() if short in given[c.bundle]}
-    if unknown := options.keys() - used:
+        unknown = unknown - given[c.bundle].keys() | {f"{start}{name}" for name in own.keys() - given[c.bundle].keys()}
+    if unknown:
         raise ValueError(f"There is no option --{', --'.join(sorted(unknown))} of {', '.join(given)}.")
     return given
 

@@ -127,10 +127,7 @@ def unseen_by(labelled: Sequence[Labelled], seen: Sequence[set[str]]) -> list[in
     Raises:
         ValueError: subjects whom every network has seen.
     """
-    known = [
-        {each.person for each in labelled if {each.person, each.subject, person({"subject": each.subject})} & names}
-        for names in seen
-    ]
+    known = [{each.person for each in labelled if _names(each._asdict()) & names} for names in seen]
     chosen = [next((k for k, people in enumerate(known) if each.person not in people), -1) for each in labelled]
     if leaking := [each.subject for each, k in zip(labelled, chosen, strict=True) if k < 0]:
         raise ValueError(

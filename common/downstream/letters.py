@@ -156,8 +156,8 @@ def _maps(runs: Runs, name: str, options: Mapping[str, Any], device: str) -> tup
     if name == "unseen":
         del counts["test"]
     seed = options["seed"] * 2 + (name == "unseen")
-    runs(f"data/{name}", lambda: write_letters(data, options["size"], counts, seed) or {"images": counts})
-    if not (data / "subjects.json").is_file():  # removed since
+    runs(f"data/{name}", lambda: {"images": counts})  # refuses those of other settings
+    if not (data / "subjects.json").is_file():
         write_letters(data, options["size"], counts, seed)
     run = folder / f"network_{name}_{sha256(data / 'letters.npz')[:8]}"  # of these letters, and of no others
     epochs = options["synthesis_epochs"] * STACK // BATCH

@@ -68,7 +68,7 @@ def differences(
 
 
 def _difference(values: np.ndarray, margin: float, seed: int) -> Difference:
-    mean, error = float(values.mean()), float(stats.sem(values))
+    mean = float(values.mean())
     draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     means = values[draws].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
@@ -76,11 +76,9 @@ def _difference(values: np.ndarray, margin: float, seed: int) -> Difference:
     if np.ptp(values) == 0:  # there is no deviation to test it by
         worse, within = float(mean >= 0), float(mean <= -margin)
     else:
-        student = stats.t(len(values) - 1, loc=mean, scale=error)
-        worse, within = (
-            float(stats.ttest_1samp(values, value, alternative=side).pvalue)
-            for value, side in ((0, "less"), (-margin, "greater"))
-        )
-        low, high = min(low, student.ppf(0.025)), max(high, student.ppf(0.975))
+        worse = float(stats.ttest_1samp(values, 0, alternative="less").pvalue)
+        within = float(stats.ttest_1samp(values, -margin, alternative="greater").pvalue)
+        student = stats.ttest_1samp(values, 0).confidence_interval()
+        low, high = min(low, student.low), max(high, student.high)
     within = max(within, beyond)
     return Difference(mean, float(low), float(high), worse, worse, within, within, len(values))

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from .contribution import Contribution
-from .leaderboard import METRICS, Metric
+from .metric_names import Metric
 from .page import COLOURS
 from .scores import METHODS, ScoreTable
 
@@ -19,40 +19,7 @@ Means = dict[Pair, dict[str, float]]  # by source and target, then by method
 
 SCALE = [[0, "rgba(68,119,170,0.04)"], [1, "rgba(68,119,170,0.6)"]]  # text stands out on it, on light and on dark
 GREY = [[0, "rgba(128,128,128,0.12)"], [1, "rgba(128,128,128,0.12)"]]
-KNOWN = {
-    **METRICS,
-    "enhancement_rmse": Metric("error of the enhancement", -1, 3),
-    "wash_in_error": Metric("error of the wash-in per minute", -1, 3),
-    "adc_error": Metric("error of the ADC (1e-3 mm²/s)", -1, 3),
-}
 RIVALS = {"map": COLOURS[1], "copy": "#888888"}
-
-
-def place(metric: str, region: str) -> str:
-    """Where a metric of a CSV is measured, in words; `region` is where those without a place in their name are."""
-    base = base_of(metric)
-    where = metric[len(base) + 1 :]
-    if base == "lpips":  # each convention has a way of its own to add up the slices
-        return ""
-    if where == "volume":
-        return "in the whole volume"
-    if where.startswith("outside_"):
-        return f"outside the {where[8:]}".replace("_", " ")
-    if where.startswith("frame_"):
-        return f"{region}, {where}".replace("_", " ")
-    return f"in the {where}".replace("_", " ") if where else region
-
-
-def base_of(metric: str) -> str:
-    """A metric's name without the place that it ends in, as of "psnr_outside_lesion"."""
-    return max((name for name in KNOWN if metric.startswith(name)), key=len, default=metric.partition("_")[0])
-
-
-def describe(metric: str, region: str) -> Metric:
-    """How a metric of a CSV is shown, such as "psnr_outside_lesion"."""
-    base = base_of(metric)
-    known = KNOWN.get(base, Metric(base, 1, 3))
-    return known._replace(label=f"{known.label} {place(metric, region)}".strip())
 
 
 def pair_means(table: ScoreTable) -> dict[str, Means]:

@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from ..files import prepare_folder
 from .files import write_csv, write_text
-from .leaderboard import COMPARED, Line, best, describe, leaderboard, leaderboard_text, notes, supports
+from .leaderboard import Line, best, describe, leaderboard, leaderboard_text, notes, supports
+from .metric_names import shown_as
 from .page import chart, page, table
 from .runs import CONDITIONS, Run, read_runs
 from .significance import Comparison, paired_tests
@@ -47,15 +48,15 @@ def _board(lines: Sequence[Line]) -> str:
     for line in lines:
         cells = [f"<b>{line.text(m)}</b>" if line.mean(m) == best(lines, m) else line.text(m) for m in metrics]
         rows.append([escape(line.name) if line.method == "network" else f"<i>{escape(line.name)}</i>", *cells])
-    return table(["", *(f"{COMPARED[m].label} {'↑' if COMPARED[m].sign > 0 else '↓'}" for m in metrics)], rows)
+    return table(["", *(f"{shown_as(m).label} {'↑' if shown_as(m).sign > 0 else '↓'}" for m in metrics)], rows)
 
 
 def _tests(tests: Sequence[Comparison]) -> str:
     rows = [
         [
-            escape(COMPARED[t.metric].label),
+            escape(shown_as(t.metric).label),
             f"{escape(t.first)} − {escape(t.second)}",
-            f"{t.difference:+.{COMPARED[t.metric].digits}f}",
+            f"{t.difference:+.{shown_as(t.metric).digits}f}",
             f"{t.p:.3g}",
             f"{t.p_holm:.3g}",
         ]
@@ -81,7 +82,7 @@ def _facts(runs: Sequence[Run]) -> str:
 
 def figure(lines: Sequence[Line], metric: str) -> go.Figure:
     """A box with every subject's dot per run; a line per rival, at its mean."""
-    label, _, digits = COMPARED[metric]
+    label, _, digits = shown_as(metric)
     runs = [line for line in lines if line.method == "network"]
     result = go.Figure()
     for place, run in enumerate(runs):

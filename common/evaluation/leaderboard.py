@@ -13,31 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .metric_names import METRICS, is_of_region, shown_as
 from .runs import Key, Run
 from .significance import Comparison
 
 Scores = dict[Key, dict[str, float]]
 
 
-class Metric(NamedTuple):
-    """How a metric is shown, and whether more of it is better (1) or less (-1)."""
-
-    label: str
-    sign: int
-    digits: int
-
-
-METRICS = {
-    "psnr": Metric("PSNR (dB)", 1, 2),
-    "ssim": Metric("SSIM", 1, 3),
-    "nmse": Metric("NMSE", -1, 4),
-    "lpips": Metric("LPIPS", -1, 3),
-}
-# Metrics that methods are compared by; inside lesions, where subjects have such masks.
-COMPARED = METRICS | {
-    "psnr_lesion": Metric("PSNR in lesions", 1, 2),
-    "psnr_tumour": Metric("PSNR in tumours", 1, 2),
-}
 RIVALS = ("copy", "map")
 
 
@@ -65,7 +47,7 @@ class Line(NamedTuple):
         return statistics.stdev(values) if len(values) > 1 and math.isfinite(sum(values)) else math.nan
 
     def text(self, metric: str) -> str:
-        mean, std, digits = self.mean(metric), self.std(metric), COMPARED[metric].digits
+        mean, std, digits = self.mean(metric), self.std(metric), shown_as(metric).digits
         if math.isnan(mean):
             return "-"
         return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
@@ -78,13 +60,14 @@ def supports(runs: Sequence[Run]) -> dict[str, list[Key]]:
         ValueError: the runs share no metric.
     """
     networks = [run.scores["network"] for run in runs]
+    inside = [name for name in next(iter(networks[0].values()), {}) if is_of_region(name, "psnr")]
     found = {
         metric: [key for key in networks[0] if all(math.isfinite(n[key].get(metric, math.nan)) for n in networks)]
-        for metric in COMPARED
+        for metric in [*METRICS, *inside]
     }
     found = {metric: keys for metric, keys in found.items() if keys}
     if not found:
-        raise ValueError(f"{', '.join(run.name for run in runs)} share no value of {', '.join(COMPARED)}.")
+        raise ValueError(f"{', '.join(run.name for run in runs)} share no value of {', '.join(METRICS)}.")
     return found
 
 
@@ -135,7 +118,7 @@ def leaderboard(runs: Sequence[Run]) -> list[Line]:
             Line(target, name, method, {m: _per_subject(scores, m, keys, target) for m, keys in support.items()})
             for name, method, scores in _contestants(runs, metrics)
         ]
-        result += sorted(lines, key=lambda line: _place(line.mean(first), COMPARED[first].sign))
+        result += sorted(lines, key=lambda line: _place(line.mean(first), shown_as(first).sign))
     return result
 
 
@@ -147,7 +130,7 @@ def _place(mean: float, sign: int) -> tuple[bool, float]:
 def best(lines: Sequence[Line], metric: str) -> float:
     """The best mean among the lines of one target."""
     means = [line.mean(metric) for line in lines if not math.isnan(line.mean(metric))]
-    return max(means, key=lambda mean: COMPARED[metric].sign * mean, default=math.nan)
+    return max(means, key=lambda mean: shown_as(metric).sign * mean, default=math.nan)
 
 
 def leaderboard_text(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence[Comparison]) -> str:
@@ -155,15 +138,16 @@ def leaderboard_text(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence
     lines = [line for line in lines if line.target == "all"]
     metrics = list(lines[0].values)
     width = max(len(line.name) for line in lines) + 2
-    result = [describe(runs), "", " " * width + "".join(f"{COMPARED[m].label:<20}" for m in metrics).rstrip()]
+    wide = max(18, *(len(shown_as(m).label) for m in metrics)) + 2
+    result = [describe(runs), "", " " * width + "".join(f"{shown_as(m).label:<{wide}}" for m in metrics).rstrip()]
     for line in lines:
         cells = [line.text(m) + "*" * (line.mean(m) == best(lines, m)) for m in metrics]
-        result.append((f"{line.name:<{width}}" + "".join(f"{cell:<20}" for cell in cells)).rstrip())
+        result.append((f"{line.name:<{width}}" + "".join(f"{cell:<{wide}}" for cell in cells)).rstrip())
     result += ["", "Wilcoxon signed-rank over subjects, p after Holm's correction:"] if tests else []
     for test in tests:
-        difference = f"{test.difference:+.{COMPARED[test.metric].digits}f}"
+        difference = f"{test.difference:+.{shown_as(test.metric).digits}f}"
         result.append(
-            f"{COMPARED[test.metric].label}: {test.first} - {test.second} = {difference}, p = {test.p_holm:.3g}"
+            f"{shown_as(test.metric).label}: {test.first} - {test.second} = {difference}, p = {test.p_holm:.3g}"
         )
     return "\n".join([*result, *notes(runs, lines, tests)])
 
@@ -186,7 +170,7 @@ def notes(runs: Sequence[Run], lines: Sequence[Line], tests: Sequence[Comparison
     for metric, keys in supports(runs).items():
         if len(keys) < total:
             left = total - len(keys)
-            result.append(f"{COMPARED[metric].label}: {left} of {total} values are not finite in every run; left out.")
+            result.append(f"{shown_as(metric).label}: {left} of {total} values are not finite in every run; left out.")
     if any(math.isnan(line.mean(m)) for line in lines for m in line.values):
         result.append("-: some of the pairs have no value here, so a mean would be of other pairs.")
     result += _floors(tests)

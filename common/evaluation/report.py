@@ -17,9 +17,10 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from ..inference.pictures import ERROR_SHARE
-from .charts import Means, arrow, contribution_figure, describe, matrix_figure, pair_means, place, subjects_figure
+from .charts import Means, arrow, contribution_figure, matrix_figure, pair_means, subjects_figure
 from .contribution import formula, rank_contributions
 from .files import write_text
+from .metric_names import place, shown_as
 from .page import COLOURS as COLORWAY
 from .page import TEMPLATE, chart, page, table
 from .scores import CURVE, METHODS, ScoreTable, is_sequence
@@ -195,7 +196,7 @@ def _figures(scores: ScoreTable) -> dict[str, dict[str, Any]]:
     """By metric its label and charts, as JSON."""
     result = {}
     for name, means in pair_means(scores).items():
-        metric = describe(name, scores.region)
+        metric = shown_as(name, scores.region)
         matrix = matrix_figure(means, metric, scores.marked)
         figures = {"matrix": matrix, "subjects": subjects_figure(scores, name, means, metric)}
         result[name] = {"label": metric.label} | {

@@ -46,6 +46,17 @@ def test_the_best_of_each_metric(runs: list[Run]):
     assert "PSNR (dB): one - two = -2.00, p = 0.5" in text
 
 
+def test_methods_are_compared_inside_masks_too(runs: list[Run]):
+    for value, run in enumerate(runs):
+        for scores in run.scores.values():
+            for of in scores.values():
+                of |= {"psnr_plaque": value, "psnr_outside_plaque": 30, "psnr_volume": 30}
+    lines = leaderboard(runs)
+    assert list(lines[0].values) == ["psnr", "ssim", "nmse", "psnr_plaque"]
+    assert best([line for line in lines if line.target == "all"], "psnr_plaque") == 1
+    assert "PSNR (dB) in the plaque" in leaderboard_text(runs, lines, [])
+
+
 def test_rivals_of_their_own_get_lines_of_their_own(results: Callable[..., Path]):
     folders = [results("one", [20, 22]), results("two", [21, 23], map_psnr=21), results("three", [19, 20])]
     names = [line.name for line in leaderboard(read_runs(folders)) if line.target == "all"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.evaluation.charts import describe
+from common.evaluation.metric_names import is_of_region, shown_as
 
 
 @pytest.mark.parametrize(
@@ -20,5 +20,10 @@ from common.evaluation.charts import describe
     ],
 )
 def test_a_metric_s_name_says_what_and_where(metric: str, label: str, sign: int):
-    shown = describe(metric, "in the brain")
+    shown = shown_as(metric, "in the brain")
     assert (shown.label, shown.sign) == (label, sign)
+
+
+def test_what_lies_in_a_mask():
+    inside = ["psnr_lesion", "psnr_volume", "psnr_outside_lesion", "psnr_frame_2", "psnr", "ssim_lesion"]
+    assert [name for name in inside if is_of_region(name, "psnr")] == ["psnr_lesion"]
