@@ -221,6 +221,8 @@ parameters = torch.tensor([[[[4000.0, 10, 0], [5000, 30, 900]]], [[[6000.0, 20, 
 terms, _ = CRLObjective(structure_weight=0)(network, {"image": torch.rand(1, 2, 8, 8, 1), "parameters": parameters})
 sum(terms.values()).backward()
 torch.save(network.module.trained_range, f"{folder}/rank{rank}.pt")
+torch.distributed.barrier()  # else who is first to end takes the other's connection along
+torch.distributed.destroy_process_group()
 """
 
 

@@ -21,6 +21,7 @@ OPTIONS = [
     ("mri_vq_seq2seq", {"quantiser": "none", "spatial_dims": 3}),
     ("mri_crl", {"downsampling": 2}),
     ("mri_crl", {"variant": "gain"}),
+    ("mri_crl", {"variant": "physical", "fusion": "features", "downsampling": 2}),
     ("mri_aldm", {"source_code": True, "samples": 2}),
     ("mri_aldm", {"sampler": "flow", "method": "no_spade"}),
     ("mri_aldm", {"sampler": "ddpm", "method": "no_palette", "start": 0.003}),

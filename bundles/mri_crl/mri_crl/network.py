@@ -1,29 +1,31 @@
 """The CRL network, Fig. 2 of Xiong et al., "Contrast Representation Learning from Imaging Parameters for Magnetic
 Resonance Image Synthesis" (MICCAI 2024): a residual encoder, common features, and an implicit decoder per pixel.
 
-A contrast is not a name but a point (TR, TE, TI), in ms at every interface.
+A contrast is not a name but a point (TR, TE, TI), in ms at every interface. Two things are not the paper's: a decoder
+that knows the signal equation (`variant` "physical"), and features of several sources as one (`fusion` "features").
 """
-
-from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from math import log
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .common.data.acquisition import check_parameters
-from .common.translation import TranslationNetwork
+from .common.translation import Translation, TranslationNetwork, select
 
 # ms at which each parameter's logarithm sets in, so that clinical times lie between 0 and 3. TI = 0 needs no case of
 # its own: the magnitude after an inversion with TI = 0 is that of none, |1 - 2 + exp(-TR/T1)| = 1 - exp(-TR/T1).
 ONSET = (1000.0, 10.0, 100.0)
 LARGEST_GAIN = 10.0
+FUSIONS = ("images", "features")
+# Of the physical variant: T1 and T2 in ms lie between these, and PD, in the images' unit, between 0 and its largest.
+T1, T2, LARGEST_PD = (100.0, 6000.0), (10.0, 3000.0), 2.0
 # Mean and deviation that tissue has at one scale per subject. Grey and white matter differ by a few hundredths: unless
 # these are made larger, a network learns each setting's brightness first, and anatomy late.
 USUAL = (0.25, 0.15)
@@ -90,7 +92,17 @@ class Embedding(nn.Module):
         return self.layers(scaled)
 
 
-class AttentionContrast(nn.Module):
+class Contrast(nn.Module):
+    """How a contrast gets out of the features and into the image; what it leaves to others it does not change."""
+
+    made = 1  # what the decoder gives for a pixel
+
+    def to_image(self, decoded: Tensor, target: Tensor) -> Tensor:
+        """What the decoder made [B, `made`, *s] to an image [B, 1, *s] at `target` [B or 1, 3]."""
+        return decoded
+
+
+class AttentionContrast(Contrast):
     """The paper's way from features to common features and on to the target's: cross-attention, then modulation.
 
     Were the source's embedding the only key, softmax over the keys would be 1 whatever the image is. So TR, TE and TI
@@ -123,14 +135,14 @@ class AttentionContrast(nn.Module):
         return common * (1 + scale) + shift
 
 
-class GainContrast(nn.Module):
+class GainContrast(Contrast):
     """The released code's way: Z is the features divided by the source's embedding, then times the target's.
 
     Theirs is any number, so that features may be divided by 0 or change sign between two sequences. Here it is a gain
     between 1/10 and 10.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, heads: int = 0) -> None:
         super().__init__()
         self.log_largest = log(LARGEST_GAIN)
         self.embedding = Embedding(features, layers=5)
@@ -147,6 +159,39 @@ class GainContrast(nn.Module):
         return common * torch.exp(self._log_gain(target))
 
 
+class PhysicalContrast(AttentionContrast):
+    """To common features as the paper does, and from them by the signal equation: no target is shown to a layer."""
+
+    made = 3
+
+    def __init__(self, features: int, heads: int) -> None:
+        super().__init__(features, heads)
+        del self.scale_shift
+        self.smallest = (log(T1[0]), log(T2[0]))
+        self.ratio = (log(T1[1] / T1[0]), log(T2[1] / T2[0]))
+        self.largest = LARGEST_PD
+
+    def to_target(self, common: Tensor, target: Tensor) -> Tensor:
+        """What the decoder makes the maps of."""
+        return common
+
+    def maps(self, decoded: Tensor) -> Tensor:
+        """Any numbers [B, 3, *s] to PD in the images' unit, T1 and T2 in ms."""
+        pd, t1, t2 = torch.sigmoid(decoded).unbind(1)
+        t1 = torch.exp(self.smallest[0] + self.ratio[0] * t1)
+        return torch.stack([self.largest * pd, t1, torch.exp(self.smallest[1] + self.ratio[1] * t2)], 1)
+
+    def to_image(self, decoded: Tensor, target: Tensor) -> Tensor:
+        """Eq. 6, the spin echo: see `common.data.mr_signal`."""
+        pd, t1, t2 = self.maps(decoded).unbind(1)
+        tr, te, ti = target[:, :, None, None].unbind(1)
+        recovery = torch.abs(1 - 2 * torch.exp(-ti / t1) + torch.exp(-tr / t1))
+        return (pd * recovery * torch.exp(-te / t2))[:, None]
+
+
+VARIANTS = {"attention": AttentionContrast, "gain": GainContrast, "physical": PhysicalContrast}
+
+
 class CRL(TranslationNetwork):
     """Images at any (TR, TE, TI) from images at any other; slices of S named settings are completed with it.
 
@@ -156,7 +201,10 @@ class CRL(TranslationNetwork):
 
     Args:
         settings: (TR, TE, TI) in ms of the S slots.
-        variant: "attention", the paper's, or "gain", the released code's with bounded gains.
+        variant: "attention", the paper's; "gain", the released code's with bounded gains; "physical", whose decoder
+            gives PD, T1 and T2, of which the spin-echo equation makes the image.
+        fusion: of several sources: "images" averages what each makes; "features" decodes once the mean of their common
+            features, where each weighs, feature by feature and pixel by pixel, as much as it has learned to.
         features: C.
         res_blocks: of the encoder.
         heads: of the attention.
@@ -167,10 +215,11 @@ class CRL(TranslationNetwork):
         trained_range: smallest and largest (TR, TE, TI) [2, 3] of the images that it was trained on.
 
     Raises:
-        ValueError: settings that are no acquisition, or an unknown variant.
+        ValueError: settings that are no acquisition, or an unknown variant or fusion.
     """
 
     CHOSEN_ANEW = ("settings",)
+    TRAINING_CALLS = ("from_several",)
 
     def __init__(
         self,
@@ -181,18 +230,27 @@ class CRL(TranslationNetwork):
         heads: int = 8,
         downsampling: int = 1,
         slice_axis: int = -1,
+        fusion: str = "images",
     ) -> None:
         super().__init__(len(settings), 2, 1, slice_axis, downsampling)
-        if variant not in ("attention", "gain"):
-            raise ValueError(f"variant is '{variant}'; it must be 'attention' or 'gain'.")
+        for name, value, known in (("variant", variant, VARIANTS), ("fusion", fusion, FUSIONS)):
+            if value not in known:
+                raise ValueError(f"{name} is '{value}'; it must be one of {', '.join(known)}.")
         codes = [check_parameters(*each, where=f"settings[{slot}]") for slot, each in enumerate(settings)]
         self.register_buffer("codes", torch.tensor(codes), persistent=False)
         self.register_buffer("trained_range", torch.tensor([[torch.inf] * 3, [-torch.inf] * 3]))
         self.encoder = Encoder(features, res_blocks, downsampling)
-        self.contrast = AttentionContrast(features, heads) if variant == "attention" else GainContrast(features)
-        layers = 5 if variant == "attention" else 6
-        self.decoder = mlp([features] * layers + [downsampling**2], partial(nn.Conv2d, kernel_size=1))
+        self.contrast = VARIANTS[variant](features, heads)
+        layers = 6 if variant == "gain" else 5
+        wide = [features] * layers + [self.contrast.made * downsampling**2]
+        self.decoder = mlp(wide, partial(nn.Conv2d, kernel_size=1))
         self.unfold = nn.PixelShuffle(downsampling)
+        self.has_common_space = fusion == "features"
+        self.log_share = nn.Conv2d(features, features, 1) if self.has_common_space else None
+        if self.log_share is not None:  # all alike at first
+            nn.init.zeros_(self.log_share.weight)
+            nn.init.zeros_(self.log_share.bias)
+            self.log_largest = log(LARGEST_GAIN)
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
         """Image [B, 1, X, Y] in [0, 1], acquired at `source` [B or 1, 3]."""
@@ -204,11 +262,58 @@ class CRL(TranslationNetwork):
 
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
         """To images [B, 1, X, Y] at `target` [B or 1, 3]; in [0, 1] once trained."""
-        image = self.unfold(self.decoder(self.contrast.to_target(representation.common, target)))
+        decoded = self.unfold(self.decoder(self.contrast.to_target(representation.common, target)))
+        image = self.contrast.to_image(decoded, target)
         # Beyond the bounds a clamp has no gradient: a network that starts there would stay.
         return image if self.training else image.clamp(0, 1)
 
-    def at(self, settings: Tensor) -> CRL:
+    def maps(self, representation: Representation) -> Tensor:
+        """Of the physical variant PD, in the images' unit, T1 and T2 in ms: [B, 3, X, Y]."""
+        if not isinstance(self.contrast, PhysicalContrast):
+            raise ValueError(f"variant is '{self.options['variant']}'; only 'physical' has maps of PD, T1 and T2.")
+        return self.contrast.maps(self.unfold(self.decoder(representation.common)))
+
+    def shares(self, common: Tensor, tissue: Tensor) -> Tensor:
+        """How much each of the features Z [N, C, *s] counts among other sources': 0 in air, else between 1/10 and 10.
+
+        `tissue` [N, 1, X, Y] is 0 or 1.
+        """
+        shares = torch.exp(self.log_largest * torch.tanh(self.log_share(common)))
+        return shares * F.max_pool2d(tissue, self.downsampling)
+
+    def fuse(self, representations: list[Representation], tissue: Tensor) -> list[tuple[Representation, Tensor]]:
+        """See `TranslationNetwork`; with `fusion` "features" one representation, the weighted mean."""
+        if self.log_share is None:
+            return super().fuse(representations, tissue)
+        total, weight = torch.zeros_like(representations[0].common), torch.zeros_like(representations[0].common)
+        for i, each in enumerate(representations):
+            share = self.shares(each.common, self.to_input(tissue[:, i]))
+            total, weight = total + share * each.common, weight + share
+        return [(Representation(total / weight.clamp(min=1e-6), representations[0].source), tissue.amax(1))]
+
+    def variants(
+        self, representations: Sequence[Representation], tissue: Tensor
+    ) -> list[tuple[Representation, Tensor]]:
+        """With `fusion` "features" what is made without each of the sources in turn."""
+        count = len(representations)
+        if self.log_share is None or count < 2:
+            return self.fuse(representations, tissue)
+        left = [[k for k in range(count) if k != out] for out in range(count)]
+        return [self.fuse([representations[k] for k in kept], tissue[:, kept])[0] for kept in left]
+
+    def from_several(
+        self, image: Tensor, *, source: Tensor, together: Tensor, rows: Sequence[Tensor], target: Tensor
+    ) -> Translation:
+        """A training step of `fusion` "features": as `forward`, but rows are those of `together` [P, N], which of the N
+        images [N, 1, X, Y] each of the P predictions is made from."""
+        z = self.encode(image, source)
+        shares, together = self.shares(z.common, (image > 0).to(image)), together.to(image)
+        total, weight = ((together @ each.flatten(1)).view(-1, *each.shape[1:]) for each in (shares * z.common, shares))
+        fused = Representation(total / weight.clamp(min=1e-6), source[together.argmax(1)])
+        made = [self.decode(select(fused, r), target[t : t + 1]) for t, r in enumerate(rows) if len(r)]
+        return Translation(torch.cat(made), z)
+
+    def at(self, settings: Tensor) -> Self:
         """This network, sharing its weights, with slots at other settings [T, 3]."""
         view = copy.copy(self)
         view._buffers = {**self._buffers, "codes": settings.to(self.codes)}

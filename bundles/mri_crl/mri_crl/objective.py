@@ -73,6 +73,8 @@ class CRLObjective(nn.Module):
         self_weight: of the pairs whose source is their target, beside 1 for the others; 0 leaves them out, as the
             paper does.
         pairs_per_subject: as many pairs are drawn at random per subject and step; 0 takes all.
+        fusion: the network's. With "features" a target is made from the drawn pair's source and, at random, from none
+            to all of the subject's others.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class CRLObjective(nn.Module):
         structure_weight: float = 0.1,
         self_weight: float = 0.0,
         pairs_per_subject: int = 0,
+        fusion: str = "images",
     ) -> None:
         super().__init__()
+        self.fuses = fusion == "features"
         self.slice_axis = slice_axis
         self.structure_weight = structure_weight
         self.self_weight = self_weight
@@ -100,12 +104,20 @@ class CRLObjective(nn.Module):
         wanted, setting = torch.unique(parameters.cpu(), dim=0, return_inverse=True)
         target, order = setting[pairs.truth].sort(stable=True)
         row, truth = pairs.row[order], pairs.truth[order]
-        rows = rows_by_target(row, target, len(wanted))
-        made, representation = network(images, parameters.to(images), rows, wanted.to(images))
+        given = {"source": parameters.to(images), "target": wanted.to(images)}
+        tissue = images[row] > 0
+        if self.fuses:
+            together = drawn_together(row, truth, pairs.subject).to(images.device)
+            rows = rows_by_target(torch.arange(len(row)), target, len(wanted))
+            made, representation = network(images, step="from_several", together=together, rows=rows, **given)
+            tissue = (together.to(images) @ (images > 0).to(images).flatten(1)).view_as(tissue) > 0
+        else:
+            rows = rows_by_target(row, target, len(wanted))
+            made, representation = network(images, rows=rows, **given)
         if is_distributed():
             share_range(unwrapped(network).trained_range)
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
-        error = (made * (images[row] > 0) - images[truth]).abs().flatten(1).mean(1)
+        error = (made * tissue - images[truth]).abs().flatten(1).mean(1)
         weight = torch.where(row == truth, self.self_weight, 1.0).to(error)
         terms = {"l1": (weight * error).sum() / weight.sum()}
         same = (pairs.subject[:, None] == pairs.subject).triu(1)
@@ -114,6 +126,17 @@ class CRLObjective(nn.Module):
                 -self.structure_weight * self.similarity(representation.common, *same.nonzero().T).mean()
             )
         return terms, {}
+
+
+def drawn_together(row: Tensor, truth: Tensor, subject: Tensor) -> Tensor:
+    """Which of N images each of P targets is made from, bool [P, N]: its `row` [P], and of the same subject's others,
+    but for its `truth` [P], each by a chance that is drawn once for the target. `subject` is [N].
+    """
+    chosen = torch.rand(len(row), len(subject)) < torch.rand(len(row), 1)
+    chosen &= subject[row][:, None] == subject
+    chosen[torch.arange(len(row)), truth] = False
+    chosen[torch.arange(len(row)), row] = True
+    return chosen
 
 
 def share_range(trained_range: Tensor) -> None:
