@@ -302,15 +302,18 @@ class CRL(TranslationNetwork):
         return [self.fuse([representations[k] for k in kept], tissue[:, kept])[0] for kept in left]
 
     def from_several(
-        self, image: Tensor, *, source: Tensor, together: Tensor, rows: Sequence[Tensor], target: Tensor
+        self, image: Tensor, *, parameters: Tensor, together: Tensor, predicted: Sequence[Tensor], wanted: Tensor
     ) -> Translation:
-        """A training step of `fusion` "features": as `forward`, but rows are those of `together` [P, N], which of the N
-        images [N, 1, X, Y] each of the P predictions is made from."""
-        z = self.encode(image, source)
+        """A training step of `fusion` "features": images [N, 1, X, Y] at `parameters` [N, 3] are encoded once each.
+
+        Prediction p of P is made from those in row p of `together` [P, N], bool; of them, `predicted[t]` are made at
+        `wanted[t]`.
+        """
+        z = self.encode(image, parameters)
         shares, together = self.shares(z.common, (image > 0).to(image)), together.to(image)
         total, weight = ((together @ each.flatten(1)).view(-1, *each.shape[1:]) for each in (shares * z.common, shares))
-        fused = Representation(total / weight.clamp(min=1e-6), source[together.argmax(1)])
-        made = [self.decode(select(fused, r), target[t : t + 1]) for t, r in enumerate(rows) if len(r)]
+        fused = Representation(total / weight.clamp(min=1e-6), parameters[together.argmax(1)])
+        made = [self.decode(select(fused, p), wanted[t : t + 1]) for t, p in enumerate(predicted) if len(p)]
         return Translation(torch.cat(made), z)
 
     def at(self, settings: Tensor) -> Self:

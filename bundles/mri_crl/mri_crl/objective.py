@@ -104,16 +104,15 @@ class CRLObjective(nn.Module):
         wanted, setting = torch.unique(parameters.cpu(), dim=0, return_inverse=True)
         target, order = setting[pairs.truth].sort(stable=True)
         row, truth = pairs.row[order], pairs.truth[order]
-        given = {"source": parameters.to(images), "target": wanted.to(images)}
-        tissue = images[row] > 0
+        parameters, wanted, tissue = parameters.to(images), wanted.to(images), images[row] > 0
         if self.fuses:
             together = drawn_together(row, truth, pairs.subject).to(images.device)
-            rows = rows_by_target(torch.arange(len(row)), target, len(wanted))
-            made, representation = network(images, step="from_several", together=together, rows=rows, **given)
+            predicted = rows_by_target(torch.arange(len(row)), target, len(wanted))
+            inputs = {"parameters": parameters, "together": together, "predicted": predicted, "wanted": wanted}
+            made, representation = network(images, step="from_several", **inputs)
             tissue = (together.to(images) @ (images > 0).to(images).flatten(1)).view_as(tissue) > 0
         else:
-            rows = rows_by_target(row, target, len(wanted))
-            made, representation = network(images, rows=rows, **given)
+            made, representation = network(images, parameters, rows_by_target(row, target, len(wanted)), wanted)
         if is_distributed():
             share_range(unwrapped(network).trained_range)
         # As the finished image will be: 0 where its source is air, so that nothing has to be learned about it.
