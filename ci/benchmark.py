@@ -1,8 +1,8 @@
 """Time and memory of all parts as one table: `./ci/benchmark [PART ...] [--size paper] [--against REVISION]`.
 
-Parts are startup, networks, training, simulation, subject, memory, series, scale and threads. A line has what was
-measured and, where there is one, the plain way's value in the same run. With --against it has what another revision of
-the project takes, measured in turns by the same code.
+Parts are startup, networks, training, epoch, simulation, subject, memory, series, scale and threads. A line has what
+was measured and, where there is one, the plain way's value in the same run. With --against it has what another revision
+of the project takes, measured in turns by the same code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from common.options import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("startup", "networks", "training", "simulation", "subject", "memory", "series", "scale", "threads")
+PARTS = ("startup", "networks", "training", "epoch", "simulation", "subject", "memory", "series", "scale", "threads")
 FASTER_IS_MORE = ("a second", "GB/s")  # units of which more is better
 
 

@@ -1,9 +1,8 @@
-"""What a training does beside the plain ways, and an epoch of a small one as a user runs it."""
+"""What a training does beside the plain ways."""
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,9 +11,7 @@ from monai.data import CacheDataset, MetaTensor
 from monai.transforms import RandFlipd
 from torchvision.models import vgg19
 
-from common import workflows
 from common.data.loaders import CachedSubjects
-from common.data.phantom import make_phantom
 from common.data.preparation import Subjects
 from common.training.optimizers import fused, gradient_norm
 from common.training.perceptual import VGG19Loss
@@ -26,7 +23,6 @@ SEQUENCES = ["T1", "T1Gd", "T2", "FLAIR"]
 WHOLE = (192, 220, 155)  # a BraTS subject after it is cropped
 PARAMETERS = 20  # millions, of the optimiser
 PERCEPTUAL = 64  # VGG19's images, in pixels
-EPOCHS = 4  # of the small training; the first is not counted
 
 Ways = tuple
 
@@ -75,17 +71,3 @@ def rows(settings: Settings) -> Iterator[Row]:
     for name, ways in found.items():
         plain, here = turns(ways, settings)
         yield Row(name, 1000 * here, "ms", 1000 * plain)
-    yield Row("mri_seq2seq small, epoch of 8 subjects: loader, step, checkpoint", epoch(), "s")
-
-
-def epoch() -> float:
-    """Seconds that each further epoch takes of `mri-contrast train ... --overlay small`, checkpoint included."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_phantom(Path(folder) / "data", subjects=8, spacing=3, validation=0, test=0)
-        marks = []
-        for epochs in (1, EPOCHS):
-            begun = time.perf_counter()
-            options = {"epochs": epochs, "val_interval": 100, "device": "cpu"}
-            workflows.train("mri_seq2seq", f"{folder}/data", f"{folder}/{epochs}", overlay="small", **options)
-            marks.append(time.perf_counter() - begun)
-    return (marks[1] - marks[0]) / (EPOCHS - 1)

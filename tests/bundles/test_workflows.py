@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +134,38 @@ def test_many_subjects_in_shares_and_what_is_done_is_left(
     for wrong in ("0/2", "3/2", "2", "a/b"):
         with pytest.raises(ValueError, match="it must be K/N with K from 1 to N"):
             complete_folder(str(data), "made", shard=wrong, **options)
+
+
+def as_by_one(data: Path, options: dict[str, Any]) -> None:
+    """What was made in "made" is what one process makes of all subjects."""
+    complete_folder(str(data), "alone", **options)
+    files = sorted(path.relative_to("alone") for path in Path("alone").rglob("*.nii.gz"))
+    assert files == sorted(path.relative_to("made") for path in Path("made").rglob("*.nii.gz")) and files
+    for file in files:
+        assert np.array_equal(nib.load("alone" / file).get_fdata(), nib.load("made" / file).get_fdata())
+
+
+def test_two_processes_share_a_folder_at_the_same_time(phantom_dir: Path, described_weights: Path):
+    words = [str(phantom_dir), "made", "--weights", str(described_weights), "--targets", "FLAIR", "--threads", "1"]
+    command = [sys.executable, "-m", "common", "complete", *words, "--saver#pictures", "False", "--shard"]
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    both = [subprocess.Popen([*command, f"{k}/2"], env=paths, stderr=subprocess.PIPE) for k in (1, 2)]
+    for process in both:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+    as_by_one(phantom_dir, {"weights": str(described_weights), "targets": "FLAIR", "saver#pictures": False})
+
+
+@pytest.mark.full
+def test_ray_shares_a_folder(phantom_dir: Path, described_weights: Path):
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    options = {"weights": str(described_weights), "targets": "FLAIR", "saver#pictures": False}
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": paths})
+    try:
+        task = ray.remote(num_cpus=1)(complete_folder)
+        made = str(Path("made").absolute())
+        ray.get([task.remote(str(phantom_dir), made, shard=f"{k}/2", **options) for k in (1, 2)])
+    finally:
+        ray.shutdown()
+    as_by_one(phantom_dir, options)
