@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from monai.networks.nets.autoencoderkl import Decoder, Encoder
+from monai.networks.nets.autoencoderkl import AEKLResBlock, Decoder, Encoder
 from torch import Tensor, nn
 
 from .common.blocks.vq import VectorQuantiser
@@ -14,6 +14,7 @@ from .split import decode_apart, decode_split, encode_split
 
 REGULARISATIONS = ("vq", "kl")
 DECODINGS = ("whole", "split", "approximate")
+NORMS = ("everywhere", "branches", "none")
 
 
 class Reconstruction(NamedTuple):
@@ -37,6 +38,9 @@ class Autoencoder(nn.Module):
         codes: size of the codebook.
         regularisation: "vq" or "kl".
         norm_groups: of group normalisation.
+        norm: where groups are normalised: "everywhere", which with the last layer of encoder and decoder takes away how
+            bright a volume is as a whole; in the residual "branches" only; or "none", by which a crop is encoded as it
+            is within its volume.
         revive_after: see `VectorQuantiser`.
     """
 
@@ -49,10 +53,13 @@ class Autoencoder(nn.Module):
         regularisation: str = "vq",
         norm_groups: int = 32,
         revive_after: int = 0,
+        norm: str = "everywhere",
     ) -> None:
         super().__init__()
-        if regularisation not in REGULARISATIONS:
-            raise ValueError(f"regularisation is '{regularisation}'; choose one of {', '.join(REGULARISATIONS)}.")
+        chosen = (("regularisation", regularisation, REGULARISATIONS), ("norm", norm, NORMS))
+        for name, value, known in chosen:
+            if value not in known:
+                raise ValueError(f"{name} is '{value}'; choose one of {', '.join(known)}.")
         levels = len(channels)
         self.downsampling = 2 ** (levels - 1)
         options = {
@@ -66,6 +73,8 @@ class Autoencoder(nn.Module):
         down, up = ([n] * (levels - 1) + [n + 2] for n in (res_blocks, res_blocks + 1))
         self.encoder = Encoder(in_channels=1, out_channels=latent_channels, num_res_blocks=down, **options)
         self.decoder = Decoder(in_channels=latent_channels, out_channels=1, num_res_blocks=up, **options)
+        for half in (self.encoder, self.decoder):
+            _normalise_less(half, norm)
         self.to_latent = nn.Conv3d(latent_channels, latent_channels, 1)
         self.from_latent = nn.Conv3d(latent_channels, latent_channels, 1)
         self.quantiser = self.to_log_variance = None
@@ -124,3 +133,12 @@ class Autoencoder(nn.Module):
             divergence = latent.square() + log_variance.exp() - 1 - log_variance
             loss = 0.5 * divergence.flatten(1).sum(1)
         return Reconstruction(self.decoder(self.from_latent(values)), latent, loss)
+
+
+def _normalise_less(half: Encoder | Decoder, norm: str) -> None:
+    """Takes out what `norm` leaves out: of MONAI's layers the normalisation before the last one, then the blocks'."""
+    if norm != "everywhere":
+        half.blocks[-2] = nn.Identity()
+    for block in half.blocks if norm == "none" else ():
+        if isinstance(block, AEKLResBlock):
+            block.norm1, block.norm2 = nn.Identity(), nn.Identity()

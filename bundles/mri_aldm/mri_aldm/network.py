@@ -44,7 +44,8 @@ class ALDM(TranslationNetwork):
 
     Args:
         sequences: S.
-        channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after: see `Autoencoder`.
+        channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm: see
+            `Autoencoder`.
         spade_channels, spade_hidden, spade_blocks, spade_norm, source_code: see `SpadeTranslator`.
         unet_channels, unet_res_blocks, unet_attention, head_channels, unet_norm_groups: of the denoising UNet.
         method: "aldm"; Table 3's "diffusion" (a), "no_spade" (b), "spade" (c); "no_palette"; "autoencoder" (stage 1).
@@ -89,6 +90,7 @@ class ALDM(TranslationNetwork):
         seed: int = 0,
         decoding: str = "whole",
         slabs: int = 4,
+        norm: str = "everywhere",
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"method is '{method}'; choose one of {', '.join(METHODS)}.")
@@ -103,7 +105,7 @@ class ALDM(TranslationNetwork):
         self.less_memory = ["--decoding split" if decoding == "whole" else f"more --slabs than {slabs}"]
         self.palette = palette
         self.autoencoder = Autoencoder(
-            channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after
+            channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm
         )
         self.translator = None
         if has_spade:

@@ -69,9 +69,11 @@ def _apply(module: nn.Module, parts: list[Tensor]) -> list[Tensor]:
 
 
 def _normaliser(
-    norm: nn.GroupNorm, parts: list[Tensor], activation: Callable[[Tensor], Tensor] | None = None
+    norm: nn.GroupNorm | nn.Identity, parts: list[Tensor], activation: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[Tensor], Tensor]:
     """Group normalisation by mean and variance over all slabs, as a function of a slab or of one with halo."""
+    if isinstance(norm, nn.Identity):
+        return norm if activation is None else activation
 
     def grouped(part: Tensor) -> Tensor:  # (B, groups, all else)
         return part.to(norm.weight.device).unflatten(1, (norm.num_groups, -1)).flatten(2)
