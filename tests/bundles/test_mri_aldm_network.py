@@ -161,8 +161,9 @@ def test_what_the_network_answers_is_named_in_its_weights():
 
 
 @pytest.mark.parametrize("slabs", [2, 5])
-def test_split_decoding_is_whole_decoding(slabs: int):
-    network = tiny(channels=(4, 8, 8)).autoencoder
+@pytest.mark.parametrize("norm", ["everywhere", "branches", "none"])
+def test_split_decoding_is_whole_decoding(slabs: int, norm: str):
+    network = tiny(channels=(4, 8, 8), norm=norm).autoencoder
     latent = 3 * torch.randn(2, 3, 11, 5, 4)
     with torch.no_grad():
         whole = network.decode(latent)
@@ -170,12 +171,28 @@ def test_split_decoding_is_whole_decoding(slabs: int):
 
 
 @pytest.mark.parametrize("slabs", [2, 3, 9])
-def test_split_encoding_is_whole_encoding(slabs: int):
-    network = tiny(channels=(4, 8, 8)).autoencoder
+@pytest.mark.parametrize("norm", ["everywhere", "branches", "none"])
+def test_split_encoding_is_whole_encoding(slabs: int, norm: str):
+    network = tiny(channels=(4, 8, 8), norm=norm).autoencoder
     volume = torch.randn(2, 1, 28, 12, 8)
     with torch.no_grad():
         whole = network.encode(volume)
         torch.testing.assert_close(network.encode(volume, "split", slabs), whole, rtol=0, atol=1e-4)
+
+
+def test_without_normalisation_a_crop_is_encoded_as_within_its_volume():
+    """Away from the crop's edges; with it, how bright the crop is on the whole is taken away."""
+    volume = torch.randn(1, 1, 48, 8, 8)
+    volume[:, :, 24:] += 3
+    differences = {}
+    for norm in ("everywhere", "none"):
+        network = tiny(channels=(4, 8), norm=norm).autoencoder
+        with torch.no_grad():
+            whole, crop = network.encode(volume), network.encode(volume[:, :, 24:])
+        differences[norm] = (whole[:, :, -4:] - crop[:, :, -4:]).abs().max()
+    assert differences["none"] < 1e-5 < 1e-2 < differences["everywhere"]
+    with pytest.raises(ValueError, match="norm is 'off'; choose one of everywhere, branches, none"):
+        tiny(norm="off")
 
 
 def test_approximate_decoding_is_near_where_statistics_are_alike():

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mri_crl.common.data.mr_signal import FSE9
+from mri_crl.common.data.mr_signal import FSE9, Acquisition, spin_echo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mri_crl.network import CRL, LARGEST_GAIN, AttentionContrast, Embedding, GainContrast
+from mri_crl.network import CRL, LARGEST_GAIN, AttentionContrast, Embedding, GainContrast, PhysicalContrast
 
 SETTINGS = [(each.tr, each.te, each.ti) for each in FSE9.values()]
 VARIANTS = ["attention", "gain"]
 KINDS = [{"variant": variant, "downsampling": factor} for variant in VARIANTS for factor in (1, 2)]
+KINDS += [{"variant": "physical", "fusion": "features", "downsampling": factor} for factor in (1, 2)]
 
 
 def tiny(**options) -> CRL:
     torch.manual_seed(0)
     network = CRL(**{"settings": SETTINGS[:3], "features": 16, "res_blocks": 1, "heads": 4, **options}).eval()
-    nn.init.normal_(network.decoder[-1].weight, std=0.003)  # within the clamp, or the tests would compare zeros
+    # Within the clamp, or the tests would compare zeros; what the signal equation makes is there by itself.
+    nn.init.normal_(network.decoder[-1].weight, std=0.1 if options.get("variant") == "physical" else 0.003)
     nn.init.constant_(network.decoder[-1].bias, 0.5)
     return network
 
@@ -212,6 +214,7 @@ def test_outside_the_range_training_has_a_gradient_and_use_has_none():
     ("options", "message"),
     [
         ({"variant": "divide"}, "variant is 'divide'"),
+        ({"fusion": "votes"}, "fusion is 'votes'; it must be one of images, features"),
         ({"settings": [(8, 0.1, 2)]}, r"settings\[0\]: TR is 8 ms.*looks like seconds"),
         ({"settings": [(500, 20, 0), (500, 600, 0)]}, r"settings\[1\]: TE must be shorter than TR"),
     ],
@@ -224,3 +227,75 @@ def test_bad_options(options: dict, message: str):
 def test_sizes_that_do_not_fold_are_refused():
     with pytest.raises(ValueError, match=r"\(8, 7\) is not a multiple of 2"):
         tiny(downsampling=2)(torch.rand(1, 3, 8, 7, 4))
+
+
+@pytest.mark.parametrize("setting", [(500.0, 10.0, 0.0), (4000.0, 90.0, 0.0), (9000.0, 120.0, 2481.0)])
+def test_the_physical_variant_gives_the_spin_echo_of_its_maps(setting: tuple):
+    contrast, decoded = PhysicalContrast(8, 2), torch.randn(2, 3, 4, 5)
+    pd, t1, t2 = contrast.maps(decoded).unbind(1)
+    assert pd.min() > 0 and pd.max() < 2 and t1.min() > 100 and t1.max() < 6000 and t2.min() > 10 and t2.max() < 3000
+    exact = spin_echo(pd.numpy(), t1.numpy(), t2.numpy(), Acquisition(*setting))
+    torch.testing.assert_close(contrast.to_image(decoded, torch.tensor([setting]))[:, 0], torch.from_numpy(exact))
+
+
+@torch.no_grad()
+def test_maps_are_those_of_the_image():
+    network, image = tiny(variant="physical"), torch.rand(1, 1, 8, 8)
+    representation = network.encode(image, network.codes[:1])
+    pd, t1, t2 = network.maps(representation)[0].numpy()
+    made = network.decode(representation, network.codes[1:2])[0, 0]
+    torch.testing.assert_close(made, torch.from_numpy(spin_echo(pd, t1, t2, Acquisition(*SETTINGS[1]))).clamp(0, 1))
+    with pytest.raises(ValueError, match="variant is 'attention'; only 'physical' has maps"):
+        tiny().maps(representation)
+
+
+def weighing(**options) -> CRL:
+    """With shares that differ; a new network's are all alike."""
+    network = tiny(fusion="features", **options)
+    nn.init.normal_(network.log_share.weight)
+    return network
+
+
+@torch.no_grad()
+def test_sources_of_a_new_network_count_alike_where_they_have_tissue():
+    network, image = tiny(fusion="features"), torch.rand(1, 3, 8, 8, 2) + 0.1
+    image[0, 1, :4] = 0
+    z = [network.encode(network.sequence_input(image, i), network.codes[i : i + 1]) for i in (0, 1)]
+    [(fused, where)] = network.fuse(z, torch.stack([network.tissue(image, i) for i in (0, 1)], 1))
+    torch.testing.assert_close(fused.common[:, :, 4:], (z[0].common + z[1].common)[:, :, 4:] / 2)
+    torch.testing.assert_close(fused.common[:, :, :4], z[0].common[:, :, :4])
+    assert (where == 1).all()
+
+
+@torch.no_grad()
+def test_what_counts_more_is_nearer():
+    network, image = weighing(), torch.rand(1, 3, 8, 8, 1) + 0.1
+    z = [network.encode(network.sequence_input(image, i), network.codes[i : i + 1]) for i in (0, 1)]
+    weight = [network.shares(each.common, torch.ones(1, 1, 8, 8)) for each in z]
+    assert all(each.min() > 0.999 / LARGEST_GAIN and each.max() < 1.001 * LARGEST_GAIN for each in weight)
+    by_hand = sum(w * each.common for w, each in zip(weight, z, strict=True)) / sum(weight)
+    [(fused, _)] = network.fuse(z, torch.ones(1, 2, 8, 8, 1))
+    torch.testing.assert_close(fused.common, by_hand)
+    alone = network.complete(image, sources=[0], targets=[2])
+    torch.testing.assert_close(alone[0, 2, ..., 0], network.decode(z[0], network.codes[2:])[0, 0])
+
+
+@pytest.mark.parametrize("options", [{}, {"downsampling": 2}, {"variant": "physical"}], ids=str)
+@torch.no_grad()
+def test_a_step_makes_what_inference_makes_of_the_same_sources(options: dict):
+    network, image = weighing(**options), torch.rand(1, 3, 8, 8, 1)
+    image[0, 1, :3] = 0
+    together = torch.tensor([[True, True, False], [True, False, False]])
+    inputs = {"parameters": network.codes, "together": together, "wanted": network.codes[2:]}
+    step = network(image[0].movedim(-1, 1), step="from_several", predicted=(torch.arange(2),), **inputs)
+    for made, sources in zip(step.prediction, ([0, 1], [0]), strict=True):
+        torch.testing.assert_close(made[0], network.complete(image, sources=sources, targets=[2])[0, 2, ..., 0])
+
+
+@torch.no_grad()
+def test_the_spread_is_that_of_leaving_one_source_out():
+    network, image = weighing(), torch.rand(1, 3, 8, 8, 1) + 0.1
+    mean, spread = network.complete(image, sources=[0, 1], targets=[2], uncertainty=True)[0, [2, 5]]
+    alone = torch.stack([network.complete(image, sources=[i], targets=[2])[0, 2] for i in (0, 1)])
+    torch.testing.assert_close(mean, alone.mean(0))
+    torch.testing.assert_close(spread, alone.std(0))

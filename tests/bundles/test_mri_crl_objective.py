@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mri_crl.network import CRL
-from mri_crl.objective import CRLObjective, StructuralSimilarity
+from mri_crl.objective import CRLObjective, StructuralSimilarity, drawn_together
 
 SETTINGS = torch.tensor([[2000.0, 10.0, 0.0], [4000.0, 50.0, 0.0], [8000.0, 100.0, 2000.0]])
 ALL, SOME = [[1, 1, 1]] * 2, [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
@@ -122,6 +122,26 @@ def test_each_image_is_encoded_once_and_every_weight_learns(monkeypatch: pytest.
     sum(terms.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     assert network.encoder.head.weight.grad.abs().sum() > 0
+
+
+def test_what_is_drawn_together_is_of_the_same_subject_and_never_the_truth():
+    subject = torch.tensor([0, 0, 0, 0, 1, 1])
+    row, truth = torch.tensor([0, 1, 4, 5]), torch.tensor([1, 3, 5, 5])  # the last one from itself
+    seen = torch.stack([drawn_together(row, truth, subject) for _ in range(200)])
+    assert seen[:, torch.arange(4), row].all(), "the drawn source is always there"
+    assert not seen[:, torch.arange(3), truth[:3]].any()
+    assert not seen[:, :2, 4:].any() and not seen[:, 2:, :4].any()
+    counts = seen[:, 0].sum(1)
+    assert {*counts.tolist()} == {1, 2, 3} and seen[:, 3, 4].any()
+
+
+@pytest.mark.parametrize("variant", ["attention", "physical"])
+def test_features_of_several_sources_are_learned_from(variant: str):
+    network = tiny(variant=variant, fusion="features")
+    terms, _ = CRLObjective(fusion="features")(network, batch([[1, 1, 1], [1, 1, 0]]))
+    sum(terms.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    assert network.log_share.weight.grad.abs().sum() > 0 and network.encoder.head.weight.grad.abs().sum() > 0
 
 
 def test_missing_sequences_never_enter():

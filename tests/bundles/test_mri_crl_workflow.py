@@ -175,8 +175,9 @@ def test_evaluating_scores_seen_and_unseen_settings(trained: Path, crl, fse_dir:
         {"downsampling": 2, "roi_size": [32, 32, 1], "ema_decay": 0.5},
         {"slice_axis": -3, "roi_size": [1, 16, 16], "pairs_per_subject": 2, "self_weight": 0.5},
         {"acquisitions": {"FSE7": [8142, 104.2, 0], "FSE1": [2479, 9.62, 1055]}, "held_out": []},
+        {"variant": "physical", "fusion": "features", "pairs_per_subject": 4},
     ],
-    ids=["gain, min-max", "downsampling", "sagittal", "two settings"],
+    ids=["gain, min-max", "downsampling", "sagittal", "two settings", "physical"],
 )
 def test_variants_train_and_complete(crl, fse_dir: Path, tmp_path: Path, variant: dict):
     settings = {"dataset_dir": fse_dir, "ckpt_dir": tmp_path, "epochs": 1, **variant}
