@@ -27,10 +27,10 @@ CLASSES = {
 
 
 def small_options(bundle: str) -> dict[str, Any]:
-    """What small.json says of the network."""
+    """What small.json says of the network, of images that are no series."""
     overlay = json.loads((ROOT / "bundles" / bundle / "configs" / "small.json").read_text(encoding="utf-8"))
     found = {key.split("::")[1]: value for key, value in overlay.items() if key.startswith("network_def::")}
-    return {name: value for name, value in found.items() if not str(value).startswith("$")}
+    return {name: 0 if str(value).startswith("$1 if @subjects.counts") else value for name, value in found.items()}
 
 
 def made(bundle: str, name: str, wanted: Settings, **options: Any) -> nn.Module:
