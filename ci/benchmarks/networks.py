@@ -95,21 +95,27 @@ def _slices(bundle: str, network: nn.Module, settings: Settings) -> Iterator[Row
         yield Row(f"{bundle}, {name}", *_cost(call, settings))
 
 
-def _crl(settings: Settings) -> Iterator[Row]:
+def crl_step(settings: Settings) -> tuple[nn.Module, Callable[[], None]]:
+    """CRL's network, and what seven crops of one subject cost, forwards and backwards."""
     timings = [(each.tr, each.te, each.ti) for each in list(locate("common.data.mr_signal.FSE9").values())[:7]]
     network = made("mri_crl", "network.CRL", settings, settings=timings).eval()
     objective, codes = locate("mri_crl.objective.CRLObjective")().to(settings.device), network.codes
-    image = torch.rand(1, 1, *IN_PLANE[settings.size], device=settings.device)
     batch = {"image": torch.rand(1, 7, 64, 64, 1, device=settings.device), "parameters": codes[None]}
-    with torch.inference_mode():
-        z = network.encode(image, codes[:1])
-        yield Row("mri_crl, encode", *_cost(lambda: network.encode(image, codes[:1]), settings))
-        yield Row("mri_crl, decode", *_cost(lambda: network.decode(z, codes[1:2]), settings))
 
     def loss() -> torch.Tensor:
         return torch.stack(list(objective(network.train(), batch)[0].values())).sum()
 
-    yield Row("mri_crl, training step of 7 crops", *_cost(lambda: _step(network, loss), settings))
+    return network, lambda: _step(network, loss)
+
+
+def _crl(settings: Settings) -> Iterator[Row]:
+    network, step = crl_step(settings)
+    image, codes = torch.rand(1, 1, *IN_PLANE[settings.size], device=settings.device), network.codes
+    with torch.inference_mode():
+        z = network.encode(image, codes[:1])
+        yield Row("mri_crl, encode", *_cost(lambda: network.encode(image, codes[:1]), settings))
+        yield Row("mri_crl, decode", *_cost(lambda: network.decode(z, codes[1:2]), settings))
+    yield Row("mri_crl, training step of 7 crops", *_cost(step, settings))
 
 
 def _aldm(settings: Settings) -> Iterator[Row]:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from . import ROOT, Row, Settings
-from .networks import CLASSES, gmacs, made, training_step
+from .networks import CLASSES, crl_step, gmacs, made, training_step
 
 SUBJECTS = 1251
 RATE = 60e12  # operations a second that a GPU sustains: about a fifth of an A100's peak in bf16
@@ -70,14 +70,18 @@ def costs() -> Iterator[tuple[str, float, int, int]]:
     for bundle, (name, _, _) in CLASSES.items():
         size = 4 * sum(p.numel() for p in made(bundle, name, paper).parameters())
         yield bundle, gmacs(training_step(bundle, paper)), size, _steps(bundle, "train")
+    network, step = crl_step(paper)
+    count, size = 4 * gmacs(step), 4 * sum(p.numel() for p in network.parameters())  # of the four subjects of a step
+    yield "mri_crl", count, size, _steps("mri_crl", "train")
     memory, network = locate("mri_aldm.memory"), locate("mri_aldm.network.ALDM")
     for method, training in ALDM.items():
         with torch.device("meta"):
             whole = network(method=method)
-            inputs = memory.example_step(whole, [192, 192, 144])
         parts = {"autoencoder": whole.autoencoder, "spade": whole.translator, "aldm": whole.denoiser}
-        whole.requires_grad_(False)
+        whole.requires_grad_(False)  # by which it is known which step it is
         parts[method].requires_grad_(True)
+        with torch.device("meta"):
+            inputs = memory.example_step(whole, [192, 192, 144])
         size = 4 * sum(p.numel() for p in parts[method].parameters())
         yield (
             f"mri_aldm, {training}",
