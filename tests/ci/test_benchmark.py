@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from ci import benchmark as module
 from ci.benchmark import benchmark
@@ -65,3 +66,16 @@ def test_help_is_timed_in_another_revision_too(capsys):
     benchmark("startup", repeats=1, against="HEAD")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mri-contrast --help")]
     assert len(lines) == 1 and all(cell.strip() for cell in lines[0].split("|")[1:6])
+
+
+@pytest.mark.full
+def test_each_stage_is_counted_as_it_is_trained(monkeypatch: pytest.MonkeyPatch):
+    """The steps of ALDM's second and third training, whose autoencoder takes no part: what its docs say of them."""
+    from ci.benchmarks import scale
+
+    monkeypatch.setattr(scale, "CLASSES", {})
+    monkeypatch.setattr(scale, "crl_step", lambda settings: (torch.nn.Linear(1, 1), lambda: None))
+    found = {name: (count, size) for name, count, size, _ in scale.costs()}
+    assert found["mri_aldm, train"][0] == pytest.approx(4616, abs=1)
+    assert found["mri_aldm, train_translation"] == pytest.approx((6 * 2302, 4 * 55.64e6), rel=0.01)
+    assert found["mri_aldm, train_autoencoder"][0] == pytest.approx(3 * (60_595 + 142_809), rel=0.01)
