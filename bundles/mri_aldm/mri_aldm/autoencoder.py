@@ -41,6 +41,8 @@ class Autoencoder(nn.Module):
         norm: where groups are normalised: "everywhere", which with the last layer of encoder and decoder takes away how
             bright a volume is as a whole; in the residual "branches" only; or "none", by which a crop is encoded as it
             is within its volume.
+        usual: mean and deviation of tissue in [0, 1], which the layers see as 0 and 1; the paper's see all of [0, 1] as
+            [-1, 1]. Where tissues lie close together, layers that are not told learn them late.
         revive_after: see `VectorQuantiser`.
     """
 
@@ -54,6 +56,7 @@ class Autoencoder(nn.Module):
         norm_groups: int = 32,
         revive_after: int = 0,
         norm: str = "everywhere",
+        usual: Sequence[float] = (0.5, 0.5),
     ) -> None:
         super().__init__()
         chosen = (("regularisation", regularisation, REGULARISATIONS), ("norm", norm, NORMS))
@@ -62,6 +65,7 @@ class Autoencoder(nn.Module):
                 raise ValueError(f"{name} is '{value}'; choose one of {', '.join(known)}.")
         levels = len(channels)
         self.downsampling = 2 ** (levels - 1)
+        self.mean, self.deviation = 2 * usual[0] - 1, 2 * usual[1]  # of [-1, 1]
         options = {
             "spatial_dims": 3,
             "channels": channels,
@@ -85,9 +89,10 @@ class Autoencoder(nn.Module):
 
     def encode(self, image: Tensor, decoding: str = "whole", slabs: int = 4) -> Tensor:
         """The latent; with "kl" its mean. Unless it is to be decoded whole, it is encoded in slabs, equal to whole."""
+        shown = (image - self.mean) / self.deviation
         if torch.jit.is_scripting():
-            return self.to_latent(self.encoder(image))
-        return self.to_latent(self._encode_by(decoding, image, slabs))
+            return self.to_latent(self.encoder(shown))
+        return self.to_latent(self._encode_by(decoding, shown, slabs))
 
     def _encode_by(self, decoding: str, image: Tensor, slabs: int) -> Tensor:
         if decoding == "whole":
@@ -111,8 +116,8 @@ class Autoencoder(nn.Module):
             latent = self.quantiser(latent).values
         latent = self.from_latent(latent)
         if torch.jit.is_scripting():  # to which the slabs' layers are unknown
-            return self.decoder(latent)
-        return self._decode_by(decoding, latent, slabs)
+            return self.decoder(latent) * self.deviation + self.mean
+        return self._decode_by(decoding, latent, slabs) * self.deviation + self.mean
 
     def _decode_by(self, decoding: str, latent: Tensor, slabs: int) -> Tensor:
         if decoding not in DECODINGS:
@@ -123,7 +128,7 @@ class Autoencoder(nn.Module):
 
     def reconstruct(self, image: Tensor) -> Reconstruction:
         """A step of training: with "kl" the latent that is decoded is drawn from its Gaussian."""
-        encoded = self.encoder(image)
+        encoded = self.encoder((image - self.mean) / self.deviation)
         latent = self.to_latent(encoded)
         if self.quantiser is not None:
             values, _, loss = self.quantiser(latent)
@@ -132,7 +137,8 @@ class Autoencoder(nn.Module):
             values = latent + torch.randn_like(latent) * (log_variance / 2).exp()
             divergence = latent.square() + log_variance.exp() - 1 - log_variance
             loss = 0.5 * divergence.flatten(1).sum(1)
-        return Reconstruction(self.decoder(self.from_latent(values)), latent, loss)
+        decoded = self.decoder(self.from_latent(values)) * self.deviation + self.mean
+        return Reconstruction(decoded, latent, loss)
 
 
 def _normalise_less(half: Encoder | Decoder, norm: str) -> None:

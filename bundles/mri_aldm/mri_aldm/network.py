@@ -44,7 +44,7 @@ class ALDM(TranslationNetwork):
 
     Args:
         sequences: S.
-        channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm: see
+        channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm, usual: see
             `Autoencoder`.
         spade_channels, spade_hidden, spade_blocks, spade_norm, source_code: see `SpadeTranslator`.
         unet_channels, unet_res_blocks, unet_attention, head_channels, unet_norm_groups: of the denoising UNet.
@@ -91,6 +91,7 @@ class ALDM(TranslationNetwork):
         decoding: str = "whole",
         slabs: int = 4,
         norm: str = "everywhere",
+        usual: Sequence[float] = (0.5, 0.5),
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"method is '{method}'; choose one of {', '.join(METHODS)}.")
@@ -105,7 +106,7 @@ class ALDM(TranslationNetwork):
         self.less_memory = ["--decoding split" if decoding == "whole" else f"more --slabs than {slabs}"]
         self.palette = palette
         self.autoencoder = Autoencoder(
-            channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm
+            channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm, usual
         )
         self.translator = None
         if has_spade:

@@ -32,7 +32,9 @@ from .network import ALDM
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAININGS = {"autoencoder": "train_autoencoder", "translation": "train_translation", "diffusion": "train"}
-AUTOENCODER = ("channels", "res_blocks", "latent_channels", "codes", "regularisation", "norm_groups", "norm")
+AUTOENCODER = (  # its options
+    *("channels", "res_blocks", "latent_channels", "codes", "regularisation", "norm_groups", "norm", "usual"),
+)
 SPADE = ("sequences", "spade_channels", "spade_hidden", "spade_blocks", "spade_norm", "source_code")  # the translator's
 FOLDERS = {"autoencoder": "autoencoder", "translation": "translation", "diffusion": ""}
 
