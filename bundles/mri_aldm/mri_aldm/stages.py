@@ -29,6 +29,7 @@ from .common.workflows import config_file
 from .latents import MeasureLatents
 from .memory import MemoryEstimate, with_checkpointing
 from .network import ALDM
+from .reconstruction import CheckReconstruction
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAININGS = {"autoencoder": "train_autoencoder", "translation": "train_translation", "diffusion": "train"}
@@ -134,7 +135,7 @@ def stage_trainer(
     dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
     if getattr(dataset, "cache_dir", None):
         buffer = "translator.scale" if network.denoiser is None else "latent_scale"
-        handlers.append(MeasureLatents(dataset, buffer))
+        handlers += [CheckReconstruction(options["subjects"]), MeasureLatents(dataset, buffer)]
     handlers += train_handlers
     options |= {"train_handlers": handlers, "less_memory": estimate.ways}
     return usual_trainer(network=network, train_data_loader=train_data_loader, **options)
