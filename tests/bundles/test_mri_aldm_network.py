@@ -248,3 +248,40 @@ def test_a_trace_draws_the_same_at_every_call_and_size(sampler: str):
         other[0, 1] = other[1, 2] = -1
         for subject in (image(1), other, other):
             torch.testing.assert_close(traced(subject), network(subject), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_latents_of_several_sources_are_averaged_and_decoded_once():
+    network = tiny(method="spade", fusion="latents", sequences=4)
+    image = torch.rand(2, 4, 16, 16, 16) + 0.1
+    image[1, 1] = -1  # the second subject lacks it
+    made = network(image)[:, 3]
+    calls = []
+    network.autoencoder.decoder.register_forward_hook(lambda *_: calls.append(1))
+    network.complete(image[:1], sources=[0, 1, 2], targets=[3])
+    assert len(calls) == 1
+    codes = network.codes
+    for subject, sources in ((0, [0, 1, 2]), (1, [0, 2])):
+        z = [network.encode(image[subject, i][None, None], codes[i : i + 1]) for i in sources]
+        like = [network.target_like(each.latent, codes[3:], each.source) for each in z]
+        by_hand = network._to_image(torch.stack(like).mean(0))
+        torch.testing.assert_close(made[subject], by_hand[0, 0])
+    alone = tiny(method="spade", sequences=4)
+    torch.testing.assert_close(
+        network.complete(image[:1], sources=[0], targets=[3]), alone.complete(image[:1], sources=[0], targets=[3])
+    )
+    image[0, 1:] = -1
+    torch.testing.assert_close(network(image)[0, 0], alone(image)[0, 0])  # which is plain reconstruction
+
+
+@torch.no_grad()
+def test_draws_of_fused_latents_differ_and_their_mean_is_the_image():
+    network, image = tiny(sampler="flow", fusion="latents", samples=3, sequences=4), torch.rand(1, 4, 16, 16, 16) + 0.1
+    made = network.complete(image, sources=[0, 1], targets=[3], uncertainty=True)
+    assert (made[0, 7] > 0).any()
+    torch.testing.assert_close(made[0, 3], network.complete(image, sources=[0, 1], targets=[3])[0, 3])
+
+
+def test_an_unknown_fusion_is_refused():
+    with pytest.raises(ValueError, match="fusion is 'votes'; choose one of images, latents"):
+        tiny(fusion="votes")

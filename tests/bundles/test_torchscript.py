@@ -26,6 +26,7 @@ OPTIONS = [
     ("mri_aldm", {"sampler": "flow", "method": "no_spade"}),
     ("mri_aldm", {"sampler": "ddpm", "method": "no_palette", "start": 0.003}),
     ("mri_aldm", {"method": "spade", "regularisation": "kl"}),
+    ("mri_aldm", {"fusion": "latents", "sampler": "flow", "norm": "none", "usual": [0.3, 0.1]}),
     ("mri_resvit", {"slice_axis": -2}),
     pytest.param("mri_resvit", {"transformers": []}, marks=pytest.mark.full),
     ("mri_mmgan", {"slice_axis": -2}),

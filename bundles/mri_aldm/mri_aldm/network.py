@@ -2,8 +2,6 @@
 2024): a VQGAN, MS-SPADE between its halves, and a latent diffusion that closes the gap to the target's latent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,10 +25,14 @@ METHODS = {
     "aldm": (True, True, True),
 }
 MEAN = -1  # the draw that is the mean of all
+FUSIONS = ("images", "latents")
 
 
 class Representation(NamedTuple):
-    """`latent` [B, C, *s] before quantisation, its `source` [B, S], and which `draw` [B] is to be made of it."""
+    """`latent` [B, C, *s] before quantisation, its `source` [B, S], and which `draw` [B] is to be made of it.
+
+    Of K sources together, [B, K C, *s] and [B, K S], the code 0 of one that is not there.
+    """
 
     latent: Tensor
     source: Tensor
@@ -40,7 +42,7 @@ class Representation(NamedTuple):
 class ALDM(TranslationNetwork):
     """Any of S sequences to any other, whole volumes at once; see `TranslationNetwork` for how a subject is completed.
 
-    A target that is the source itself is plain reconstruction. Of several sources, the images are averaged.
+    A target that is the source itself is plain reconstruction.
 
     Args:
         sequences: S.
@@ -54,11 +56,14 @@ class ALDM(TranslationNetwork):
         samples: so many draws make the image, their mean, and its uncertainty.
         seed: of all draws.
         decoding, slabs: see `Autoencoder.decode`.
+        fusion: of several sources: "images" averages what each makes, "latents" the target-like latents, of which the
+            image is then made once.
     """
 
     TRAINING_CALLS = ("reconstruct", "target_like", "translate_latents", "reconstruct_and_translate", "predict")
     CHOSEN_ANEW = (
         *("method", "revive_after", "sampler", "steps", "start", "flow_noise", "samples", "seed", "decoding", "slabs"),
+        "fusion",
     )
 
     def __init__(
@@ -92,9 +97,11 @@ class ALDM(TranslationNetwork):
         slabs: int = 4,
         norm: str = "everywhere",
         usual: Sequence[float] = (0.5, 0.5),
+        fusion: str = "images",
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(f"method is '{method}'; choose one of {', '.join(METHODS)}.")
+        for name, value, known in (("method", method, METHODS), ("fusion", fusion, FUSIONS)):
+            if value not in known:
+                raise ValueError(f"{name} is '{value}'; choose one of {', '.join(known)}.")
         has_spade, has_diffusion, palette = METHODS[method]
         halvings = len(channels) - 1 + (len(unet_channels) - 1 if has_diffusion else 0)
         super().__init__(sequences, spatial_dims=3, downsampling=2**halvings)
@@ -105,6 +112,7 @@ class ALDM(TranslationNetwork):
         self.decoding, self.slabs = decoding, slabs
         self.less_memory = ["--decoding split" if decoding == "whole" else f"more --slabs than {slabs}"]
         self.palette = palette
+        self.has_common_space = fusion == "latents"
         self.autoencoder = Autoencoder(
             channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm, usual
         )
@@ -144,21 +152,43 @@ class ALDM(TranslationNetwork):
 
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
         latent, source, draw = representation
-        same = ((source * target).sum(1) > 0.5)[:, None, None, None, None]
+        sources = source.chunk(source.shape[1] // self.sequences, 1)
+        same = (torch.stack([(each * target).sum(1) for each in sources]).amax(0) > 0.5)[:, None, None, None, None]
         exported = False if torch.jit.is_scripting() else torch.compiler.is_exporting()  # without branches on data
-        if self.method == "autoencoder" or (not exported and bool(same.all())):
+        if len(sources) == 1 and (self.method == "autoencoder" or (not exported and bool(same.all()))):
             return self._to_image(latent)
-        like = self.target_like(latent, target, source)
+        like = self._like(latent.chunk(len(sources), 1), target, sources)
         if self.denoiser is None:
-            made = self._to_image(torch.where(same, latent, like))
+            made = self._to_image(like)
         else:
             chosen = self.mean_draw if exported else int(draw[0])
             draws = list(range(self.samples)) if chosen == self.mean_draw else [chosen]
             made = latent.new_zeros(1)
             for k in draws:
-                sampled = torch.where(same, latent, self.sample(like, target, self.seed + k))
+                sampled = torch.where(same, like, self.sample(like, target, self.seed + k))
                 made = made + self._to_image(sampled) / len(draws)
         return made
+
+    def _like(self, latents: list[Tensor], target: Tensor, sources: list[Tensor]) -> Tensor:
+        """The mean of the sources' target-like latents; what is of the target itself stays as it is."""
+        total, count = torch.zeros_like(latents[0]), torch.zeros_like(sources[0][:, :1])
+        for latent, source in zip(latents, sources):  # noqa: B905, for TorchScript
+            same = ((source * target).sum(1) > 0.5)[:, None, None, None, None]
+            like = torch.where(same, latent, self.target_like(latent, target, source))
+            there = source.sum(1, keepdim=True)
+            total, count = total + there[:, :, None, None, None] * like, count + there
+        return total / count.clamp(min=1)[:, :, None, None, None]
+
+    def fuse(self, representations: list[Representation], tissue: Tensor) -> list[tuple[Representation, Tensor]]:
+        """See `TranslationNetwork`; with `fusion` "latents" one representation of all sources that are there."""
+        if self.has_common_space:
+            there = (tissue.flatten(2).amax(2) > 0).to(tissue)  # (B, K)
+            source = torch.cat([each.source * there[:, k : k + 1] for k, each in enumerate(representations)], 1)
+            latent = torch.cat([each.latent for each in representations], 1)
+            fused = [(Representation(latent, source, representations[0].draw), tissue.amax(1))]
+        else:
+            fused = super().fuse(representations, tissue)
+        return fused
 
     def _to_image(self, latent: Tensor) -> Tensor:
         return ((self.autoencoder.decode(latent, self.decoding, self.slabs) + 1) / 2).clamp(self.darkest, 1.0)
