@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ci import many_settings
 from common.data.loading import LoadSubject
 from common.data.mr_signal import FSE9
 from common.data.normalisation import ScaleSequencesd
@@ -189,13 +190,19 @@ def test_variants_train_and_complete(crl, fse_dir: Path, tmp_path: Path, variant
     assert all(np.isfinite(image).all() for image in images.values())
 
 
-def test_many_settings_are_learned_and_scored_at_each_subject_s_own(crl, tmp_path: Path):
+def trained_on_many(crl, tmp_path: Path) -> tuple[dict[str, object], list[list[float]]]:
+    """What `settings.json` trained in tmp_path was given, and all settings that it saw."""
     make_phantom(tmp_path / "data", 4, sequences=5, spacing=8, one_gain=True)
     common = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "eval", "ckpt_dir": tmp_path, "epochs": 1}
     named = {f"SE{k + 1}": [2000, 40, 0] for k in range(5)}
     crl("train.json", "settings.json", **common, acquisitions=named).run()
     listing = read_subjects(tmp_path / "data")
     trained = [[*each.values()] for entry in listing["training"] for each in entry["parameters"].values()]
+    return common, trained
+
+
+def test_many_settings_are_learned_and_scored_at_each_subject_s_own(crl, tmp_path: Path):
+    common, trained = trained_on_many(crl, tmp_path)
     low, high = torch.load(tmp_path / "model.pt", weights_only=True)["trained_range"]
     torch.testing.assert_close(low, torch.tensor(trained).amin(0))
     torch.testing.assert_close(high, torch.tensor(trained).amax(0))
@@ -204,3 +211,22 @@ def test_many_settings_are_learned_and_scored_at_each_subject_s_own(crl, tmp_pat
     assert {row["method"] for row in rows} >= {"network", "fit", "between"} and len(
         {row["target"] for row in rows}
     ) == 5
+
+
+@pytest.mark.full
+def test_the_table_of_unseen_settings(crl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    _, trained = trained_on_many(crl, tmp_path)
+    for name, value in {"SUBJECTS": 2, "SETTINGS": 5, "SOURCES": 3, "COUNTS": (1, 3)}.items():
+        monkeypatch.setattr(many_settings, name, value)
+    many_settings.prepare(str(tmp_path / "data"), str(tmp_path / "new"))
+    seen = read_subjects(tmp_path / "new" / "seen")["test"]
+    assert len(seen) == 2 and all([*each.values()] in trained for each in seen[1]["parameters"].values())
+    capsys.readouterr()
+    many_settings.score(str(tmp_path / "new"), str(tmp_path / "model.pt"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[:2] for row in table[2:]] == [[kind, count] for kind in ("unseen", "seen") for count in ("1", "3")]
+    assert [bool(cell) for cell in table[2][2:]] == [True, False, False, True, False, True], "from one: prior, copy"
+    assert [bool(cell) for cell in table[3][2:]] == [True, True, True, True, True, False]
+    many_settings.sweep(str(tmp_path / "new"), str(tmp_path / "model.pt"), str(tmp_path / "sweep.png"))
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
