@@ -117,7 +117,8 @@ class LatentDataset(PersistentDataset):
 
     def digest(self, network: ALDM) -> str:
         """Of all that a subject's latents depend on but its files: the network's frozen parts and the settings."""
-        alike = {name: value for name, value in network.options.items() if name.startswith(("norm", "spade", "source"))}
+        named = ("norm", "usual", "spade", "source")
+        alike = {name: value for name, value in network.options.items() if name.startswith(named)}
         digest = hashlib.sha256(repr(sorted({**self.settings, **alike}.items())).encode())
         parts = [network.autoencoder] if network.denoiser is None else [network.autoencoder, network.translator]
         for part in parts:
