@@ -132,6 +132,18 @@ def test_a_perfect_network_leads_to_the_target(sampler: str):
     torch.testing.assert_close(made, latent, rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_a_network_that_answers_the_latent_leads_to_it(sampler: str):
+    process = Process(sampler, steps=10, prediction="latent")
+    latent, like, noise = torch.randn(3, 1, 2, 4, 4, 4)
+    noisy, wanted = process.noised(latent, like, noise, torch.tensor([700]))
+    assert torch.equal(wanted, latent) and not torch.allclose(noisy, latent)
+    torch.testing.assert_close(process.sample(lambda x, t: latent, like, 5), latent, rtol=0, atol=1e-4)
+    assert any(name.startswith("denoiser.latent.") for name in tiny(prediction="latent").state_dict())
+    with pytest.raises(ValueError, match="prediction is 'v'; choose one of noise, latent"):
+        tiny(prediction="v")
+
+
 @pytest.mark.parametrize(("steps", "start"), [(1, 1.0), (2, 1.0), (4, 1.0), (10, 0.5), (50, 1.0)])
 def test_few_steps_leave_no_noise(steps: int, start: float):
     """With the exact noise of latents of deviation 0.1, whatever their number, DDIM ends within what is plausible."""

@@ -52,7 +52,7 @@ class ALDM(TranslationNetwork):
         unet_channels, unet_res_blocks, unet_attention, head_channels, unet_norm_groups: of the denoising UNet.
         method: "aldm"; Table 3's "diffusion" (a), "no_spade" (b), "spade" (c); "no_palette"; "autoencoder" (stage 1).
             Without Palette's concatenation sampling starts from the noised (target-like) latent, half of the way.
-        sampler, steps, start, flow_noise: see `Process`. `start` 0 stands for 1, or 0.5 without Palette.
+        sampler, steps, start, flow_noise, prediction: see `Process`. `start` 0 stands for 1, or 0.5 without Palette.
         samples: so many draws make the image, their mean, and its uncertainty.
         seed: of all draws.
         decoding, slabs: see `Autoencoder.decode`.
@@ -98,6 +98,7 @@ class ALDM(TranslationNetwork):
         norm: str = "everywhere",
         usual: Sequence[float] = (0.5, 0.5),
         fusion: str = "images",
+        prediction: str = "noise",
     ) -> None:
         for name, value, known in (("method", method, METHODS), ("fusion", fusion, FUSIONS)):
             if value not in known:
@@ -123,7 +124,7 @@ class ALDM(TranslationNetwork):
             )
         self.denoiser = None
         if has_diffusion:
-            self.process = Process(sampler, steps, start or (1.0 if self.palette else 0.5), flow_noise)
+            self.process = Process(sampler, steps, start or (1.0 if self.palette else 0.5), flow_noise, prediction)
             sizes = {"channels": unet_channels, "num_res_blocks": unet_res_blocks, "attention_levels": unet_attention}
             sizes |= {"num_head_channels": head_channels, "norm_num_groups": unet_norm_groups}
             self._add_denoiser(latent_channels, sizes)
@@ -140,7 +141,7 @@ class ALDM(TranslationNetwork):
             **sizes,
         )
         # Named for what it answers, so that the one's weights are never taken for the other's.
-        self.denoiser = nn.ModuleDict({"velocity" if self.process.is_flow else "noise": unet})
+        self.denoiser = nn.ModuleDict({self.process.answers: unet})
         # Mean and standard deviation of the training subjects' latents, per channel.
         scale = torch.stack([torch.zeros(latent_channels), torch.ones(latent_channels)])
         self.register_buffer("latent_scale", scale)
