@@ -114,7 +114,7 @@ def recovered(images: torch.Tensor, times: Sequence[float], wanted: float) -> to
 
     The sign that a magnitude has lost changes once, at the zero crossing, tried at every place; T1 is one of 200.
     """
-    inside = (images > 0).all(0)
+    inside = (images > 0).any(0)  # an image may be 0 where it crosses
     voxels, t = images[:, inside].double().numpy(), np.asarray(times, float)
     least, answer = np.full(voxels.shape[1], np.inf), np.zeros(voxels.shape[1])
     for t1 in np.geomspace(100, 6000, 200):

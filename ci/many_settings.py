@@ -76,7 +76,7 @@ def cases(folder: Path, weights: str) -> Iterator[tuple[Case, nn.Module]]:
     if root not in sys.path:
         sys.path.insert(0, root)
     options = {"config_file": f"{root}/configs/inference.json", "bundle_root": root, "weights": weights}
-    options |= {"dataset_dir": str(folder)}
+    options |= {"dataset_dir": str(folder), "device": "cpu"}
     network = create_workflow(**options).parser.get_parsed_content("network").eval()
     acquired, clean = (
         create_workflow(**options, acquisitions=named, subject_list=str(folder / f"{each}.json")).parser

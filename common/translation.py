@@ -65,6 +65,7 @@ class TranslationNetwork(Layout):
     # Methods that its training calls by `forward(image, step=NAME, ...)`; their arguments have names of their own.
     TRAINING_CALLS: tuple[str, ...] = ()
     has_common_space = False  # a method that overrides `fuse` says True
+    spread_alone = False  # whether `variants` say how far an image may vary, and not what it is
     __constants__ = (
         "has_common_space",
         "has_series",
@@ -145,7 +146,8 @@ class TranslationNetwork(Layout):
     def variants(self, representations: Sequence[NamedTuple], tissue: Tensor) -> list[tuple[NamedTuple, Tensor]]:
         """As `fuse`, where it is also asked how far an image may vary: the spread of these images is its uncertainty.
 
-        A method with a distribution overrides this with draws from it. Fewer than two: no spread.
+        A method with a distribution overrides this with draws from it, whose mean then is the image; with
+        `spread_alone` the image is what `fuse` makes. Fewer than two: no spread.
         """
         return self.fuse(representations, tissue)
 
@@ -297,21 +299,27 @@ class TranslationNetwork(Layout):
 
         `known` has, by their ids, what representations were decoded to already.
         """
-        shares, volumes = [], []
-        for representation, share in (self.variants if uncertainty else self.fuse)(representations, tissue):
-            made = None if known is None else known.get(id(representation))
-            if made is None:
-                made = self._decoded(representation, target, tissue.shape[0])
-            volumes.append(made)
-            shares.append(share[:, None])
-        count = sum(shares)
-        mean = sum(share * each for share, each in zip(shares, volumes, strict=True)) / torch.clamp(count, min=1)
+
+        def made_of(parts: Sequence[tuple[NamedTuple, Tensor]]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+            volumes, shares = [], []
+            for representation, share in parts:
+                made = None if known is None else known.get(id(representation))
+                if made is None:
+                    made = self._decoded(representation, target, tissue.shape[0])
+                volumes.append(made)
+                shares.append(share[:, None])
+            count = sum(shares)
+            total = sum(share * each for share, each in zip(shares, volumes, strict=True))
+            return volumes, shares, count, total / torch.clamp(count, min=1)
+
         if not uncertainty:
-            return [mean]
+            return [made_of(self.fuse(representations, tissue))[-1]]
+        volumes, shares, count, mean = made_of(self.variants(representations, tissue))
+        image = made_of(self.fuse(representations, tissue))[-1] if self.spread_alone else mean
         if len(volumes) < 2:
-            return [mean, torch.full_like(mean, torch.nan)]
+            return [image, torch.full_like(mean, torch.nan)]
         squared = sum(share * (each - mean).square() for share, each in zip(shares, volumes, strict=True))
-        return [mean, (squared / torch.clamp(count - 1, min=1)).sqrt()]
+        return [image, (squared / torch.clamp(count - 1, min=1)).sqrt()]
 
     def _decoded(self, representation: NamedTuple, target: int, batch: int) -> Tensor:
         frames = (self.frames[target],) if self.has_series else ()

@@ -57,7 +57,7 @@ def tiny() -> dict[str, dict[str, Any]]:
         **{"channels": [4, 8], "res_blocks": 1, "norm_groups": 2, "codes": 16, "spade_channels": [4, 4]},
         **{"spade_hidden": 4, "unet_channels": [4, 8], "unet_res_blocks": 1, "unet_attention": [False, True]},
         **{"head_channels": 4, "unet_norm_groups": 2, "steps": 2, "spade_blocks": [1, 1], "spade_norm": "everywhere"},
-        **{"source_code": False},
+        **{"source_code": False, "latent_channels": 3, "norm": "everywhere", "usual": [0.5, 0.5]},
     }
     vit = {"art_blocks": 2, "width": 8, "mlp_width": 8, "layers": 1, "heads": 2, "grid": 4, "transformers": [1]}
     networks["mri_resvit"] = {"channels": [4, 8], **vit}
@@ -65,7 +65,7 @@ def tiny() -> dict[str, dict[str, Any]]:
     resnet = {"channels": [4, 8], "res_blocks": 1}
     networks |= {"mri_pgan": resnet, "mri_mmgan": {"channels": [4, 8]}, "mri_cyclegan": resnet}
     aldm = {"roi_size": [16, 16, 16], "crop_size": [16, 16, 16], "divisible": [4, 4, 4]}
-    aldm |= {"adversarial_weight": 0.0, "sampler": "ddim", "cycle_weight": 1.0}
+    aldm |= {"adversarial_weight": 0.0, "sampler": "ddim", "cycle_weight": 1.0, "regularisation": "vq"}
     own = {"mri_aldm": aldm, "mri_vq_seq2seq": {"repeats": 1}}
     own["mri_resvit"] = {"roi_size": [32, 32, 1], "divisible": [8, 8, 1], "adversarial_weight": 0.0}
     own["mri_wavelet_flow"] = {"roi_size": [16, 16, 16], "divisible": [4, 4, 4], "batch_size": 1, "learning_rate": 1e-3}

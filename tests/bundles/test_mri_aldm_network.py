@@ -287,6 +287,45 @@ def test_latents_of_several_sources_are_averaged_and_decoded_once():
 
 
 @torch.no_grad()
+def test_the_air_of_a_source_does_not_count():
+    """Away from the edge of what it covers, by more than the networks see."""
+    options = {"method": "spade", "sequences": 3, "norm": "none", "spade_norm": "branches"}
+    image = torch.rand(1, 3, 64, 8, 8) + 0.1
+    image[:, 1, 16:] = 0
+    network = tiny(**options, fusion="latents")
+    # What is normalised over the volume differs; so the translation is that of each latent by itself, as it is.
+    network.translator.forward = lambda latent, target, source=None: latent
+    made = network.complete(image, sources=[0, 1], targets=[2])[0, 2]
+    alone = network.complete(image, sources=[0], targets=[2])[0, 2]
+    torch.testing.assert_close(made[40:], alone[40:])
+    assert not torch.allclose(made[:8], alone[:8], atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"method": "spade"}, {"sampler": "flow"}], ids=str)
+def test_without_draws_the_spread_of_fused_latents_is_that_of_the_sources(options: dict):
+    network, image = tiny(fusion="latents", sequences=4, **options), torch.rand(1, 4, 16, 16, 16) + 0.1
+    made = network.complete(image, sources=[0, 1], targets=[3], uncertainty=True)[0]
+    alone = [network.complete(image, sources=[i], targets=[3])[0, 3] for i in (0, 1)]
+    torch.testing.assert_close(made[3], network.complete(image, sources=[0, 1], targets=[3])[0, 3])
+    torch.testing.assert_close(made[7], torch.stack(alone).std(0))
+
+
+@torch.no_grad()
+def test_usual_intensities_are_shown_alike_on_every_way():
+    network = tiny(usual=[0.3, 0.1], norm="none", regularisation="kl").autoencoder.eval()
+    shown: list[torch.Tensor] = []
+    network.encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    volume = 2 * torch.tensor([0.3, 0.4, 0.2])[None, None, :, None, None].repeat(1, 1, 4, 4, 4) - 1
+    latent = network.encode(volume)
+    torch.testing.assert_close(shown[0][0, 0, :3, 0, 0], torch.tensor([0.0, 1.0, -1.0]))
+    torch.nn.init.constant_(network.to_log_variance.weight, 0)
+    torch.nn.init.constant_(network.to_log_variance.bias, -30)  # next to no noise
+    torch.testing.assert_close(network.reconstruct(volume).image, network.decode(latent), rtol=0, atol=1e-4)
+    torch.testing.assert_close(network.decode(latent, "split", 2), network.decode(latent), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
 def test_draws_of_fused_latents_differ_and_their_mean_is_the_image():
     network, image = tiny(sampler="flow", fusion="latents", samples=3, sequences=4), torch.rand(1, 4, 16, 16, 16) + 0.1
     made = network.complete(image, sources=[0, 1], targets=[3], uncertainty=True)

@@ -60,7 +60,7 @@ def test_the_mistake_is_named(image: Tensor, change, said: str | None):
     missing = -torch.ones_like(image)
     found = doubts(Remembered(image), torch.stack([change(image), missing]), ["T1", "T2"])
     assert (found == []) if said is None else (len(found) == 1 and "varies in T1, less than 50%" in found[0])
-    assert said is None or found[0].endswith(f"bring back the rest: {said}.")
+    assert said is None or found[0].endswith(f"bring back the rest: {said}")
 
 
 def test_a_training_says_it_once(image: Tensor, caplog: pytest.LogCaptureFixture):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from common.data.subjects import read_subjects
+from common.description import write
 from common.training.adversary import Adversary, SequenceDiscriminators
 from mri_aldm import stages
 from mri_aldm.autoencoder import Reconstruction
 from mri_aldm.inference import OneSourceInferer
-from mri_aldm.latents import CropLatents
+from mri_aldm.latents import CropLatents, LatentDataset
 from mri_aldm.memory import MemoryEstimate
 from mri_aldm.network import ALDM
 from mri_aldm.objectives import AutoencoderObjective, DiffusionObjective, TranslationObjective, random_pairs
@@ -251,3 +253,28 @@ def test_one_command_runs_all_and_passes_over_what_is_finished(tmp_path: Path, m
         Done.returncode = code
         with pytest.raises(SystemExit, match=end):
             stages.train_all("DIR", ckpt_dir=str(tmp_path / f"other{code}"))
+
+
+def test_stages_take_up_how_the_autoencoder_sees_images(tiny_network, tmp_path: Path):
+    """As it was trained; weights from before the options were there are as their defaults."""
+    network, file = tiny_network("mri_aldm", method="autoencoder"), tmp_path / "model.pt"
+    torch.save(network.state_dict(), file)
+    known = {name: value for name, value in network.options.items() if name in stages.AUTOENCODER}
+    described = {**network.options, **known, "norm": "none", "usual": [0.3, 0.1]}
+    write(file, SimpleNamespace(options=described))
+    taken = stages.Begun(tmp_path / "x", [file]).network
+    assert (taken["norm"], taken["usual"]) == ("none", [0.3, 0.1])
+    older = {name: value for name, value in described.items() if name not in ("norm", "usual")}
+    write(file, SimpleNamespace(options=older))
+    stages.begin_translation(tiny_network("mri_aldm", method="spade"), str(file))
+    with pytest.raises(ValueError, match=r"usual.*0\.5.*0\.28"):
+        stages.begin_translation(tiny_network("mri_aldm", method="spade", usual=[0.28, 0.08]), str(file))
+
+
+def test_cached_latents_are_known_by_what_the_options_say_not_by_their_type(tiny_network):
+    digests = set()
+    for usual in ((0.3, 0.1), [0.3, 0.1], [0.3, 0.2]):
+        dataset = object.__new__(LatentDataset)
+        dataset.settings = {"roi_size": [16, 16, 16]}
+        digests.add(dataset.digest(tiny_network("mri_aldm", method="spade", usual=usual)))
+    assert len(digests) == 2

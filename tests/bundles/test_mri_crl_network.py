@@ -297,5 +297,15 @@ def test_the_spread_is_that_of_leaving_one_source_out():
     network, image = weighing(), torch.rand(1, 3, 8, 8, 1) + 0.1
     mean, spread = network.complete(image, sources=[0, 1], targets=[2], uncertainty=True)[0, [2, 5]]
     alone = torch.stack([network.complete(image, sources=[i], targets=[2])[0, 2] for i in (0, 1)])
-    torch.testing.assert_close(mean, alone.mean(0))
+    torch.testing.assert_close(mean, network.complete(image, sources=[0, 1], targets=[2])[0, 2])
+    assert not torch.allclose(mean, alone.mean(0), atol=1e-5), "the image is that of the fused features"
     torch.testing.assert_close(spread, alone.std(0))
+
+
+@torch.no_grad()
+def test_maps_are_of_full_precision_in_a_step_of_half():
+    contrast, decoded = PhysicalContrast(8, 2), torch.randn(1, 3, 16, 16).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        made = contrast.to_image(decoded, torch.tensor([[9000.0, 100.0, 700.0]]))
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, contrast.to_image(decoded.float(), torch.tensor([[9000.0, 100.0, 700.0]])))

@@ -144,6 +144,12 @@ def test_features_of_several_sources_are_learned_from(variant: str):
     assert network.log_share.weight.grad.abs().sum() > 0 and network.encoder.head.weight.grad.abs().sum() > 0
 
 
+def test_images_of_their_own_scale_have_no_common_maps():
+    with pytest.raises(ValueError, match="PD, T1 and T2 explain images of one scale only"):
+        CRLObjective(variant="physical", scale_per="image")
+    CRLObjective(variant="attention", scale_per="image")
+
+
 def test_missing_sequences_never_enter():
     network, data = tiny(), batch(SOME)
     terms, _ = CRLObjective()(network, data)

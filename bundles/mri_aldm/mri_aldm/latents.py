@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 import zipfile
 from collections.abc import Hashable, Mapping, Sequence
@@ -119,7 +120,7 @@ class LatentDataset(PersistentDataset):
         """Of all that a subject's latents depend on but its files: the network's frozen parts and the settings."""
         named = ("norm", "usual", "spade", "source")
         alike = {name: value for name, value in network.options.items() if name.startswith(named)}
-        digest = hashlib.sha256(repr(sorted({**self.settings, **alike}.items())).encode())
+        digest = hashlib.sha256(json.dumps({**self.settings, **alike}, sort_keys=True, default=str).encode())
         parts = [network.autoencoder] if network.denoiser is None else [network.autoencoder, network.translator]
         for part in parts:
             for name, value in part.state_dict().items() if part is not None else ():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import Autoencoder, Reconstruction
@@ -31,12 +32,14 @@ FUSIONS = ("images", "latents")
 class Representation(NamedTuple):
     """`latent` [B, C, *s] before quantisation, its `source` [B, S], and which `draw` [B] is to be made of it.
 
-    Of K sources together, [B, K C, *s] and [B, K S], the code 0 of one that is not there.
+    Of K sources together, [B, K C, *s] and [B, K S], the code 0 of one that is not there, and in `share` [B, K, *s] how
+    much each counts.
     """
 
     latent: Tensor
     source: Tensor
     draw: Tensor
+    share: Tensor
 
 
 class ALDM(TranslationNetwork):
@@ -113,7 +116,7 @@ class ALDM(TranslationNetwork):
         self.decoding, self.slabs = decoding, slabs
         self.less_memory = ["--decoding split" if decoding == "whole" else f"more --slabs than {slabs}"]
         self.palette = palette
-        self.has_common_space = fusion == "latents"
+        self.has_common_space = self.spread_alone = fusion == "latents"
         self.autoencoder = Autoencoder(
             channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm, usual
         )
@@ -149,16 +152,16 @@ class ALDM(TranslationNetwork):
     def encode(self, image: Tensor, source: Tensor) -> Representation:
         latent = self.autoencoder.encode(2 * image - 1, self.decoding, self.slabs)
         draw = torch.full((image.shape[0],), self.mean_draw, device=image.device)
-        return Representation(latent, source.expand(image.shape[0], -1), draw)
+        return Representation(latent, source.expand(image.shape[0], -1), draw, torch.ones_like(latent[:, :1]))
 
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
-        latent, source, draw = representation
+        latent, source, draw, share = representation
         sources = source.chunk(source.shape[1] // self.sequences, 1)
         same = (torch.stack([(each * target).sum(1) for each in sources]).amax(0) > 0.5)[:, None, None, None, None]
         exported = False if torch.jit.is_scripting() else torch.compiler.is_exporting()  # without branches on data
         if len(sources) == 1 and (self.method == "autoencoder" or (not exported and bool(same.all()))):
             return self._to_image(latent)
-        like = self._like(latent.chunk(len(sources), 1), target, sources)
+        like = self._like(latent.chunk(len(sources), 1), target, sources, share)
         if self.denoiser is None:
             made = self._to_image(like)
         else:
@@ -170,23 +173,27 @@ class ALDM(TranslationNetwork):
                 made = made + self._to_image(sampled) / len(draws)
         return made
 
-    def _like(self, latents: list[Tensor], target: Tensor, sources: list[Tensor]) -> Tensor:
+    def _like(self, latents: list[Tensor], target: Tensor, sources: list[Tensor], share: Tensor) -> Tensor:
         """The mean of the sources' target-like latents; what is of the target itself stays as it is."""
-        total, count = torch.zeros_like(latents[0]), torch.zeros_like(sources[0][:, :1])
-        for latent, source in zip(latents, sources):  # noqa: B905, for TorchScript
-            same = ((source * target).sum(1) > 0.5)[:, None, None, None, None]
-            like = torch.where(same, latent, self.target_like(latent, target, source))
-            there = source.sum(1, keepdim=True)
-            total, count = total + there[:, :, None, None, None] * like, count + there
-        return total / count.clamp(min=1)[:, :, None, None, None]
+        total = torch.zeros_like(latents[0])
+        for k in range(len(latents)):
+            same = ((sources[k] * target).sum(1) > 0.5)[:, None, None, None, None]
+            like = torch.where(same, latents[k], self.target_like(latents[k], target, sources[k]))
+            total = total + share[:, k : k + 1] * like
+        return total / share.sum(1, keepdim=True).clamp(min=1)
 
     def fuse(self, representations: list[Representation], tissue: Tensor) -> list[tuple[Representation, Tensor]]:
-        """See `TranslationNetwork`; with `fusion` "latents" one representation of all sources that are there."""
+        """See `TranslationNetwork`; with `fusion` "latents" one representation of all sources.
+
+        A source counts where it has tissue. Where none has, all do that have any: the mean of their air.
+        """
         if self.has_common_space:
-            there = (tissue.flatten(2).amax(2) > 0).to(tissue)  # (B, K)
+            here = F.max_pool3d(tissue, self.autoencoder.downsampling)  # (B, K, *s)
+            there = here.amax((2, 3, 4))  # (B, K)
+            share = torch.where(here.amax(1, keepdim=True) > 0, here, there[:, :, None, None, None])
             source = torch.cat([each.source * there[:, k : k + 1] for k, each in enumerate(representations)], 1)
             latent = torch.cat([each.latent for each in representations], 1)
-            fused = [(Representation(latent, source, representations[0].draw), tissue.amax(1))]
+            fused = [(Representation(latent, source, representations[0].draw, share), tissue.amax(1))]
         else:
             fused = super().fuse(representations, tissue)
         return fused
@@ -220,8 +227,10 @@ class ALDM(TranslationNetwork):
     def variants(
         self, representations: Sequence[Representation], tissue: Tensor
     ) -> list[tuple[Representation, Tensor]]:
-        """All draws of all sources."""
+        """All draws of all sources; of latents that are fused the draws or, if there is one only, each source alone."""
         fused = self.fuse(representations, tissue)
+        if self.has_common_space and (self.denoiser is None or self.samples < 2):
+            fused = super().fuse(representations, tissue)
         if self.denoiser is None:
             return fused
         return [

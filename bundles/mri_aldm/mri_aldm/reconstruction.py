@@ -7,16 +7,19 @@ from itertools import combinations
 
 import torch
 from ignite.engine import Engine, Events
+from monai.transforms import CenterSpatialCrop
 from torch import Tensor
 
 from .common.data.doubts import remaining_skull
 from .common.data.preparation import Subjects
 from .common.distributed import is_main_process, unwrapped
+from .common.memory import advising
 from .network import ALDM
 
 logger = logging.getLogger(__name__)
 LEAST = 0.5  # of what varies in the tissue
 SCALES = (0.5, 0.7, 1.4, 2.0)
+MIDDLE = 96  # voxels, a multiple of what any autoencoder halves to
 
 
 class CheckReconstruction:
@@ -37,10 +40,12 @@ class CheckReconstruction:
 
     def __call__(self, engine: Engine) -> None:
         item = next((each for each in self.subjects.items("training", required=False)), None)
-        if item is None or not is_main_process():
+        if item is None:
             return
         data = self.subjects.use()(item)
-        for text in doubts(unwrapped(engine.network), data["image"], self.subjects.sequences):
+        with advising(["--decoding split"]):
+            found = doubts(unwrapped(engine.network), data["image"], self.subjects.sequences)
+        for text in found if is_main_process() else ():  # all processes look, so that none waits for another
             logger.warning(f"{item['subject']}: {text}")
 
 
@@ -55,11 +60,13 @@ def doubts(network: ALDM, images: Tensor, sequences: list[str]) -> list[str]:
         share = given_back(network, volume)
         logger.info(f"The autoencoder gives back {share:.0%} of what varies in {name}.")
         if share < LEAST:
-            causes = _causes(network, volume, images.affine.numpy() if hasattr(images, "affine") else None)
             found.append(
                 f"the autoencoder gives back {max(share, 0):.0%} of what varies in {name}, less than {LEAST:.0%}, and "
-                f"no translation will bring back the rest: {causes}."
+                "no translation will bring back the rest"
             )
+            if len(found) == 1:
+                affine = images.affine.numpy() if hasattr(images, "affine") else None
+                found[0] += f": {_causes(network, volume, affine)}"
     return found
 
 
@@ -73,9 +80,10 @@ def given_back(network: ALDM, image: Tensor) -> float:
 
 
 def _causes(network: ALDM, image: Tensor, affine: object) -> str:
-    """What an image would have to be for the autoencoder to fit it."""
+    """What an image would have to be for the autoencoder to fit it, by its middle."""
     skull = remaining_skull(image.cpu().numpy(), affine) if affine is not None else ""
     causes = [f"it {skull}"] if skull else []
+    image = CenterSpatialCrop([min(size, MIDDLE) for size in image.shape])(image[None])[0]
     for a, b in combinations(range(3), 2):
         share = given_back(network, image.transpose(a, b).contiguous())
         if share >= LEAST:

@@ -8,6 +8,8 @@ over, one that was killed goes on.
 
 from __future__ import annotations
 
+import inspect
+import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -99,14 +101,22 @@ def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
     """Parts of a network, and the training images' scales, from the weights of a stage."""
     command = f"run training --config_file configs/{TRAININGS[stage]}.json ..."
     names = (*AUTOENCODER, *SPADE) if "translator" in parts else AUTOENCODER
-    options = {name: network.options[name] for name in names}
-    check_trained_alike(path, read(path), options, {})
+    options, found = plain({name: network.options[name] for name in names}), read(path)
+    if found.get("network"):  # what older weights do not know of was as it is by default
+        added = {name: inspect.signature(ALDM).parameters[name].default for name in ("norm", "usual")}
+        found = {**found, "network": {**plain(added), **found["network"]}}
+    check_trained_alike(path, found, options, {})
     for part in parts:
         module = getattr(network, part)
         load_weights(module, path, prefix=f"{part}.", command=command, option=f"{stage}_weights").train()
     state = read_state(path)
     for name in ("reference_scale", "reference_spread"):
         getattr(network, name).copy_(state.get(name, getattr(network, name)))  # older weights lack the latter
+
+
+def plain(options: dict[str, Any]) -> dict[str, Any]:
+    """As a description has them, lists for tuples."""
+    return json.loads(json.dumps(options))
 
 
 def stage_trainer(

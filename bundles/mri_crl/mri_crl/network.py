@@ -176,8 +176,8 @@ class PhysicalContrast(AttentionContrast):
         return common
 
     def maps(self, decoded: Tensor) -> Tensor:
-        """Any numbers [B, 3, *s] to PD in the images' unit, T1 and T2 in ms."""
-        pd, t1, t2 = torch.sigmoid(decoded).unbind(1)
+        """Any numbers [B, 3, *s] to PD in the images' unit, T1 and T2 in ms; in full precision, which T1 needs."""
+        pd, t1, t2 = torch.sigmoid(decoded.float()).unbind(1)
         t1 = torch.exp(self.smallest[0] + self.ratio[0] * t1)
         return torch.stack([self.largest * pd, t1, torch.exp(self.smallest[1] + self.ratio[1] * t2)], 1)
 
@@ -245,7 +245,7 @@ class CRL(TranslationNetwork):
         wide = [features] * layers + [self.contrast.made * downsampling**2]
         self.decoder = mlp(wide, partial(nn.Conv2d, kernel_size=1))
         self.unfold = nn.PixelShuffle(downsampling)
-        self.has_common_space = fusion == "features"
+        self.has_common_space = self.spread_alone = fusion == "features"
         self.log_share = nn.Conv2d(features, features, 1) if self.has_common_space else None
         if self.log_share is not None:  # all alike at first
             nn.init.zeros_(self.log_share.weight)
@@ -310,8 +310,10 @@ class CRL(TranslationNetwork):
         `wanted[t]`.
         """
         z = self.encode(image, parameters)
-        shares, together = self.shares(z.common, (image > 0).to(image)), together.to(image)
-        total, weight = ((together @ each.flatten(1)).view(-1, *each.shape[1:]) for each in (shares * z.common, shares))
+        shares, together = self.shares(z.common, (image > 0).to(image)).float(), together.float()
+        with torch.autocast(image.device.type, enabled=False):  # as in use, which is in full precision
+            parts = (shares * z.common.float(), shares)
+            total, weight = ((together @ each.flatten(1)).view(-1, *each.shape[1:]) for each in parts)
         fused = Representation(total / weight.clamp(min=1e-6), parameters[together.argmax(1)])
         made = [self.decode(select(fused, p), wanted[t : t + 1]) for t, p in enumerate(predicted) if len(p)]
         return Translation(torch.cat(made), z)

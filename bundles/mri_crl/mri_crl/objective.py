@@ -75,6 +75,10 @@ class CRLObjective(nn.Module):
         pairs_per_subject: as many pairs are drawn at random per subject and step; 0 takes all.
         fusion: the network's. With "features" a target is made from the drawn pair's source and, at random, from none
             to all of the subject's others.
+        variant, scale_per: the network's, and that of the images.
+
+    Raises:
+        ValueError: one signal equation is to explain images that have a scale each.
     """
 
     def __init__(
@@ -85,8 +89,15 @@ class CRLObjective(nn.Module):
         self_weight: float = 0.0,
         pairs_per_subject: int = 0,
         fusion: str = "images",
+        variant: str = "attention",
+        scale_per: str = "subject",
     ) -> None:
         super().__init__()
+        if variant == "physical" and scale_per != "subject":
+            raise ValueError(
+                f"variant is 'physical' and scale_per '{scale_per}': PD, T1 and T2 explain images of one scale only; "
+                "leave out --scale_per image, or take another variant."
+            )
         self.fuses = fusion == "features"
         self.slice_axis = slice_axis
         self.structure_weight = structure_weight
