@@ -58,6 +58,7 @@ def tiny() -> dict[str, dict[str, Any]]:
         **{"spade_hidden": 4, "unet_channels": [4, 8], "unet_res_blocks": 1, "unet_attention": [False, True]},
         **{"head_channels": 4, "unet_norm_groups": 2, "steps": 2, "spade_blocks": [1, 1], "spade_norm": "everywhere"},
         **{"source_code": False, "latent_channels": 3, "norm": "everywhere", "usual": [0.5, 0.5]},
+        **{"prediction": "noise"},
     }
     vit = {"art_blocks": 2, "width": 8, "mlp_width": 8, "layers": 1, "heads": 2, "grid": 4, "transformers": [1]}
     networks["mri_resvit"] = {"channels": [4, 8], **vit}
