@@ -18,6 +18,7 @@ from ..data.preparation import Subjects
 from ..description import read
 from ..distributed import is_main_process, unwrapped
 from ..files import prepare_folder
+from ..options import switch
 from .adversary import Adversary
 from .beginning import begin_with
 from .checkpoints import Checkpoints
@@ -44,6 +45,7 @@ def usual_trainer(
     compile: bool | str = False,
     less_memory: Sequence[str] | None = None,
     init_weights: str = "",
+    deterministic: bool | str = False,
     **accompanied: Any,
 ) -> TranslationTrainer:
     """A `TranslationTrainer` with `usual_handlers`.
@@ -56,9 +58,12 @@ def usual_trainer(
         objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
         less_memory: see `TranslationTrainer`; None names the options that all trainings have.
         init_weights: file of the weights that a new training begins with, see `begin_with`.
+        deterministic: cuDNN takes algorithms that give the same to the bit; else the fastest for the sizes at hand.
         accompanied: the other arguments of `usual_handlers`; what is `described` has "trained_on" where the images are
             not those that `subjects` tells of.
     """
+    torch.backends.cudnn.deterministic = switch(deterministic, "deterministic")  # MONAI's set_determinism says yes
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
     if init_weights and not (Path(accompanied["ckpt_dir"]) / "last.pt").is_file():
         begin_with(unwrapped(network), init_weights)
     average, dataset = MovingAverage(network, ema_decay), train_data_loader.dataset

@@ -43,6 +43,18 @@ def test_another_handler(changed, tmp_path: Path):
     assert (tmp_path / "metrics" / "metrics.csv").exists()
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_is_fast_or_the_same_to_the_bit(changed, monkeypatch: pytest.MonkeyPatch, deterministic: bool):
+    for flag in ("deterministic", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, flag, getattr(torch.backends.cudnn, flag))  # given back afterwards
+    options = {"train#trainer#deterministic": str(deterministic)} if deterministic else {}
+    training = changed({}, **options)
+    training.initialize()
+    training.parser.get_parsed_content("train#trainer")
+    assert torch.backends.cudnn.deterministic is deterministic
+    assert torch.backends.cudnn.benchmark is not deterministic
+
+
 def test_another_data_set(changed, tmp_path: Path):
     kept = {"_target_": "PersistentDataset", "cache_dir": str(tmp_path / "cache")}
     dataset = {**kept, "data": "$@subjects.items('training')", "transform": "@train#preprocessing"}
