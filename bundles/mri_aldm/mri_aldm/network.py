@@ -109,13 +109,11 @@ class ALDM(TranslationNetwork):
         has_spade, has_diffusion, palette = METHODS[method]
         halvings = len(channels) - 1 + (len(unet_channels) - 1 if has_diffusion else 0)
         super().__init__(sequences, spatial_dims=3, downsampling=2**halvings)
-        self.method = method
+        self.method, self.palette = method, palette
         self.mean_draw, self.darkest = MEAN, DARKEST_TISSUE
-        self.samples = samples
-        self.seed = seed
+        self.samples, self.seed = samples, seed
         self.decoding, self.slabs = decoding, slabs
         self.less_memory = ["--decoding split" if decoding == "whole" else f"more --slabs than {slabs}"]
-        self.palette = palette
         self.has_common_space = self.spread_alone = fusion == "latents"
         self.autoencoder = Autoencoder(
             channels, res_blocks, latent_channels, codes, regularisation, norm_groups, revive_after, norm, usual
