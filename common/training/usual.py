@@ -51,8 +51,7 @@ def usual_trainer(
     """A `TranslationTrainer` with `usual_handlers`.
 
     Args:
-        network: on the device that it is trained on.
-        lr_scheduler: with its optimiser.
+        network, lr_scheduler: on the device that it is trained on, and with its optimiser.
         evaluator: scores the averaged weights.
         ema_decay: of that average, see `MovingAverage`.
         objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
@@ -62,12 +61,12 @@ def usual_trainer(
         accompanied: the other arguments of `usual_handlers`; what is `described` has "trained_on" where the images are
             not those that `subjects` tells of.
     """
-    torch.backends.cudnn.deterministic = switch(deterministic, "deterministic")  # MONAI's set_determinism says yes
-    torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+    _choose_algorithms(switch(deterministic, "deterministic"))
     if init_weights and not (Path(accompanied["ckpt_dir"]) / "last.pt").is_file():
         begin_with(unwrapped(network), init_weights)
     average, dataset = MovingAverage(network, ema_decay), train_data_loader.dataset
-    chosen = {"batch_size": train_data_loader.batch_size, "ema_decay": ema_decay, "clip_grad": clip_grad, "amp": amp}
+    step = {"clip_grad": clip_grad, "amp": amp}
+    chosen = {"batch_size": train_data_loader.batch_size, "ema_decay": ema_decay, **step}
     accompanied["described"] = {
         "trained_on": _trained_on(dataset, accompanied["subjects"], init_weights),
         **(accompanied.get("described") or {}),
@@ -76,9 +75,8 @@ def usual_trainer(
     evaluator.network = average.network
     device = next(network.parameters()).device
     randomness = dataset if hasattr(dataset, "set_random_state") else dataset.transform
-    if less_memory is None:
-        sizes = {"batch_size": train_data_loader.batch_size, "roi_size": accompanied["subjects"].roi_size}
-        less_memory = ways_to_less_memory(objective, device, amp, **sizes)
+    sizes = {"batch_size": train_data_loader.batch_size, "roi_size": accompanied["subjects"].roi_size}
+    less_memory = ways_to_less_memory(objective, device, amp, **sizes) if less_memory is None else less_memory
     return TranslationTrainer(
         device=device,
         max_epochs=max_epochs,
@@ -88,12 +86,16 @@ def usual_trainer(
         non_blocking=True,
         objective=objective.to(device),
         adversary=adversary,
-        amp=amp,
-        clip_grad=clip_grad,
+        **step,
         compile=compile,
         less_memory=less_memory,
         train_handlers=usual_handlers(average, lr_scheduler, evaluator, randomness, adversary=adversary, **accompanied),
     )
+
+
+def _choose_algorithms(deterministic: bool) -> None:
+    """cuDNN's; MONAI's `set_determinism`, which draws the seed, leaves the slow ones chosen."""
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
 
 
 def _trained_on(dataset: Any, subjects: Subjects, init_weights: str) -> str:
