@@ -52,8 +52,7 @@ def usual_trainer(
 
     Args:
         network, lr_scheduler: on the device that it is trained on, and with its optimiser.
-        evaluator: scores the averaged weights.
-        ema_decay: of that average, see `MovingAverage`.
+        evaluator, ema_decay: it scores the averaged weights, see `MovingAverage`.
         objective, adversary, amp, clip_grad, compile: see `TranslationTrainer`.
         less_memory: see `TranslationTrainer`; None names the options that all trainings have.
         init_weights: file of the weights that a new training begins with, see `begin_with`.
