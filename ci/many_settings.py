@@ -8,14 +8,13 @@ python -m ci.many_settings sweep DIR RUN/models/model.pt OUT.png
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.bundle import create_workflow
+from monai.transforms import generate_spatial_bounding_box
 from torch import Tensor, nn
 
 from common.data.anatomy import make_anatomy, simulate
@@ -29,7 +28,7 @@ from common.inference.inferers import plain
 from common.options import run_command
 from common.progress import bar
 from common.threads import choose_threads
-from common.workflows import bundle_folder
+from common.workflows import configuration_of, network_of
 
 SUBJECTS, SETTINGS, SOURCES = 6, 24, 6  # the first ones are sources, all others targets
 COUNTS = (1, 3, 6)  # of sources that are used together
@@ -72,21 +71,17 @@ def prepare(training_dir: str, output_dir: str, seed: int = 6) -> None:
 def cases(folder: Path, weights: str) -> Iterator[tuple[Case, nn.Module]]:
     """The subjects, every fourth slice of them, as weights see them, and the network."""
     named = {f"SE{k + 1}": [2000, 40, 0] for k in range(SETTINGS)}
-    root = str(bundle_folder("mri_crl"))
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    options = {"config_file": f"{root}/configs/inference.json", "bundle_root": root, "weights": weights}
-    options |= {"dataset_dir": str(folder), "device": "cpu"}
-    network = create_workflow(**options).parser.get_parsed_content("network").eval()
+    options = {"weights": weights, "dataset_dir": str(folder), "device": "cpu"}
+    network, _ = network_of("mri_crl", **options)
     acquired, clean = (
-        create_workflow(**options, acquisitions=named, subject_list=str(folder / f"{each}.json")).parser
+        configuration_of("mri_crl", ["inference"], **options, acquisitions=named, subject_list=f"{folder}/{each}.json")
         for each in ("subjects", "clean")
     )
-    acquired, clean = (parser.get_parsed_content("dataset") for parser in (acquired, clean))
+    acquired, clean = (each.get_parsed_content("dataset") for each in (acquired, clean))
     for one, other in zip(acquired, clean, strict=True):
         image, truth = (plain(each["image"])[..., ::EVERY] for each in (one, other))
         truth = truth * (float(other["scale"][0]) / float(one["scale"][0]))  # clean images have another percentile
-        yield Case(one["subject"], image, truth, plain(one["parameters"])), network
+        yield Case(one["subject"], image, truth, plain(one["parameters"])), network.eval()
 
 
 @torch.inference_mode()
@@ -206,14 +201,11 @@ def _along(case: Case, network: nn.Module, setting: Sequence[float]) -> dict[str
 def _clean(case: Case, anatomy: Any, setting: Sequence[float]) -> Tensor:
     """The exact image on the case's slice, in its unit."""
     exact = [simulate(anatomy, Acquisition(*map(float, each))) for each in (case.settings[0], setting)]
-    known, wanted = (torch.as_tensor(each[_foreground(exact[0])])[..., ::EVERY] for each in exact)
+    box = tuple(map(slice, *generate_spatial_bounding_box(exact[0][None])))
+    known, wanted = (torch.as_tensor(each[box])[..., ::EVERY] for each in exact)
     middle = known.shape[-1] // 2
     gain = float(case.truth[0].sum() / known[..., middle].sum())
     return wanted[..., middle : middle + 1] * gain
-
-
-def _foreground(image: np.ndarray) -> tuple[slice, ...]:
-    return tuple(slice(int(each.min()), int(each.max()) + 1) for each in np.nonzero(image > 0))
 
 
 if __name__ == "__main__":

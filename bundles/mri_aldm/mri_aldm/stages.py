@@ -8,8 +8,6 @@ over, one that was killed goes on.
 
 from __future__ import annotations
 
-import inspect
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,7 +17,7 @@ from typing import Any
 from monai.data import DataLoader
 
 from .common.data.loaders import SeededItems
-from .common.description import check_trained_alike, read
+from .common.description import check_trained_alike, describe, read
 from .common.ending import end_with
 from .common.inference.weights import load_weights, read_state
 from .common.launch import check_known, known_options
@@ -38,6 +36,7 @@ TRAININGS = {"autoencoder": "train_autoencoder", "translation": "train_translati
 AUTOENCODER = (  # its options
     *("channels", "res_blocks", "latent_channels", "codes", "regularisation", "norm_groups", "norm", "usual"),
 )
+BEFORE = {"norm": "everywhere", "usual": [0.5, 0.5]}  # what all weights had that do not say it
 SPADE = ("sequences", "spade_channels", "spade_hidden", "spade_blocks", "spade_norm", "source_code")  # the translator's
 FOLDERS = {"autoencoder": "autoencoder", "translation": "translation", "diffusion": ""}
 
@@ -101,10 +100,10 @@ def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
     """Parts of a network, and the training images' scales, from the weights of a stage."""
     command = f"run training --config_file configs/{TRAININGS[stage]}.json ..."
     names = (*AUTOENCODER, *SPADE) if "translator" in parts else AUTOENCODER
-    options, found = plain({name: network.options[name] for name in names}), read(path)
-    if found.get("network"):  # what older weights do not know of was as it is by default
-        added = {name: inspect.signature(ALDM).parameters[name].default for name in ("norm", "usual")}
-        found = {**found, "network": {**plain(added), **found["network"]}}
+    own, found = describe(network)["network"], read(path)
+    options = {name: own[name] for name in names}
+    if found.get("network"):
+        found = {**found, "network": {**BEFORE, **found["network"]}}
     check_trained_alike(path, found, options, {})
     for part in parts:
         module = getattr(network, part)
@@ -112,11 +111,6 @@ def _take(network: ALDM, parts: Iterable[str], stage: str, path: str) -> None:
     state = read_state(path)
     for name in ("reference_scale", "reference_spread"):
         getattr(network, name).copy_(state.get(name, getattr(network, name)))  # older weights lack the latter
-
-
-def plain(options: dict[str, Any]) -> dict[str, Any]:
-    """As a description has them, lists for tuples."""
-    return json.loads(json.dumps(options))
 
 
 def stage_trainer(
