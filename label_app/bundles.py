@@ -247,14 +247,15 @@ class ServedBundle:
         return {name: self.training.get_parsed_content(name) for name in TRAINING}
 
     def targets(self, target: Any) -> list[Any] | None:
-        """What a request's "target" means: None is what a subject lacks, else one sequence, or (TR, TE, TI) in ms.
+        """What a request's "target" means: None is what a subject lacks, else one sequence, or (TR, TE, TI) in ms,
+        of a gradient echo with FA in degrees.
 
         Raises:
             ValueError: no sequence has that name.
         """
         if target in (None, "", "missing"):
             return None
-        if "acquisitions" in self.inference and isinstance(target, list) and len(target) == 3:
+        if "acquisitions" in self.inference and isinstance(target, list) and len(target) in (3, 4):
             return [_times(target)]
         if target not in self.sequences:  # no other text may reach a configuration, which evaluates what begins with $
             raise ValueError(f'"target" is {target!r}; {self.name} makes {", ".join(self.sequences)}.')
@@ -362,7 +363,7 @@ def _times(target: list[Any]) -> list[float]:
     except TypeError:
         times = [math.nan]
     if not all(math.isfinite(time) and time >= 0 for time in times):
-        raise ValueError(f'"target" is {target!r}; TR, TE and TI must be three times in ms.')
+        raise ValueError(f'"target" is {target!r}; TR, TE and TI must be times in ms, FA an angle in degrees.')
     return times
 
 

@@ -1,7 +1,10 @@
-"""TR, TE and TI of an image, from where users have them, in ms and never in the wrong unit.
+"""TR, TE and TI of an image, and a gradient echo's flip angle, from where users have them, never in the wrong unit.
 
 An image's parameters are, in this order: what the subject list says of it (`parameters` of the subject, `acquisitions`
 of the list), what the BIDS sidecar beside it says, in seconds, and the setting that its sequence has by default.
+
+A spin echo has three parameters, TR, TE and TI in ms. A gradient echo, such as an MPRAGE, has a fourth, FA, its flip
+angle in degrees: by that it is known as one.
 """
 
 from __future__ import annotations
@@ -10,21 +13,28 @@ import json
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
-from .mr_signal import Acquisition
+from .mr_signal import setting_of
 
-Parameters = tuple[float, float, float]  # TR, TE, TI in ms
+Parameters = tuple[float, ...]  # TR, TE, TI in ms, and a gradient echo's flip angle in degrees
+NAMES = ("TR", "TE", "TI", "FA")
 
 # ms between which a time is believed, wide enough for any spin echo. TI may also be 0: no inversion.
 PLAUSIBLE = {"TR": (20.0, 30_000.0), "TE": (0.5, 1000.0), "TI": (5.0, 10_000.0)}
+LEAST_TR = 2.0  # ms, of a gradient echo
 BIDS = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime"}
+EXCITATION = 60.0  # degrees: no spin echo excites by less, and where a sidecar says no more, it is a gradient echo
 
 
-def check_parameters(tr: float, te: float, ti: float = 0.0, *, where: str, seconds: bool = False) -> Parameters:
-    """(TR, TE, TI) in ms, checked; `where` begins the message of an error.
+def check_parameters(
+    tr: float, te: float, ti: float = 0.0, flip: float = 0.0, *, where: str, seconds: bool = False
+) -> Parameters:
+    """(TR, TE, TI) in ms, with a flip angle (TR, TE, TI, FA), checked; `where` begins the message of an error.
 
     Args:
         tr, te, ti: in ms, or with `seconds` in s as in a BIDS sidecar, whose names the message then uses.
+        flip: in degrees; 0 is a spin echo.
 
     Raises:
         ValueError: a time that is no positive number, that is in the other unit by its size, or that does not go with
@@ -41,6 +51,7 @@ def check_parameters(tr: float, te: float, ti: float = 0.0, *, where: str, secon
             continue
         if value <= 0:
             raise ValueError(f"{field} is {value:g} {unit}; it must be positive{' or 0' * (name == 'TI')}.")
+        low = LEAST_TR if flip and name == "TR" else low
         time = round(value * factor, 6)
         if not low <= time <= high:
             thousand = next((k for k in (1000.0, 0.001) if low <= time * k <= high), None)
@@ -51,11 +62,24 @@ def check_parameters(tr: float, te: float, ti: float = 0.0, *, where: str, secon
                 f"{field} is {value:g} {unit}, outside {low / factor:g} to {high / factor:g} {unit}: {hint}."
             )
         times.append(time)
+    if isinstance(flip, bool) or not isinstance(flip, int | float) or not isfinite(flip):
+        raise ValueError(f"{where}: the flip angle must be a number in degrees, not {flip!r}.")
     try:
-        Acquisition(*times)
+        setting_of(*times, flip)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}.") from None
-    return times[0], times[1], times[2]
+        hint = "; an MPRAGE's TR counts from one inversion to the next" if flip and times[2] >= times[0] else ""
+        raise ValueError(f"{where}: {error}{hint}.") from None
+    return (*times, float(flip)) if flip else tuple(times)
+
+
+def parameters_by_name(parameters: Sequence[float]) -> dict[str, float]:
+    """{"TR": ..., "TE": ..., "TI": ...}, and of a gradient echo "FA"."""
+    return {name: value for name, value in zip(NAMES, parameters, strict=False) if value or name != "FA"}
+
+
+def four(parameters: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Rows of TR, TE, TI and FA, which is 0 of a spin echo."""
+    return [[*each, *[0.0] * (len(NAMES) - len(each))] for each in parameters]
 
 
 def read_object(file: str | Path) -> dict:
@@ -79,12 +103,25 @@ def read_sidecar(file: str | Path) -> Parameters | None:
     Raises:
         ValueError: it is no JSON object, has only one of the two, or `check_parameters` refuses them.
     """
-    content = read_object(file)
-    return _of_mapping({name: content.get(field) for name, field in BIDS.items()}, str(file), seconds=True)
+    return _of_mapping(said_by(read_object(file)), str(file), seconds=True)
+
+
+def said_by(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """TR, TE and TI of a sidecar as they stand there, in s, and FA in degrees where it is a gradient echo's.
+
+    That is what ScanningSequence (GR) says or, if it says nothing, a flip angle below 60 degrees. TR is then
+    RepetitionTimePreparation, if it is given: from one inversion to the next.
+    """
+    said, flip = {name: sidecar.get(field) for name, field in BIDS.items()}, sidecar.get("FlipAngle")
+    kinds = str(sidecar.get("ScanningSequence") or "").upper()
+    is_number = isinstance(flip, int | float) and not isinstance(flip, bool)
+    if is_number and ("GR" in kinds or (not kinds and 0 < flip < EXCITATION)) and said["TE"] is not None:
+        said |= {"TR": sidecar.get("RepetitionTimePreparation", said["TR"]), "FA": flip}
+    return said
 
 
 def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]], unreadable: list[Path]) -> dict[str, float]:
-    """TR, TE and TI in ms, unchecked, of all sidecars that speak of an image; the nearer one wins (BIDS inheritance).
+    """TR, TE, TI in ms and FA, unchecked, of all sidecars that speak of an image; the nearer wins (BIDS inheritance).
 
     Args:
         image: its path below the data set's root.
@@ -102,8 +139,13 @@ def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]], unread
                     values |= read_object(file)
                 except ValueError:
                     unreadable.append(file)
-    times = {name: values.get(field) for name, field in BIDS.items()}
-    return {name: round(1000 * time, 6) for name, time in times.items() if isinstance(time, int | float)}
+    return in_ms(said_by(values))
+
+
+def in_ms(said: Mapping[str, Any]) -> dict[str, float]:
+    """What `said_by` found, times in ms; without what is no number."""
+    numbers = {name: value for name, value in said.items() if isinstance(value, int | float)}
+    return {name: value if name == "FA" else round(1000 * value, 6) for name, value in numbers.items()}
 
 
 def image_parameters(
@@ -113,8 +155,8 @@ def image_parameters(
 
     Args:
         image: its file, if there is one; the sidecar is the JSON of the same name beside it.
-        listed: {"TR": ..., "TE": ..., "TI": ...} in ms from the subject list, if it says anything.
-        setting: (TR, TE, TI) in ms where nothing else is known.
+        listed: {"TR": ..., "TE": ..., "TI": ...} in ms and "FA" in degrees from the subject list, if it says anything.
+        setting: the parameters where nothing else is known.
         where: names subject and sequence in messages.
     """
     return known_parameters(image, listed, where) or check_parameters(*setting, where=where)
@@ -142,9 +184,9 @@ def refused(image: str | Path, listed: Mapping[str, float] | None, folder: Path)
 
 
 def _of_mapping(values: Mapping[str, float | None], where: str, seconds: bool = False) -> Parameters | None:
-    tr, te, ti = (values.get(name) for name in PLAUSIBLE)
+    tr, te, ti, flip = (values.get(name) for name in NAMES)
     if tr is None and te is None:
         return None
     if tr is None or te is None:
         raise ValueError(f"{where}: TR is {tr} and TE is {te}; give both, or neither for the sequence's own setting.")
-    return check_parameters(tr, te, 0.0 if ti is None else ti, where=where, seconds=seconds)
+    return check_parameters(tr, te, 0.0 if ti is None else ti, flip or 0.0, where=where, seconds=seconds)

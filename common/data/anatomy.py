@@ -11,7 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from .mr_signal import TISSUES, Acquisition, enhanced_t1, resolve, spin_echo
+from .mr_signal import TISSUES, Setting, enhanced_t1, resolve, signal
 from .template import (
     CENTRE,
     GRID,
@@ -208,7 +208,7 @@ def make_anatomy(rng: Generator, *, spacing: float | Sequence[float] = 2.0, tumo
     return Anatomy(fractions, t1, t2, pd, texture, brain, lesion, affine)
 
 
-def simulate(anatomy: Anatomy, acquisition: str | Acquisition) -> NDArray:
+def simulate(anatomy: Anatomy, acquisition: str | Setting) -> NDArray:
     """Noise-free magnitude image: per voxel, the tissues' signals weighted by their fractions.
 
     Args:
@@ -222,4 +222,4 @@ def simulate(anatomy: Anatomy, acquisition: str | Acquisition) -> NDArray:
     if acquisition.gadolinium:
         doses = [tissue.gadolinium for tissue in TISSUES.values()]
         anatomy = replace(anatomy, t1=enhanced_t1(anatomy.t1, doses))
-    return anatomy.mixture(lambda tissue, water: spin_echo(*anatomy.relaxation(tissue, water), acquisition))
+    return anatomy.mixture(lambda tissue, water: signal(*anatomy.relaxation(tissue, water), acquisition))

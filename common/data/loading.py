@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResampleToMatch, Transform
 
 from ..layout import MISSING
-from .acquisition import image_parameters
+from .acquisition import Parameters, four, image_parameters
 from .doubts import remaining_skull, uncovered
 from .grids import same_grid
 from .images import ERROR, image_problems, read_image, unreadable
@@ -43,7 +43,7 @@ class LoadSubject(Transform):
             truth, which only a phantom has. "label_sha256" comes with it, by sequence: by that, runs know
             whether they had the same.
         frames: how many a series has, by name; 1 for others.
-        settings: (TR, TE, TI) [S, 3] in ms that the sequences have by default. If given, "parameters" [S, 3] is added:
+        settings: (TR, TE, TI) in ms, and FA, that sequences have by default. If given, "parameters" [S, 4] is added:
             what the subject list or an image's own sidecar says, else these.
         told: of series, what tells the frames apart of those that are missing, or of which the list says nothing, see
             `series.frame_values`. If given, "frame_values" [S, T] is added, 0 of what is unknown and after the last.
@@ -100,7 +100,7 @@ class LoadSubject(Transform):
         none = {name: torch.zeros(count, dtype=torch.bool) for name, count in self.frames.items()}
         d["available"] = torch.cat([there.get(name, none[name]) for name in self.sequences])
         if self.settings:
-            d["parameters"] = torch.tensor([self._parameters(name, data) for name in self.sequences])
+            d["parameters"] = torch.tensor(four([self._parameters(name, data) for name in self.sequences]))
         if self.told:
             own = {name: frames for name, frames in data.get("frames", {}).items() if name in files}
             told = zip(frame_values(self.sequences, self.told, own), self.frames.values(), strict=True)
@@ -138,7 +138,7 @@ class LoadSubject(Transform):
             if text := remaining_skull(image, like.affine.numpy()):
                 logger.warning(f"{subject}: {name} {text}.")
 
-    def _parameters(self, name: str, data: Mapping[Hashable, Any]) -> tuple[float, float, float]:
+    def _parameters(self, name: str, data: Mapping[Hashable, Any]) -> Parameters:
         listed = data.get("parameters", {}).get(name)
         where = f"Subject {data['subject']}, sequence {name}"
         return image_parameters(data["images"].get(name), listed, self.settings[name], where)

@@ -1,9 +1,10 @@
-"""Spin-echo signal of brain tissue, and what a scanner adds to it: TR, TE and TI act on T1, T2 and proton density (PD).
+"""Signal of brain tissue in spin and gradient echoes, and what a scanner adds to it: TR, TE, TI and the flip angle act
+on T1, T2 and proton density (PD). The spin echo is
 
     S = PD * |1 - 2 exp(-TI/T1) + exp(-TR/T1)| * exp(-TE/T2)      inversion recovery, TI > 0
     S = PD * (1 - exp(-TR/T1)) * exp(-TE/T2)                      TI = 0
 
-Times are in ms, PD is relative to water (1.0). Example:
+and the gradient echo see `gradient_echo`. Times are in ms, PD is relative to water (1.0). Example:
 
     white = TISSUES["white_matter"]
     spin_echo(white.pd, white.t1, white.t2, "FLAIR")
@@ -21,6 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 # Longitudinal relaxivity of an extracellular gadolinium agent at 1.5 to 3 T, per ms and mmol/l (about 4.5 per s).
 RELAXIVITY = 4.5e-3
+PULSES, SPACING = 160, 7.5  # of an MPRAGE's train: how many at most, and the ms between two
+T2_STAR = 1.6  # by which T2* is shorter than T2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +65,42 @@ class GradientEcho:
         te: echo time, ms.
         flip: excitation angle, degrees.
         ti: from the inversion to the middle of the train of excitations, ms; 0 means no inversion.
-        pulses: excitations after each inversion.
+        pulses: excitations after each inversion; 0 means 160 or, where these do not fit, as many as do.
         spacing: ms between these.
+        gadolinium: whether the contrast agent was given before.
 
     Raises:
-        ValueError: the train of excitations does not fit between two inversions.
+        ValueError: for times and angles that no scanner could play, and a train of excitations that does not fit
+            between two inversions.
     """
 
     tr: float
     te: float
     flip: float
     ti: float = 0.0
-    pulses: int = 160
-    spacing: float = 7.5
+    pulses: float = 0.0
+    spacing: float = SPACING
+    gadolinium: bool = False
 
     def __post_init__(self) -> None:
-        half = self.pulses * self.spacing / 2
-        if self.ti and not half <= self.ti <= self.tr - half:
-            raise ValueError(f"A train of {2 * half:g} ms around TI={self.ti:g} ms does not fit TR={self.tr:g} ms")
+        Acquisition(self.tr, self.te, self.ti)
+        if not 0 < self.flip <= 90:
+            raise ValueError(f"A gradient echo's flip angle lies above 0 and up to 90 degrees: it is {self.flip:g}")
+        room = 2 * min(self.ti, self.tr - self.ti) / self.spacing
+        object.__setattr__(self, "pulses", self.pulses or min(PULSES, room))
+        if self.ti and self.pulses > room:
+            train = self.pulses * self.spacing
+            raise ValueError(f"A train of {train:g} ms around TI={self.ti:g} ms does not fit TR={self.tr:g} ms")
+
+
+Setting = Acquisition | GradientEcho
+
+
+def setting_of(tr: float, te: float, ti: float = 0.0, flip: float = 0.0, *, gadolinium: bool = False) -> Setting:
+    """The spin echo of these times in ms or, with a flip angle in degrees, the gradient echo."""
+    if flip:
+        return GradientEcho(tr, te, flip, ti, gadolinium=gadolinium)
+    return Acquisition(tr, te, ti, gadolinium)
 
 
 class Tissue(NamedTuple):
@@ -128,6 +149,9 @@ FSE9: dict[str, Acquisition] = {
 
 # Smallest and largest times in ms of clinical spin echoes; TI also 0.
 CLINICAL = {"tr": (400.0, 9000.0), "te": (8.0, 150.0), "ti": (100.0, 3000.0)}
+# The same of gradient echoes: spoiled ones, and MPRAGE, where TR counts from TI on. Flip angles in degrees.
+SPOILED = {"tr": (6.0, 300.0), "te": (2.0, 5.0), "flip": (5.0, 80.0)}
+MPRAGE = {"tr": (700.0, 1700.0), "te": (2.0, 5.0), "ti": (600.0, 1200.0), "flip": (6.0, 15.0)}
 
 
 def draw_acquisition(rng: Generator) -> Acquisition:
@@ -138,32 +162,46 @@ def draw_acquisition(rng: Generator) -> Acquisition:
     return Acquisition(round(tr, 2), round(te, 2), round(ti, 2) if rng.random() < 0.5 else 0.0)
 
 
-def resolve(
-    acquisition: str | Acquisition, acquisitions: Mapping[str, Sequence[float] | Acquisition] | None = None
-) -> Acquisition:
+def draw_gradient_echo(rng: Generator) -> GradientEcho:
+    """Of `SPOILED` or, in half of the cases, of `MPRAGE`, all log-uniformly."""
+    box = MPRAGE if rng.random() < 0.5 else SPOILED
+    drawn = {name: round(float(np.exp(rng.uniform(*np.log(limits)))), 2) for name, limits in box.items()}
+    return GradientEcho(**{**drawn, "tr": round(drawn["tr"] + drawn.get("ti", 0.0), 2)})
+
+
+def resolve(acquisition: str | Setting, acquisitions: Mapping[str, Sequence[float] | Setting] | None = None) -> Setting:
     """Gives the acquisition that a name stands for.
 
     Args:
-        acquisition: a name, or an ``Acquisition``, which is returned as it is.
-        acquisitions: further names, each with (TR, TE, TI) in ms; they take precedence over ``PRESETS``. A name that
-            ends in ``Gd`` is acquired after gadolinium.
+        acquisition: a name, or a setting, which is returned as it is.
+        acquisitions: further names, each with (TR, TE, TI) in ms, and a gradient echo's flip angle in degrees; they
+            take precedence over ``PRESETS``. A name that ends in ``Gd`` is acquired after gadolinium.
 
     Raises:
-        ValueError: for an unknown name, or for values that are not three valid times.
+        ValueError: for an unknown name, or for values that are not three or four valid numbers.
     """
-    if isinstance(acquisition, Acquisition):
+    if isinstance(acquisition, Setting):
         return acquisition
     known = {**PRESETS, **FSE9, **(acquisitions or {})}
     if acquisition not in known:
         raise ValueError(f"Unknown sequence {acquisition!r}: give its (TR, TE, TI), or use {', '.join(known)}")
     values = known[acquisition]
-    if isinstance(values, Acquisition):
+    if isinstance(values, Setting):
         return values
     try:
-        tr, te, ti = (float(value) for value in values)
+        tr, te, ti, flip = (*map(float, values), *[0.0] * (len(values) == 3))
     except (TypeError, ValueError):
-        raise ValueError(f"Sequence {acquisition!r} needs three numbers (TR, TE, TI) in ms, got {values!r}") from None
-    return Acquisition(tr, te, ti, gadolinium=acquisition.endswith("Gd"))
+        raise ValueError(
+            f"Sequence {acquisition!r} needs three numbers (TR, TE, TI) in ms, and a gradient echo its flip angle; got "
+            f"{values!r}"
+        ) from None
+    return setting_of(tr, te, ti, flip, gadolinium=acquisition.endswith("Gd"))
+
+
+def signal(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, acquisition: str | Setting) -> NDArray:
+    """`spin_echo` or `gradient_echo`, whichever it is."""
+    setting = resolve(acquisition)
+    return (gradient_echo if isinstance(setting, GradientEcho) else spin_echo)(pd, t1, t2, setting)
 
 
 def spin_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, acquisition: str | Acquisition) -> NDArray:
@@ -187,14 +225,14 @@ def spin_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, acquisition: str | Ac
 
 
 def gradient_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, timing: GradientEcho) -> NDArray:
-    """Magnitude of the spoiled gradient echo in its steady state, in units of PD; T2* is taken to be T2 / 1.6.
+    """Magnitude of the spoiled gradient echo in its steady state, in units of PD; T2* is taken to be T2 / `T2_STAR`.
 
     Without inversion that is Ernst's equation. With it magnetisation recovers, is driven towards Ernst's by the first
     half of the train (where the signal is taken), then by the second, and recovers again (Deichmann et al.,
     NeuroImage 2000).
     """
     pd, t1, t2 = np.asarray(pd), np.asarray(t1), np.asarray(t2)
-    angle, decay = np.deg2rad(timing.flip), np.exp(-1.6 * timing.te / t2)
+    angle, decay = np.deg2rad(timing.flip), np.exp(-T2_STAR * timing.te / t2)
     step = timing.spacing if timing.ti else timing.tr
     kept = np.cos(angle) * np.exp(-step / t1)
     driven = (1 - np.exp(-step / t1)) / (1 - kept)
@@ -210,11 +248,11 @@ def gradient_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, timing: GradientE
     return pd * np.sin(angle) * np.abs(driven + (first - driven) * kept ** (timing.pulses / 2)) * decay
 
 
-def brightest(acquisition: str | Acquisition) -> float:
+def brightest(acquisition: str | Setting) -> float:
     """Signal, in units of PD, of the brightest among liquor, grey and white matter."""
     tissues = np.array([TISSUES[name][:3] for name in ("csf", "grey_matter", "white_matter")])
     t1, t2, pd = tissues.T
-    return float(spin_echo(pd, t1, t2, acquisition).max())
+    return float(signal(pd, t1, t2, acquisition).max())
 
 
 def enhanced_t1(t1: ArrayLike, concentration: ArrayLike) -> NDArray:

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 from scipy.ndimage import label
 from torch import Tensor
 
-from .mr_signal import Acquisition, brightest
+from .mr_signal import brightest, setting_of
 from .names import KNOWN
 
 
@@ -177,7 +177,7 @@ class ScaleSequencesd(MapTransform):
 def _of_subject(highest: Tensor, parameters: Tensor, available: Tensor) -> Tensor:
     """One scale for all S sequences, from the intensity [S] that would become 1 in each image by itself."""
     votes = [
-        high / brightest(Acquisition(*timing))
+        high / brightest(setting_of(*timing))
         for high, timing, there in zip(highest.tolist(), parameters.tolist(), available.tolist(), strict=True)
         if there
     ]

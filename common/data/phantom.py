@@ -1,4 +1,5 @@
-"""Brain phantom: random anatomies made from the MNI152 tissue maps, imaged by the spin-echo equation.
+"""Brain phantom: random anatomies made from the MNI152 tissue maps, imaged by the equations of
+spin and gradient echoes.
 
 Each subject is the template under a random invertible deformation, with its own ventricles, cortex, lesions, vessels
 and relaxation times. Any sequence of it can be computed, with the noise-free truth beside the degraded image:
@@ -18,19 +19,21 @@ from numpy.typing import NDArray
 from ..files import write_text
 from ..options import words
 from ..progress import bar
+from .acquisition import parameters_by_name
 from .anatomy import make_anatomy, other_texture, simulate, three_sizes
-from .mr_signal import FSE9, Acquisition, corrupt, draw_acquisition, resolve
+from .mr_signal import FSE9, GradientEcho, Setting, corrupt, draw_acquisition, draw_gradient_echo, resolve
 from .phantom_series import ACQUIRED, SERIES, draw_frames, simulate_series
 from .series import save_series
 
 MASKS = ("brain", "lesion", "tissue", "tumour")
+DRAWN = {"SE": draw_acquisition, "GE": draw_gradient_echo}  # by how such an image is called
 
 
 def _write_subject(
     folder: Path,
     number: int,
     names: Sequence[str],
-    timings: Mapping[str, Acquisition | None],
+    timings: Mapping[str, Setting | None],
     seed: int,
     spacing: tuple,
     one_gain: bool,
@@ -50,7 +53,7 @@ def _write_subject(
     streams["subject"] = np.random.default_rng([seed, number, 2])
     receiver = np.random.default_rng([seed, number, 1])
     drawn = np.random.default_rng([seed, number, 4])
-    timings = {each: timing or draw_acquisition(drawn) for each, timing in timings.items()}
+    timings = {each: timing or DRAWN[each[:2]](drawn) for each, timing in timings.items()}
     gains = {each: stream.uniform(800, 1200) for each, stream in streams.items()}
     gains = dict.fromkeys(gains, receiver.uniform(800, 1200)) if one_gain else gains
     anatomies = dict.fromkeys(names, anatomy)
@@ -75,7 +78,8 @@ def _write_subject(
             timing, gain = timings[sequence], np.float32(gains[sequence])
             reference = simulate(anatomies[sequence], timing) * gain
             image = corrupt(reference, streams[sequence], **scanner, brain=anatomy.brain)
-            entry["parameters"][sequence] = {"TR": timing.tr, "TE": timing.te, "TI": timing.ti}
+            flip = timing.flip if isinstance(timing, GradientEcho) else 0.0
+            entry["parameters"][sequence] = parameters_by_name((timing.tr, timing.te, timing.ti, flip))
         told = {"frames": frames.get(sequence), "acquired": ACQUIRED.get(sequence)}
         entry["images"][sequence] = save(image, sequence, **told)
         entry["reference"][sequence] = save(reference, f"{sequence}_reference", **told)
@@ -101,14 +105,19 @@ def _split(subjects: int, validation: float, test: float) -> tuple[int, int]:
 
 
 def _timings(
-    sequences: str | int | Sequence[str], acquisitions: Mapping | None
-) -> tuple[list[str], dict[str, Acquisition | None]]:
+    sequences: str | int | Sequence[str], acquisitions: Mapping | None, gradient_echoes: int
+) -> tuple[list[str], dict[str, Setting | None]]:
     """The sequences asked for, and the acquisition of each that is no series; None is drawn for each subject."""
     if isinstance(sequences, int):
         if isinstance(sequences, bool) or sequences < 1 or acquisitions:
             raise ValueError(f"sequences is {sequences!r}; a number is 1 or more, and has no acquisitions of its own.")
-        drawn = {f"SE{k + 1}": None for k in range(sequences)}
+        counts = {"SE": sequences - gradient_echoes, "GE": gradient_echoes}
+        if min(counts.values()) < 0:
+            raise ValueError(f"gradient_echoes is {gradient_echoes}; it lies between 0 and sequences, {sequences}.")
+        drawn = {f"{kind}{k + 1}": None for kind, count in counts.items() for k in range(count)}
         return list(drawn), drawn
+    if gradient_echoes:
+        raise ValueError("gradient_echoes go with a number of sequences, each drawn; name others by --acquisitions.")
     names = words(list(FSE9) if sequences == "fse9" else sequences)
     bad = [name for name in names if name not in SERIES and (not name.isalnum() or name in MASKS)]
     if bad or not names or len(set(names)) < len(names):
@@ -124,7 +133,7 @@ def _check_simulation(bias: float, tumours: float, **others: float) -> None:
         raise ValueError(f"Need 0 <= bias < 1, 0 <= tumours <= 1 and the others >= 0: {given}")
 
 
-def _check_mismatch(mismatch: str, timings: Mapping[str, Acquisition | None], protocols: float) -> None:
+def _check_mismatch(mismatch: str, timings: Mapping[str, Setting | None], protocols: float) -> None:
     if mismatch and protocols:  # one stream of randomness draws both
         raise ValueError("mismatch and protocols go one at a time: leave out one of them.")
     if mismatch and mismatch not in timings:
@@ -158,6 +167,7 @@ def make_phantom(
     protocols: float = 0.0,
     tumours: float = 0.5,
     mismatch: str = "",
+    gradient_echoes: int = 0,
 ) -> None:
     """Writes a data set of random brains as NIfTI files, with its subject list ``subjects.json``.
 
@@ -186,11 +196,13 @@ def make_phantom(
         tumours: share of the subjects that have a tumour, beside plaques, which all have; 1 is every subject.
         mismatch: a sequence, such as FLAIR, whose tissue has in half of the subjects another texture than the other
             sequences show: each image alone says nothing of it, two together do. "labels" in the list say which.
+        gradient_echoes: where ``sequences`` is a number, so many of them are gradient echoes GE1, GE2 ..., half of them
+            with an inversion (MPRAGE), whose times and flip angles are each subject's own.
 
     Raises:
         ValueError: for arguments that make no data set; nothing is written then.
     """
-    (names, timings), spacing = _timings(sequences, acquisitions), three_sizes(spacing)
+    (names, timings), spacing = _timings(sequences, acquisitions, gradient_echoes), three_sizes(spacing)
     training, validating = _split(subjects, validation, test)
     _check_simulation(bias=bias, noise=noise, motion=motion, protocols=protocols, seed=seed, tumours=tumours)
     _check_mismatch(mismatch, timings, protocols)

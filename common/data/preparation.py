@@ -53,7 +53,7 @@ class Subjects:
         normalisation: the rule of `ScaleSequencesd`.
         roi_size: the smallest size, to which images are padded.
         divisible: what the sizes of whole subjects are multiples of; 1 along the axis of a 2D network's slices.
-        settings: (TR, TE, TI) [S, 3] in ms of the sequences, for networks that are told them, see `LoadSubject`.
+        settings: (TR, TE, TI) in ms, and FA, of the sequences, for networks that are told them, see `LoadSubject`.
         scale_per: see `ScaleSequencesd`.
         axes: where the axes of what the network sees lead to. Images are written on their own grid whatever they are.
         crop: the middle of an image that is taken, -1 for all along an axis; () takes what is not air.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from .acquisition import NAMES
 from .series import validate_frames
 
 SPLITS = ("training", "validation", "test")
@@ -100,11 +101,17 @@ def _validate_parameters(values: dict, where: str) -> None:
 
 def _validate_acquisitions(acquisitions: dict, sequences: list[str], where: str) -> None:
     if not isinstance(acquisitions, dict) or set(acquisitions) - set(sequences):
-        raise ValueError(f"{where}: 'acquisitions' must map names of 'sequences' to [TR, TE, TI], not {acquisitions!r}")
+        raise ValueError(
+            f"{where}: 'acquisitions' must map names of 'sequences' to [TR, TE, TI] or [TR, TE, TI, FA], "
+            f"not {acquisitions!r}"
+        )
     for name, times in acquisitions.items():
-        if not isinstance(times, list) or len(times) != 3:
-            raise ValueError(f"{where}: 'acquisitions' of '{name}' must be [TR, TE, TI] in ms, not {times!r}")
-        _validate_parameters(dict(zip(("TR", "TE", "TI"), times, strict=True)), f"{where}: acquisitions of '{name}'")
+        if not isinstance(times, list) or len(times) not in (3, 4):
+            raise ValueError(
+                f"{where}: 'acquisitions' of '{name}' must be [TR, TE, TI] in ms, with FA in degrees for a "
+                f"gradient echo, not {times!r}"
+            )
+        _validate_parameters(dict(zip(NAMES, times, strict=False)), f"{where}: acquisitions of '{name}'")
 
 
 def _is_names(value: object) -> bool:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..files import write_text
+from .acquisition import NAMES
 from .series import changed_paths, count_frames
 from .subject_validation import FILE_FIELDS, SPLITS, validate_subjects
 
@@ -247,7 +248,7 @@ def _item(entry: dict, sequences: Sequence[str], subjects: dict) -> dict:
     if subjects.get("trust_headers"):
         item["trust_headers"] = True
     acquisitions = subjects.get("acquisitions", {})
-    common = {name: dict(zip(("TR", "TE", "TI"), times, strict=True)) for name, times in acquisitions.items()}
+    common = {name: dict(zip(NAMES, times, strict=False)) for name, times in acquisitions.items()}
     entry = {**entry, "parameters": {**common, **entry.get("parameters", {})}, "frames": frames_in(entry, subjects)}
     for field in ("images", "reference", "withheld", "parameters", "frames"):
         values = entry.get(field, {})

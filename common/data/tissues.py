@@ -16,9 +16,8 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from .mr_signal import Acquisition, GradientEcho, enhanced_t1, gradient_echo, nulling_ti, spin_echo
-
-Setting = Acquisition | GradientEcho
+from .mr_signal import Acquisition, GradientEcho, Setting, enhanced_t1, nulling_ti
+from .mr_signal import signal as tissue_signal
 
 
 class Relaxation(NamedTuple):
@@ -119,8 +118,7 @@ class Patient:
         t1, t2, pd = self.t1 * change, self.t2 * change, self.pd * change ** (1 / 3)
         if gadolinium:
             t1 = enhanced_t1(t1, self.gadolinium)
-        formula = gradient_echo if isinstance(setting, GradientEcho) else spin_echo
-        return formula(pd, t1, t2, setting)
+        return tissue_signal(pd, t1, t2, setting)
 
 
 def _log_uniform(rng: RandomState, low: float, high: float) -> float:

@@ -1,7 +1,8 @@
-"""The rivals a physicist would name: images at a wanted setting from acquired ones, by the spin-echo equation.
+"""The rivals a physicist would name: images at a wanted setting from acquired ones, by the signal equation.
 
     predict = PHYSICS["fit"]
-    wanted = predict(images, settings, (8000, 100, 2025))       # [K, ...] and K settings (TR, TE, TI) in ms
+    wanted = predict(images, settings, (8000, 100, 2025))       # [K, ...] and K settings (TR, TE, TI) in ms,
+                                                              # with a flip angle in degrees of gradient echoes
 
 All images are in one unit, whatever it is: a scale per subject, none per image.
 """
@@ -17,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.mr_signal import TISSUES, Acquisition, spin_echo
+from ..data.acquisition import four
+from ..data.mr_signal import TISSUES, setting_of, signal
 
-Setting = Sequence[float]  # TR, TE, TI in ms
+Setting = Sequence[float]  # TR, TE, TI in ms, and a gradient echo's flip angle in degrees
 
 T1, T2 = np.geomspace(100, 6000, 96), np.geomspace(10, 3000, 96)  # ms
 FEWEST = 3  # settings, for as many unknowns
@@ -29,7 +31,7 @@ DRAWS, SPREAD = 1500, 0.1
 GAINS = np.geomspace(0.2, 5, 33)
 NOISE = 0.03  # deviation, as a share of the brightest image's 99th percentile
 AT_ONCE = 1 << 14  # voxels
-ONSET = np.array([1000.0, 10.0, 100.0])  # ms, at which the logarithm of TR, TE, TI sets in
+ONSET = np.array([1000.0, 10.0, 100.0, 10.0])  # at which the logarithm of TR, TE, TI and the flip angle sets in
 
 
 def fit(images: Tensor, settings: Sequence[Setting], wanted: Setting) -> Tensor:
@@ -89,12 +91,12 @@ def prior(images: Tensor, settings: Sequence[Setting], wanted: Setting) -> Tenso
 def between(images: Tensor, settings: Sequence[Setting], wanted: Setting) -> Tensor:
     """Linearly between those two acquired settings whose connecting line comes nearest to the wanted one.
 
-    Distances are those of log(1 + TR / 1000), log(1 + TE / 10) and log(1 + TI / 100), times in ms.
+    Distances are those of log(1 + TR / 1000), log(1 + TE / 10), log(1 + TI / 100), times in ms, and log(1 + flip / 10).
 
     Args:
         images, settings, wanted: as for `fit`; one setting is copied.
     """
-    places, place = np.log1p(np.asarray(settings) / ONSET), np.log1p(np.asarray(wanted) / ONSET)
+    *places, place = np.log1p(np.array(four([*settings, wanted])) / ONSET)
     ways = []
     for i, j in combinations(range(len(places)), 2):
         way = places[j] - places[i]
@@ -116,7 +118,7 @@ PHYSICS: dict[str, Callable[[Tensor, Sequence[Setting], Setting], Tensor]] = {
 
 def _signals(pd: NDArray, t1: NDArray, t2: NDArray, settings: Sequence[Setting]) -> NDArray:
     """[K, atoms]."""
-    return np.stack([spin_echo(pd, t1, t2, Acquisition(*map(float, each))) for each in settings])
+    return np.stack([signal(pd, t1, t2, setting_of(*map(float, each))) for each in settings])
 
 
 @cache

@@ -22,6 +22,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from ..data.acquisition import four
 from ..data.grids import is_invertible
 from ..data.images import ERROR, image_problems
 from ..data.normalisation import unscale
@@ -155,7 +156,7 @@ class Served:
         data = {"subject": "given as arrays", "available": available}
         data["image"] = MetaTensor(torch.as_tensor(stacked), torch.as_tensor(affine))
         if self.record["settings"]:
-            data["parameters"] = torch.tensor(self.record["settings"])
+            data["parameters"] = torch.tensor(four(self.record["settings"]))
         prepared = self.transform(data)
         TranslationNetwork.check_size(self.network, prepared["image"][None])  # by which it was exported to pad
         return prepared

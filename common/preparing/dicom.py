@@ -32,7 +32,7 @@ TAGS = [
     "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientName", "StudyInstanceUID", "StudyDate",
     "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "ImageType",
     "ScanningSequence", "ContrastBolusAgent", "DerivationDescription", "RepetitionTime", "EchoTime", "InversionTime",
-    "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient",
+    "FlipAngle", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "InstanceNumber", "FrameOfReferenceUID",
 ]  # fmt: skip
 
@@ -228,8 +228,8 @@ def _said(header: Dataset) -> dict[str, Any]:
     for name in ("ImageType", "ScanningSequence"):
         value = header.get(name) or ()
         said[name] = value if isinstance(value, str) else "\\".join(map(str, value))
-    times = {name: header.get(name) for name in ("RepetitionTime", "EchoTime", "InversionTime")}
-    return said | {name: float(value) / 1000 for name, value in times.items() if value}
+    units = {"RepetitionTime": 1000, "EchoTime": 1000, "InversionTime": 1000, "FlipAngle": 1}
+    return said | {name: float(value) / unit for name, unit in units.items() if (value := header.get(name))}
 
 
 def _dcm2niix(scan: Scan, folder: Path) -> tuple[list[Path], str]:

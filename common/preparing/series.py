@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.acquisition import BIDS, check_parameters
+from ..data.acquisition import BIDS, check_parameters, in_ms, parameters_by_name, said_by
 from ..data.grids import as_text
 
 FEWEST = 8  # slices that a volume of a brain has at least
@@ -241,11 +241,10 @@ def as_lines(rows: Sequence[Sequence[str]]) -> str:
 
 
 def times_of(said: Mapping[str, Any]) -> dict[str, float]:
-    """TR, TE and TI in ms for a subject list, of a sidecar that has TR and TE; times that are not plausible are not."""
-    times = {name: said.get(key) for name, key in BIDS.items()}
-    values = {name: round(1000 * time, 6) for name, time in times.items() if isinstance(time, int | float) and time}
+    """TR, TE, TI and FA for a subject list, of a sidecar that has TR and TE; what is not plausible is not."""
+    values = {name: value for name, value in in_ms(said_by(said)).items() if value}
     try:
-        tr, te, ti = check_parameters(values["TR"], values["TE"], values.get("TI", 0.0), where="the sidecar")
+        ti, flip = (values.get(name, 0.0) for name in ("TI", "FA"))
+        return parameters_by_name(check_parameters(values["TR"], values["TE"], ti, flip, where="the sidecar"))
     except (KeyError, ValueError):
         return {}
-    return {"TR": tr, "TE": te, "TI": ti}

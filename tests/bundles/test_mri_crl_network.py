@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mri_crl.common.data.mr_signal import FSE9, Acquisition, spin_echo
+from mri_crl.common.data.mr_signal import FSE9, Acquisition, setting_of, signal, spin_echo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -229,13 +229,46 @@ def test_sizes_that_do_not_fold_are_refused():
         tiny(downsampling=2)(torch.rand(1, 3, 8, 7, 4))
 
 
-@pytest.mark.parametrize("setting", [(500.0, 10.0, 0.0), (4000.0, 90.0, 0.0), (9000.0, 120.0, 2481.0)])
-def test_the_physical_variant_gives_the_spin_echo_of_its_maps(setting: tuple):
-    contrast, decoded = PhysicalContrast(8, 2), torch.randn(2, 3, 4, 5)
+ECHOES = [(500.0, 10.0, 0.0), (4000.0, 90.0, 0.0), (9000.0, 120.0, 2481.0)]
+GRADIENT_ECHOES = [
+    (200.0, 4.0, 0.0, 70.0),
+    (5.0, 2.0, 0.0, 15.0),
+    (2000.0, 3.0, 900.0, 9.0),
+    (1400.0, 3.0, 1000.0, 9.0),
+]
+
+
+@pytest.mark.parametrize("setting", [*ECHOES, *GRADIENT_ECHOES])
+def test_the_physical_variant_gives_the_signal_of_its_maps(setting: tuple):
+    contrast, decoded = PhysicalContrast(8, 2, len(setting)), torch.randn(2, 3, 4, 5)
     pd, t1, t2 = contrast.maps(decoded).unbind(1)
     assert pd.min() > 0 and pd.max() < 2 and t1.min() > 100 and t1.max() < 6000 and t2.min() > 10 and t2.max() < 3000
-    exact = spin_echo(pd.numpy(), t1.numpy(), t2.numpy(), Acquisition(*setting))
-    torch.testing.assert_close(contrast.to_image(decoded, torch.tensor([setting]))[:, 0], torch.from_numpy(exact))
+    exact = torch.from_numpy(signal(pd.numpy(), t1.numpy(), t2.numpy(), setting_of(*setting))).float()
+    torch.testing.assert_close(contrast.to_image(decoded, torch.tensor([setting]))[:, 0], exact)
+
+
+@pytest.mark.parametrize("setting", [(*ECHOES[2], 0.0), *GRADIENT_ECHOES])
+def test_both_equations_have_gradients(setting: tuple):
+    """What is not chosen has none, and no NaN from there reaches what is."""
+    contrast, decoded = PhysicalContrast(8, 2, 4), torch.randn(2, 3, 4, 5, requires_grad=True)
+    contrast.to_image(decoded, torch.tensor([setting])).sum().backward()
+    assert decoded.grad.isfinite().all() and decoded.grad.abs().amax((0, 2, 3)).min() > 0
+
+
+@pytest.mark.parametrize("variant", ["attention", "gain", "physical"])
+@torch.no_grad()
+def test_gradient_echoes_are_told_apart(variant: str):
+    settings = [(2000.0, 12.0, 900.0), (2000.0, 12.0, 900.0, 9.0), (2000.0, 12.0, 900.0, 10.0)]
+    network = tiny(settings=settings, variant=variant, gradient_echoes=True)
+    assert network.codes.tolist() == [[*settings[0], 0.0], *map(list, settings[1:])]
+    representation = network.encode(torch.rand(1, 1, 8, 8), network.codes[:1])
+    spin, *gradient = (network.decode(representation, network.codes[k : k + 1]) for k in range(3))
+    assert not torch.allclose(spin, gradient[0], atol=1e-4) and not torch.equal(*gradient)
+    assert network.contrast.embedding(network.codes, tokens=True).shape[1] == 5
+    with pytest.raises(ValueError, match=r"flip angle 9 degrees.*spin echoes only: train with --network_def"):
+        tiny(settings=settings[:2])
+    with pytest.raises(ValueError, match=r"flip angle 9 degrees.*spin echoes only"):
+        tiny().at(torch.tensor([[*settings[0], 9.0]]))
 
 
 @torch.no_grad()

@@ -34,6 +34,9 @@ class Translator(nn.Module):
         self.offset = offset
         self.asked: list[tuple[tuple, tuple]] = []
 
+    def told(self, parameters: Tensor) -> Tensor:
+        return parameters
+
     def forward(self, image: Tensor, source: Tensor, rows: tuple[Tensor, ...], target: Tensor) -> tuple:
         anatomy = image / brightness(source).view(-1, 1, 1, 1)
         self.asked += [
@@ -221,6 +224,8 @@ def test_a_step_of_42_pairs_takes_at_most_1300_gmacs(variant: str):
     image, parameters = torch.rand(1, 7, 64, 64, 1), torch.tensor(settings)[None]
 
     class Counted(nn.Module):  # the network alone is on the meta device: which pairs there are depends on the data
+        told = network.told
+
         def forward(self, image: Tensor, source: Tensor, rows: tuple[Tensor, ...], target: Tensor) -> tuple:
             with torch.device("meta"):
                 rows = [r.to("meta") for r in rows]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mri_crl.common.data.acquisition import four
 
 from mri_crl.sweep import series
 from mri_crl.targets import Targets, parameters_name, warn_outside
@@ -26,19 +27,21 @@ SETTINGS = {"PD": [8000, 10, 0], "T2": [8000, 100, 0], "IR": [8000, 100, 2000]}
         ((5000, 50, 0), [3], [(5000, 50, 0)]),
         ([[5000, 50, 0], "PD", [5000, 60.5, 900]], [3, 0, 4], [(5000, 50, 0), (5000, 60.5, 900)]),
         ([[5000, 50, 0], [5000, 50, 0]], [3, 3], [(5000, 50, 0)]),
+        ([2000, 3, 900, 9], [3], [(2000, 3, 900, 9)]),
         ([], [], []),
     ],
 )
 def test_targets(targets, slots: list[int], further: list):
     wanted = Targets(targets, NAMES)
     assert wanted.slots([0]) == slots and wanted.further == further
-    settings = wanted.settings(torch.tensor([[1.0, 2, 3]] * 3))
-    assert settings.shape == (3 + len(further), 3) and [tuple(row) for row in settings[3:].tolist()] == further
+    settings = wanted.settings(torch.tensor([[1.0, 2, 3, 0]] * 3))
+    assert settings.shape == (3 + len(further), 4) and settings[3:].tolist() == four(further)
     assert wanted.names[3:] == [parameters_name(each) for each in further]
 
 
 def test_names_for_files():
     assert parameters_name((8000.0, 98.78, 2025.0)) == "TR8000_TE98.78_TI2025"
+    assert parameters_name((2000.0, 3.0, 900.0, 9.0)) == "TR2000_TE3_TI900_FA9"
 
 
 def test_a_sidecar_as_target(tmp_path: Path):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .common.data.acquisition import Parameters, check_parameters
 from .common.data.anatomy import Anatomy, make_anatomy, simulate
-from .common.data.mr_signal import Acquisition
+from .common.data.mr_signal import setting_of
 from .common.evaluation.files import write_csv
 from .common.files import replacing
 from .inference import SaveTargets
@@ -65,9 +65,9 @@ class ScoreGrid(SaveTargets):
         anatomy, gain = self._anatomy(data)
         unit = gain / float(data["scale"][0])
         acquired = data["parameters"][data["available"]].tolist()
-        sources = [simulate(anatomy, Acquisition(*timing))[anatomy.brain] * unit for timing in acquired]
+        sources = [simulate(anatomy, setting_of(*timing))[anatomy.brain] * unit for timing in acquired]
         for point, image in zip(self.wanted.further, torch.as_tensor(data["pred"]).numpy(), strict=True):
-            truth = simulate(anatomy, Acquisition(*point))[anatomy.brain] * unit
+            truth = simulate(anatomy, setting_of(*point))[anatomy.brain] * unit
             error, *copies = (float(np.abs(made - truth).mean()) for made in (image[anatomy.brain], *sources))
             times, mean = dict(zip(("tr", "te", "ti"), point, strict=True)), float(truth.mean())
             numbers = {"mae": error, "relative": error / mean, "copy": min(copies) / mean}
@@ -87,7 +87,7 @@ class ScoreGrid(SaveTargets):
         gains = []
         for name, file in files.items():
             timing = data["parameters"][list(self.wanted.names).index(name)].tolist()
-            exact, voxels = simulate(anatomy, Acquisition(*timing)), nib.load(file).get_fdata()
+            exact, voxels = simulate(anatomy, setting_of(*timing)), nib.load(file).get_fdata()
             gains.append(float(voxels.sum() / exact.sum()))
             if exact.shape != voxels.shape or not np.allclose(
                 voxels, gains[-1] * exact, rtol=1e-3, atol=1e-3 * gains[-1]
@@ -112,7 +112,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, trained_range: Sequence[
     for (ti, te, tr), values in errors.items():
         i, y, x = tis.index(ti), tes.index(te), trs.index(tr)
         percent[i, y, x] = np.mean(values)
-        known = all(low <= time <= high for time, low, high in zip((tr, te, ti), *trained_range, strict=True))
+        known = all(low <= time <= high for time, low, high in zip((tr, te, ti), *trained_range, strict=False))
         style = {"style": "normal" if known else "italic", "color": "white", "ha": "center", "va": "center"}
         panels[i].text(x, y, f"{percent[i, y, x]:.0f}", **style)
     for panel, ti, error in zip(panels, tis, percent, strict=True):

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def with_parameters(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, Any, tuple, dict]:
-    """MONAI's `prepare_batch` that hands the inferer the "parameters" [B, S, 3] of the images, too."""
+    """MONAI's `prepare_batch` that hands the inferer the "parameters" [B, S, 4] of the images, too."""
     prepared = default_prepare_batch(batch, *args, **kwargs)
     image, label = prepared if isinstance(prepared, tuple) else (prepared, None)
     return image, label, (), {"parameters": batch["parameters"]}
@@ -146,6 +146,8 @@ class SaveTargets(SaveVolumes):
         return "normalised, 0 to 1", 1.0, 0.0
 
 
-def bids(parameters: Sequence[float]) -> dict[str, float]:
-    """(TR, TE, TI) in ms to the fields of a BIDS sidecar, in s."""
-    return {field: round(time / 1000, 8) for field, time in zip(BIDS.values(), parameters, strict=True)}
+def bids(parameters: Sequence[float]) -> dict[str, Any]:
+    """(TR, TE, TI) in ms, and FA in degrees, to the fields of a BIDS sidecar, times in s."""
+    fields = {field: round(time / 1000, 8) for field, time in zip(BIDS.values(), parameters, strict=False)}
+    echo = {"FlipAngle": round(parameters[3], 4), "ScanningSequence": "GR"} if any(parameters[3:]) else {}
+    return {**fields, **echo}

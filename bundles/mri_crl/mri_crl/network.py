@@ -1,8 +1,9 @@
 """The CRL network, Fig. 2 of Xiong et al., "Contrast Representation Learning from Imaging Parameters for Magnetic
 Resonance Image Synthesis" (MICCAI 2024): a residual encoder, common features, and an implicit decoder per pixel.
 
-A contrast is not a name but a point (TR, TE, TI), in ms at every interface. Two things are not the paper's: a decoder
-that knows the signal equation (`variant` "physical"), and features of several sources as one (`fusion` "features").
+A contrast is not a name but a point (TR, TE, TI), in ms at every interface. Three things are not the paper's: a decoder
+that knows the signal equation (`variant` "physical"), features of several sources as one (`fusion` "features"), and
+gradient echoes, whose fourth parameter is the flip angle in degrees.
 """
 
 import copy
@@ -16,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .common.data.acquisition import check_parameters
+from .common.data.acquisition import NAMES, check_parameters, four
+from .common.data.mr_signal import PULSES, SPACING, T2_STAR
 from .common.translation import Translation, TranslationNetwork, select
 
-# ms at which each parameter's logarithm sets in, so that clinical times lie between 0 and 3. TI = 0 needs no case of
-# its own: the magnitude after an inversion with TI = 0 is that of none, |1 - 2 + exp(-TR/T1)| = 1 - exp(-TR/T1).
-ONSET = (1000.0, 10.0, 100.0)
+# ms (degrees) at which each parameter's logarithm sets in, so that clinical ones lie between 0 and 3. TI = 0 needs no
+# case of its own: a spin echo after an inversion with TI = 0 is that of none, |1 - 2 + exp(-TR/T1)| = 1 - exp(-TR/T1).
+ONSET = (1000.0, 10.0, 100.0, 10.0)
+SPIN_ECHO = 3  # as many parameters
 LARGEST_GAIN = 10.0
 FUSIONS = ("images", "features")
 # Of the physical variant: T1 and T2 in ms lie between these, and PD, in the images' unit, between 0 and its largest.
@@ -32,7 +35,7 @@ USUAL = (0.25, 0.15)
 
 
 class Representation(NamedTuple):
-    """Common features Z [B, C, *s], and the parameters [B, 3] of the images that they come from."""
+    """Common features Z [B, C, *s], and the parameters [B, P] of the images that they come from."""
 
     common: Tensor
     source: Tensor
@@ -76,17 +79,22 @@ class Encoder(nn.Module):
 
 
 class Embedding(nn.Module):
-    """f_xi, Eq. 3: parameters [B, 3] in ms to [B, C]; with `tokens` to [B, 4, C], those of TR, TE and TI alone come
-    first."""
+    """f_xi, Eq. 3: P parameters [B, P] to [B, C]; with `tokens` to [B, P + 1, C], those of TR, TE, TI (and the flip
+    angle) alone come first. With a flip angle it is told besides whether it is one: the family, 1 of a gradient echo.
+    """
 
-    def __init__(self, features: int, layers: int) -> None:
+    def __init__(self, features: int, layers: int, parameters: int = SPIN_ECHO) -> None:
         super().__init__()
-        self.layers = mlp([3] + [features] * layers)
-        self.register_buffer("onset", torch.tensor(ONSET), persistent=False)
-        self.register_buffer("shown", torch.cat([torch.eye(3), torch.ones(1, 3)]), persistent=False)
+        self.told = parameters - SPIN_ECHO  # 0 or 1
+        self.layers = mlp([parameters + self.told] + [features] * layers)
+        self.register_buffer("onset", torch.tensor(ONSET[:parameters]), persistent=False)
+        alone = torch.cat([torch.eye(parameters), torch.eye(parameters)[:, parameters - self.told :]], 1)
+        self.register_buffer("shown", torch.cat([alone, torch.ones(1, alone.shape[1])]), persistent=False)
 
     def forward(self, parameters: Tensor, tokens: bool = False) -> Tensor:
         scaled = torch.log1p(parameters / self.onset)
+        if self.told:
+            scaled = torch.cat([scaled, (parameters[:, -1:] > 0).to(scaled)], 1)
         if tokens:
             scaled = scaled[:, None] * self.shown
         return self.layers(scaled)
@@ -98,39 +106,39 @@ class Contrast(nn.Module):
     made = 1  # what the decoder gives for a pixel
 
     def to_image(self, decoded: Tensor, target: Tensor) -> Tensor:
-        """What the decoder made [B, `made`, *s] to an image [B, 1, *s] at `target` [B or 1, 3]."""
+        """What the decoder made [B, `made`, *s] to an image [B, 1, *s] at `target` [B or 1, P]."""
         return decoded
 
 
 class AttentionContrast(Contrast):
     """The paper's way from features to common features and on to the target's: cross-attention, then modulation.
 
-    Were the source's embedding the only key, softmax over the keys would be 1 whatever the image is. So TR, TE and TI
-    have a token each beside their common one, told apart by a learned vector, and what attention finds is added to the
+    Were the source's embedding the only key, softmax over the keys would be 1 whatever the image is. So each parameter
+    has a token beside their common one, told apart by a learned vector, and what attention finds is added to the
     features.
     """
 
-    def __init__(self, features: int, heads: int) -> None:
+    def __init__(self, features: int, heads: int, parameters: int = SPIN_ECHO) -> None:
         super().__init__()
         self.heads = heads
-        self.embedding = Embedding(features, layers=4)
-        self.kind = nn.Parameter(0.1 * torch.randn(4, features))
+        self.embedding = Embedding(features, 4, parameters)
+        self.kind = nn.Parameter(0.1 * torch.randn(parameters + 1, features))
         self.query = nn.Conv2d(features, features, 1)
         self.key_value = nn.Linear(features, 2 * features)
         self.out = nn.Conv2d(features, features, 1)
         self.scale_shift = nn.Linear(features, 2 * features)
 
     def to_common(self, features: Tensor, source: Tensor) -> Tensor:
-        """[B, C, *s] of images acquired at `source` [B, 3] to Z."""
+        """[B, C, *s] of images acquired at `source` [B, P] to Z."""
         query = self.query(features).flatten(2).unflatten(1, (self.heads, -1))  # (B, heads, C / heads, pixels)
-        tokens = self.key_value(self.embedding(source, tokens=True) + self.kind)  # (B, 4, 2 C)
+        tokens = self.key_value(self.embedding(source, tokens=True) + self.kind)  # (B, P + 1, 2 C)
         tokens = tokens.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        key, value = tokens.unbind()  # (B, heads, 4, C / heads)
+        key, value = tokens.unbind()  # (B, heads, P + 1, C / heads)
         found = F.scaled_dot_product_attention(query.transpose(2, 3), key, value)
         return features + self.out(found.transpose(2, 3).reshape(features.shape))
 
     def to_target(self, common: Tensor, target: Tensor) -> Tensor:
-        """Z [B, C, *s] to the features of an image at `target` [B or 1, 3]."""
+        """Z [B, C, *s] to the features of an image at `target` [B or 1, P]."""
         scale, shift = self.scale_shift(self.embedding(target))[:, :, None, None].chunk(2, 1)
         return common * (1 + scale) + shift
 
@@ -142,20 +150,20 @@ class GainContrast(Contrast):
     between 1/10 and 10.
     """
 
-    def __init__(self, features: int, heads: int = 0) -> None:
+    def __init__(self, features: int, heads: int = 0, parameters: int = SPIN_ECHO) -> None:
         super().__init__()
         self.log_largest = log(LARGEST_GAIN)
-        self.embedding = Embedding(features, layers=5)
+        self.embedding = Embedding(features, 5, parameters)
 
     def _log_gain(self, parameters: Tensor) -> Tensor:
         return self.log_largest * torch.tanh(self.embedding(parameters))[..., None, None]
 
     def to_common(self, features: Tensor, source: Tensor) -> Tensor:
-        """[B, C, *s] of images acquired at `source` [B, 3] to Z."""
+        """[B, C, *s] of images acquired at `source` [B, P] to Z."""
         return features * torch.exp(-self._log_gain(source))
 
     def to_target(self, common: Tensor, target: Tensor) -> Tensor:
-        """Z [B, C, *s] to the features of an image at `target` [B or 1, 3]."""
+        """Z [B, C, *s] to the features of an image at `target` [B or 1, P]."""
         return common * torch.exp(self._log_gain(target))
 
 
@@ -164,9 +172,11 @@ class PhysicalContrast(AttentionContrast):
 
     made = 3
 
-    def __init__(self, features: int, heads: int) -> None:
-        super().__init__(features, heads)
+    def __init__(self, features: int, heads: int, parameters: int = SPIN_ECHO) -> None:
+        super().__init__(features, heads, parameters)
         del self.scale_shift
+        self.has_gradient_echoes = parameters > SPIN_ECHO
+        self.train_length, self.spacing, self.t2_star = PULSES * SPACING, SPACING, T2_STAR
         self.smallest = (log(T1[0]), log(T2[0]))
         self.ratio = (log(T1[1] / T1[0]), log(T2[1] / T2[0]))
         self.largest = LARGEST_PD
@@ -182,11 +192,33 @@ class PhysicalContrast(AttentionContrast):
         return torch.stack([self.largest * pd, t1, torch.exp(self.smallest[1] + self.ratio[1] * t2)], 1)
 
     def to_image(self, decoded: Tensor, target: Tensor) -> Tensor:
-        """Eq. 6, the spin echo: see `common.data.mr_signal`."""
+        """Eq. 6, the spin echo, and where there is a flip angle the gradient echo: see `common.data.mr_signal`."""
         pd, t1, t2 = self.maps(decoded).unbind(1)
-        tr, te, ti = target[:, :, None, None].unbind(1)
+        wanted = target[:, :, None, None].float().unbind(1)
+        tr, te, ti = wanted[0], wanted[1], wanted[2]
         recovery = torch.abs(1 - 2 * torch.exp(-ti / t1) + torch.exp(-tr / t1))
-        return (pd * recovery * torch.exp(-te / t2))[:, None]
+        image = pd * recovery * torch.exp(-te / t2)
+        if self.has_gradient_echoes:
+            image = torch.where(wanted[3] > 0, self.gradient_echo(pd, t1, t2, tr, te, ti, wanted[3]), image)
+        return image[:, None]
+
+    def gradient_echo(
+        self, pd: Tensor, t1: Tensor, t2: Tensor, tr: Tensor, te: Tensor, ti: Tensor, flip: Tensor
+    ) -> Tensor:
+        """`common.data.mr_signal.gradient_echo`, whose comments hold, of maps [B, X, Y] and numbers [B or 1, 1, 1]."""
+        angle = torch.deg2rad(flip)
+        step = torch.where(ti > 0, torch.full_like(tr, self.spacing), tr)
+        log_kept = torch.log(torch.cos(angle).clamp(min=1e-6)) - step / t1
+        driven = (1 - torch.exp(-step / t1)) / (1 - torch.exp(log_kept))
+        half = torch.minimum(ti, tr - ti).clamp(max=self.train_length / 2)
+        before, after = torch.exp((half - ti) / t1), torch.exp((ti + half - tr) / t1)
+        train, to_middle = torch.exp(log_kept * (2 * half / self.spacing)), torch.exp(log_kept * (half / self.spacing))
+        ready = 1 - after + after * (driven * (1 - train) + train * (1 - before))
+        ready = ready / (1 + after * train * before)
+        first = 1 - before - before * ready
+        inverted = torch.abs(driven + (first - driven) * to_middle)
+        reached = torch.where(ti > 0, inverted, driven)
+        return pd * torch.sin(angle) * reached * torch.exp(-self.t2_star * te / t2)
 
 
 VARIANTS = {"attention": AttentionContrast, "gain": GainContrast, "physical": PhysicalContrast}
@@ -195,12 +227,13 @@ VARIANTS = {"attention": AttentionContrast, "gain": GainContrast, "physical": Ph
 class CRL(TranslationNetwork):
     """Images at any (TR, TE, TI) from images at any other; slices of S named settings are completed with it.
 
-    `source` and `target` of `encode` and `decode` are parameters [B, 3] in ms. Completing a subject (`forward` of one
-    tensor, see `TranslationNetwork`) takes the S slots' parameters from the buffer `codes` [S, 3]; `at` gives the same
+    `source` and `target` of `encode` and `decode` are parameters [B, P]: TR, TE and TI in ms and, with
+    `gradient_echoes`, the flip angle in degrees, which is 0 of a spin echo. Completing a subject (`forward` of one
+    tensor, see `TranslationNetwork`) takes the S slots' parameters from the buffer `codes` [S, P]; `at` gives the same
     network other slots.
 
     Args:
-        settings: (TR, TE, TI) in ms of the S slots.
+        settings: (TR, TE, TI) in ms, or with FA in degrees, of the S slots.
         variant: "attention", the paper's; "gain", the released code's with bounded gains; "physical", whose decoder
             gives PD, T1 and T2, of which the spin-echo equation makes the image.
         fusion: of several sources: "images" averages what each makes; "features" decodes once the mean of their common
@@ -210,12 +243,14 @@ class CRL(TranslationNetwork):
         heads: of the attention.
         downsampling: by which the encoder folds the image and the decoder unfolds it: 2 is four times as fast.
         slice_axis: spatial axis that is sliced.
+        gradient_echoes: whether it is told flip angles, P being 4 and not 3.
 
     Attributes:
-        trained_range: smallest and largest (TR, TE, TI) [2, 3] of the images that it was trained on.
+        trained_range: smallest and largest parameters [2, P] of the images that it was trained on.
 
     Raises:
-        ValueError: settings that are no acquisition, or an unknown variant or fusion.
+        ValueError: settings that are no acquisition, gradient echoes that it is not told of, or an unknown variant or
+            fusion.
     """
 
     CHOSEN_ANEW = ("settings",)
@@ -231,16 +266,19 @@ class CRL(TranslationNetwork):
         downsampling: int = 1,
         slice_axis: int = -1,
         fusion: str = "images",
+        gradient_echoes: bool = False,
     ) -> None:
         super().__init__(len(settings), 2, 1, slice_axis, downsampling)
         for name, value, known in (("variant", variant, VARIANTS), ("fusion", fusion, FUSIONS)):
             if value not in known:
                 raise ValueError(f"{name} is '{value}'; it must be one of {', '.join(known)}.")
         codes = [check_parameters(*each, where=f"settings[{slot}]") for slot, each in enumerate(settings)]
-        self.register_buffer("codes", torch.tensor(codes), persistent=False)
-        self.register_buffer("trained_range", torch.tensor([[torch.inf] * 3, [-torch.inf] * 3]))
+        self.parameters_told = len(NAMES) if gradient_echoes else SPIN_ECHO
+        self._check_family([row[-1] for row in four(codes)])
+        self.register_buffer("codes", torch.tensor(four(codes))[:, : self.parameters_told], persistent=False)
+        self.register_buffer("trained_range", torch.tensor([[torch.inf], [-torch.inf]]).repeat(1, self.parameters_told))
         self.encoder = Encoder(features, res_blocks, downsampling)
-        self.contrast = VARIANTS[variant](features, heads)
+        self.contrast = VARIANTS[variant](features, heads, self.parameters_told)
         layers = 6 if variant == "gain" else 5
         wide = [features] * layers + [self.contrast.made * downsampling**2]
         self.decoder = mlp(wide, partial(nn.Conv2d, kernel_size=1))
@@ -253,7 +291,7 @@ class CRL(TranslationNetwork):
             self.log_largest = log(LARGEST_GAIN)
 
     def encode(self, image: Tensor, source: Tensor) -> Representation:
-        """Image [B, 1, X, Y] in [0, 1], acquired at `source` [B or 1, 3]."""
+        """Image [B, 1, X, Y] in [0, 1], acquired at `source` [B or 1, P]."""
         source = source.expand(image.shape[0], -1)
         if self.training:
             low, high = self.trained_range.unbind()
@@ -304,7 +342,7 @@ class CRL(TranslationNetwork):
     def from_several(
         self, image: Tensor, *, parameters: Tensor, together: Tensor, predicted: Sequence[Tensor], wanted: Tensor
     ) -> Translation:
-        """A training step of `fusion` "features": images [N, 1, X, Y] at `parameters` [N, 3] are encoded once each.
+        """A training step of `fusion` "features": images [N, 1, X, Y] at `parameters` [N, P] are encoded once each.
 
         Prediction p of P is made from those in row p of `together` [P, N], bool; of them, `predicted[t]` are made at
         `wanted[t]`.
@@ -318,9 +356,25 @@ class CRL(TranslationNetwork):
         made = [self.decode(select(fused, p), wanted[t : t + 1]) for t, p in enumerate(predicted) if len(p)]
         return Translation(torch.cat(made), z)
 
+    def told(self, parameters: Tensor) -> Tensor:
+        """Of parameters [N, 4] those that the network is told, [N, P].
+
+        Raises:
+            ValueError: there is a gradient echo among them, and the network knows spin echoes only.
+        """
+        self._check_family(parameters[:, SPIN_ECHO:].flatten().tolist())
+        return parameters[:, : self.parameters_told]
+
+    def _check_family(self, flips: Sequence[float]) -> None:
+        if self.parameters_told == SPIN_ECHO and any(flips):
+            raise ValueError(
+                f"There is a gradient echo (flip angle {max(flips):g} degrees), and the network knows spin echoes "
+                "only: train with --network_def#gradient_echoes true, or leave such images out."
+            )
+
     def at(self, settings: Tensor) -> Self:
-        """This network, sharing its weights, with slots at other settings [T, 3]."""
+        """This network, sharing its weights, with slots at other settings [T, 4]."""
         view = copy.copy(self)
-        view._buffers = {**self._buffers, "codes": settings.to(self.codes)}
+        view._buffers = {**self._buffers, "codes": self.told(settings).to(self.codes)}
         view.sequences = len(settings)
         return view

@@ -106,11 +106,11 @@ class CRLObjective(nn.Module):
         self.similarity = StructuralSimilarity()
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Batch "image" [B, S, X, Y, 1] and "parameters" [B, S, 3] in ms to the weighted terms."""
+        """Batch "image" [B, S, X, Y, 1] and "parameters" [B, S, 4] to the weighted terms."""
         drawn = {"include_self": self.self_weight > 0, "pairs_per_subject": self.pairs_per_subject}
         pairs = draw_pairs(batch["image"], batch.get("available"), **drawn)
         images = network_input(pairs.images, 2, self.slice_axis)
-        parameters = batch["parameters"][pairs.subject, pairs.source]  # (N, 3)
+        parameters = unwrapped(network).told(batch["parameters"][pairs.subject, pairs.source])  # (N, P)
         # What is decoded together has the same parameters, which need not be that of the same sequence.
         wanted, setting = torch.unique(parameters.cpu(), dim=0, return_inverse=True)
         target, order = setting[pairs.truth].sort(stable=True)
@@ -150,6 +150,6 @@ def drawn_together(row: Tensor, truth: Tensor, subject: Tensor) -> Tensor:
 
 
 def share_range(trained_range: Tensor) -> None:
-    """Smallest and largest parameters [2, 3], in place, over all processes: each sees subjects of its own."""
+    """Smallest and largest parameters [2, P], in place, over all processes: each sees subjects of its own."""
     torch.distributed.all_reduce(trained_range[0], torch.distributed.ReduceOp.MIN)
     torch.distributed.all_reduce(trained_range[1], torch.distributed.ReduceOp.MAX)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .common.data.acquisition import PLAUSIBLE, Parameters, check_parameters
+from .common.data.acquisition import NAMES, Parameters, check_parameters, parameters_by_name
 from .common.files import replacing
 from .inference import SaveTargets, bids
 
@@ -22,24 +22,24 @@ LONGEST = 320  # pixels of a frame's longer side
 def series(
     parameter: str, start: float, stop: float, steps: int, at: str | Sequence[float], settings: Mapping[str, Sequence]
 ) -> list[Parameters]:
-    """Equidistant values of one parameter, the other two as in `at`.
+    """Equidistant values of one parameter, the others as in `at`.
 
     Args:
-        parameter: "TR", "TE" or "TI".
-        start, stop: in ms, both included.
+        parameter: "TR", "TE", "TI", or a gradient echo's "FA".
+        start, stop: in ms (FA in degrees), both included.
         steps: how many images.
-        at: (TR, TE, TI) in ms, or a name among `settings`.
+        at: (TR, TE, TI) in ms, of a gradient echo with FA, or a name among `settings`.
 
     Raises:
         ValueError: an unknown parameter or name, fewer than two steps, or a point that is no acquisition.
     """
-    if parameter not in PLAUSIBLE:
-        raise ValueError(f"sweep is '{parameter}'; it must be one of {', '.join(PLAUSIBLE)}.")
     if isinstance(at, str) and at not in settings:
         raise ValueError(f"at is '{at}'; give (TR, TE, TI) in ms or one of {', '.join(settings)}.")
     if steps < 2 or start == stop:
         raise ValueError(f"A sweep needs two images or more at different values: {steps} from {start} to {stop}.")
-    point = dict(zip(PLAUSIBLE, settings[at] if isinstance(at, str) else at, strict=True))
+    point = parameters_by_name(settings[at] if isinstance(at, str) else at)
+    if parameter not in point:
+        raise ValueError(f"sweep is '{parameter}'; it must be one of {', '.join(point)}.")
     values = np.linspace(start, stop, steps).round(3).tolist()
     points = [tuple({**point, parameter: value}.values()) for value in values]
     return [check_parameters(*each, where=f"sweep of {parameter}") for each in points]
@@ -48,10 +48,10 @@ def series(
 class SaveSeries(SaveTargets):
     """Writes "pred" as one 4D NIfTI `<subject>_sweep_<parameter>.nii.gz` [X, Y, Z, T], a sidecar, and a GIF.
 
-    The header's fourth spacing is the parameter's step in ms. The GIF shows the middle slice.
+    The header's fourth spacing is the parameter's step in ms or degrees. The GIF shows the middle slice.
 
     Args:
-        parameter: "TR", "TE" or "TI".
+        parameter: "TR", "TE", "TI", or a gradient echo's "FA".
         slice_axis: spatial axis of the picture's slice, counted from the end.
         others: see `SaveTargets`.
     """
@@ -67,12 +67,13 @@ class SaveSeries(SaveTargets):
         pred = torch.as_tensor(data["pred"])
         volumes = torch.where(pred > 0, pred * scale + offset, 0).permute(1, 2, 3, 0)
         points = self.wanted.further
-        values = [point[list(PLAUSIBLE).index(self.parameter)] for point in points]
+        values = [point[list(NAMES).index(self.parameter)] for point in points]
         more = {"units": units, "volumes": [bids(point) for point in points], "step": abs(values[1] - values[0])}
         path = self._save_as(volumes, data, f"sweep_{self.parameter}", available, **more)
         if self.pictures:
             seen = nib.as_closest_canonical(nib.load(path))
-            texts = [f"synthesised, {self.parameter} {value:g} ms" for value in values]
+            unit = "degrees" if self.parameter == "FA" else "ms"
+            texts = [f"synthesised, {self.parameter} {value:g} {unit}" for value in values]
             _save_gif(seen, texts, self.slice_axis, path.with_name(path.name.replace(".nii.gz", ".gif")))
         return data
 

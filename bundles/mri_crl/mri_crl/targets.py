@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .common.data.acquisition import PLAUSIBLE, Parameters, check_parameters, read_sidecar
+from .common.data.acquisition import NAMES, Parameters, check_parameters, four, parameters_by_name, read_sidecar
 from .common.data.mr_signal import FSE9
 from .common.description import Description
 from .common.inference.inferers import resolve_targets
@@ -19,7 +19,7 @@ Wanted = str | Sequence[float]
 
 
 def trained_settings(described: Description) -> dict[str, list[float]]:
-    """Name to (TR, TE, TI) in ms of what weights were trained with, else of the paper's nine settings."""
+    """Name to (TR, TE, TI) in ms, and FA, of what weights were trained with, else of the paper's nine settings."""
     return described("acquisitions", {name: [each.tr, each.te, each.ti] for name, each in FSE9.items()})
 
 
@@ -28,12 +28,12 @@ class Targets:
 
     Args:
         targets: None (what a subject lacks), "all" (every named setting), or one or several of: a name, (TR, TE, TI) in
-            ms, a sidecar's path that ends in .json.
+            ms, (TR, TE, TI, FA) of a gradient echo, a sidecar's path that ends in .json.
         sequences: the S names, in the network's order.
 
     Attributes:
         names: [S + F], the F further ones called like `TR8000_TE100_TI2000`.
-        further: their (TR, TE, TI) in ms.
+        further: their parameters.
 
     Raises:
         ValueError: an unknown name, or parameters that no scanner could play or whose unit is wrong.
@@ -61,24 +61,26 @@ class Targets:
         return resolve_targets(self._wanted, self.names, available)
 
     def settings(self, parameters: Tensor) -> Tensor:
-        """Parameters [S, 3] of a subject's sequences to those of all `names`, [S + F, 3]."""
-        return torch.cat([parameters, torch.tensor(self.further).view(-1, 3).to(parameters)])
+        """Parameters [S, 4] of a subject's sequences to those of all `names`, [S + F, 4]."""
+        return torch.cat([parameters, torch.tensor(four(self.further)).view(-1, len(NAMES)).to(parameters)])
 
 
 def parameters_name(parameters: Parameters) -> str:
-    """(8000, 100, 2000) to `TR8000_TE100_TI2000`, for file names."""
-    return "_".join(f"{name}{value:g}" for name, value in zip(PLAUSIBLE, parameters, strict=True))
+    """(8000, 100, 2000) to `TR8000_TE100_TI2000`, and (2000, 3, 900, 9) to `TR2000_TE3_TI900_FA9`, for file names."""
+    return "_".join(f"{name}{value:g}" for name, value in parameters_by_name(parameters).items())
 
 
 def warn_outside(parameters: Tensor, trained_range: Tensor) -> list[str]:
-    """Logs and returns a sentence for each parameter of [T, 3] that lies outside the trained range [2, 3]."""
+    """Logs and returns a sentence for each of the parameters [T, 4] that lies outside the trained range [2, 3 or 4]."""
     texts = []
-    for k, (name, low, high) in enumerate(zip(PLAUSIBLE, *trained_range.tolist(), strict=True)):
+    for k, (name, low, high) in enumerate(zip(NAMES, *trained_range.tolist(), strict=False)):
         times = {round(time, 3) for time in parameters[:, k].tolist()}
         beyond = sorted(time for time in times if not low - 1e-3 <= time <= high + 1e-3)
         if beyond:
-            values = ", ".join(f"{time:g}" for time in beyond)
-            texts.append(f"{name} {values} ms lies outside {low:g} to {high:g} ms, on which the network was trained.")
+            values, unit = ", ".join(f"{time:g}" for time in beyond), "degrees" if name == "FA" else "ms"
+            texts.append(
+                f"{name} {values} {unit} lies outside {low:g} to {high:g} {unit}, on which the network was trained."
+            )
     for text in texts:
         logger.warning(f"{text} The image is an extrapolation.")
     return texts
@@ -89,6 +91,8 @@ def _parameters(wanted: Wanted) -> Parameters:
         if (found := read_sidecar(wanted)) is None:
             raise ValueError(f"{wanted}: has no RepetitionTime and EchoTime.")
         return found
-    if len(wanted) != 3:
-        raise ValueError(f"targets has {wanted!r}; give (TR, TE, TI) in ms, a name, or a sidecar's path.")
+    if len(wanted) not in (3, 4):
+        raise ValueError(
+            f"targets has {wanted!r}; give (TR, TE, TI) in ms, with FA of a gradient echo, a name, or a sidecar's path."
+        )
     return check_parameters(*wanted, where=f"targets {list(wanted)}")

@@ -62,6 +62,28 @@ def test_a_sidecar_has_seconds(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"FlipAngle": 9, "ScanningSequence": "GR\\IR"}, (2300, 3, 900, 9)),
+        ({"FlipAngle": 9, "ScanningSequence": ["GR", "IR"]}, (2300, 3, 900, 9)),
+        ({"FlipAngle": 9}, (2300, 3, 900, 9)),
+        ({"FlipAngle": 9, "RepetitionTimePreparation": 2.5}, (2500, 3, 900, 9)),
+        ({"FlipAngle": 90, "ScanningSequence": "GR"}, (2300, 3, 900, 90)),
+        ({"FlipAngle": 120}, (2300, 3, 900)),
+        ({"FlipAngle": 9, "ScanningSequence": "SE\\IR"}, (2300, 3, 900)),
+    ],
+)
+def test_gradient_echoes_by_their_sidecars(tmp_path, more: dict, expected: tuple):
+    assert read_sidecar(sidecar(tmp_path, RepetitionTime=2.3, EchoTime=0.003, InversionTime=0.9, **more)) == expected
+
+
+def test_a_scanner_that_says_another_repetition_time(tmp_path):
+    file = sidecar(tmp_path, RepetitionTime=0.007, EchoTime=0.003, InversionTime=0.45, FlipAngle=12)
+    with pytest.raises(ValueError, match="an MPRAGE's TR counts from one inversion to the next"):
+        read_sidecar(file)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"EchoTime": 0.1}', "TR is None and TE is 0.1; give both"),

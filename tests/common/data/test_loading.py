@@ -182,7 +182,7 @@ def test_parameters_of_each_image(subject: dict[str, Any], tmp_path: Path):
     (tmp_path / "FLAIR.json").write_text('{"RepetitionTime": 8, "EchoTime": 0.1, "InversionTime": 2.2}')
     listed = {**subject, "parameters": {"T1": {"TR": 600, "TE": 12}}}
     found = LoadSubject(["T1", "T2", "FLAIR"], settings=settings)(listed)["parameters"]
-    assert found.tolist() == [[600, 12, 0], [4000, 100, 0], [8000, 100, 2200]]
+    assert found.tolist() == [[600, 12, 0, 0], [4000, 100, 0, 0], [8000, 100, 2200, 0]]
     assert "parameters" not in LoadSubject(["T1", "FLAIR"])(listed)
     listed["parameters"]["T1"]["TR"] = 0.6
     with pytest.raises(ValueError, match=r"sequence T1: TR is 0.6 ms.*looks like seconds"):

@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from common.data.anatomy import INDEX, make_anatomy, other_texture, simulate
-from common.data.mr_signal import FSE9, PRESETS, TISSUES, Acquisition
+from common.data.mr_signal import FSE9, PRESETS, TISSUES, Acquisition, setting_of
 from common.data.phantom import make_phantom
 from common.data.subjects import read_subjects
 from common.data.template import GRID, random_deformation, tissue_maps
@@ -224,6 +224,9 @@ def test_anisotropic_spacing_and_foreign_files(tmp_path):
         ({"sequences": 0}, "sequences is 0"),
         ({"sequences": True}, "sequences is True"),
         ({"sequences": 2, "acquisitions": {"SE1": (2000, 10, 0)}}, "has no acquisitions of its own"),
+        ({"sequences": 2, "gradient_echoes": 3}, "gradient_echoes is 3; it lies between 0 and sequences, 2"),
+        ({"gradient_echoes": 3}, "gradient_echoes go with a number of sequences"),
+        ({"acquisitions": {"T1": (7, 3, 450, 12)}}, "TI must be 0 .* below TR"),
         ({"acquisitions": {"IR": (2000, 10, 400)}}, r"\['IR'\].*not among sequences"),
         ({"acquisitions": {"T1": (10, 2000, 0)}}, "TE=2000.0 ms, TR=10.0 ms"),
         ({"spacing": 0}, "spacing"),
@@ -273,6 +276,22 @@ def test_spin_echoes_of_each_subject_s_own_settings(tmp_path):
     anatomy = make_anatomy(rng(0), spacing=16)
     exact = simulate(anatomy, Acquisition(*own["parameters"]["SE2"].values()))
     ratio = load(own["reference"]["SE2"])[exact > 0.01] / exact[exact > 0.01]
+    assert np.ptp(ratio) < 1e-3 * ratio.mean()
+
+
+def test_gradient_echoes_beside_spin_echoes(tmp_path):
+    make_phantom(tmp_path, subjects=6, sequences=6, gradient_echoes=4, spacing=16, one_gain=True)
+    listing = read_subjects(tmp_path)
+    assert listing["sequences"] == ["SE1", "SE2", "GE1", "GE2", "GE3", "GE4"]
+    drawn = [entry["parameters"][f"GE{k}"] for entry in entries(listing) for k in range(1, 5)]
+    assert all("FA" not in entry["parameters"]["SE1"] for entry in entries(listing))
+    prepared = [each for each in drawn if each["TI"]]
+    assert 5 < len(prepared) < 19
+    assert all(each["TR"] >= each["TI"] + 700 and 6 <= each["FA"] <= 15 for each in prepared)
+    assert all(each["TR"] <= 300 and 5 <= each["FA"] <= 80 for each in drawn if not each["TI"])
+    own, anatomy = listing["training"][0], make_anatomy(rng(0), spacing=16)
+    exact = simulate(anatomy, setting_of(*own["parameters"]["GE2"].values()))
+    ratio = load(own["reference"]["GE2"])[exact > 0.01] / exact[exact > 0.01]
     assert np.ptp(ratio) < 1e-3 * ratio.mean()
 
 

@@ -26,7 +26,7 @@ def by_pulses(t1: float, t2: float, timing: GradientEcho) -> float:
 
     for _ in range(30):
         value = recovered(-ready, timing.ti - half)
-        for pulse in range(timing.pulses):
+        for pulse in range(int(timing.pulses)):
             if pulse == timing.pulses // 2:
                 signal = abs(value) * np.sin(angle) * np.exp(-1.6 * timing.te / t2)
             value = recovered(value * np.cos(angle), timing.spacing)
@@ -48,7 +48,18 @@ def test_spoiled_gradient_echo_is_ernsts():
 
 def test_a_train_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"A train of 1200 ms around TI=900 ms does not fit TR=1400 ms"):
-        GradientEcho(tr=1400, te=3, flip=9, ti=900)
+        GradientEcho(tr=1400, te=3, flip=9, ti=900, pulses=160)
+    assert GradientEcho(tr=1400, te=3, flip=9, ti=900).pulses == pytest.approx(2 * 500 / 7.5), "as many as fit"
+    assert GradientEcho(tr=2000, te=3, flip=9, ti=900).pulses == 160
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [((2000, 3, 0), "above 0"), ((2000, 3, 120), "up to 90"), ((7, 3, 9, 450), "TI must be 0 .* below TR")],
+)
+def test_a_gradient_echo_that_no_scanner_plays_is_refused(times: tuple, message: str):
+    with pytest.raises(ValueError, match=message):
+        GradientEcho(*times)
 
 
 def test_the_truth_of_t1():
