@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adain import with_axes
-from .encoder import check_norm
 from .hyperconv import LEAK, GeneratedConv
+
+NORMS = ("everywhere", "branches", "none")
 
 
 class SwitchedConv(GeneratedConv):
@@ -36,13 +37,19 @@ class SwitchedConv(GeneratedConv):
 class MSSpade(nn.Module):
     """Eq. 1: instance normalisation, scaled and shifted at each voxel by what the target's layers read in x itself.
 
-    The scale is `1 + gamma`, as in MONAI's `SPADE` and the authors' code, so that it starts near 1.
+    The scale is `1 + gamma`, as in MONAI's `SPADE` and the authors' code, so that it starts near 1. Unless it
+    `normalises`, x is scaled and shifted as it is.
 
     Shapes: x [B, C, *spatial] and one-hot target [1 or B, S] to [B, C, *spatial].
     """
 
-    def __init__(self, targets: int, spatial_dims: int, channels: int, hidden_channels: int = 64) -> None:
+    __constants__ = ("normalises",)
+
+    def __init__(
+        self, targets: int, spatial_dims: int, channels: int, hidden_channels: int = 64, normalises: bool = True
+    ) -> None:
         super().__init__()
+        self.normalises = normalises
         self.act = nn.LeakyReLU(LEAK)
         self.shared = SwitchedConv(targets, spatial_dims, channels, hidden_channels)
         # Read in x before its normalisation, they would multiply its size from layer to layer if they started large.
@@ -51,7 +58,8 @@ class MSSpade(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         hidden = self.act(self.shared(x, target))
-        return F.instance_norm(x) * (1 + self.gamma(hidden, target)) + self.beta(hidden, target)
+        usual = F.instance_norm(x) if self.normalises else x
+        return usual * (1 + self.gamma(hidden, target)) + self.beta(hidden, target)
 
 
 class Block(nn.Module):
@@ -60,25 +68,36 @@ class Block(nn.Module):
     A 1-wide convolution leads around it where the width changes.
     """
 
-    __constants__ = ("is_switched",)  # by which TorchScript leaves out what is not run
+    __constants__ = ("is_switched", "normalises")  # by which TorchScript leaves out what is not run
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, targets: int = 0, hidden_channels: int = 64
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        targets: int = 0,
+        hidden_channels: int = 64,
+        normalises: bool = True,
     ) -> None:
         super().__init__()
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.convs = nn.ModuleList(conv(c, out_channels, 3, padding=1) for c in (in_channels, out_channels))
         self.norms = nn.ModuleList()
-        self.is_switched = targets > 0
+        self.is_switched, self.normalises = targets > 0, normalises
         if self.is_switched:
-            self.norms.extend(MSSpade(targets, spatial_dims, out_channels, hidden_channels) for _ in range(2))
+            switched = (targets, spatial_dims, out_channels, hidden_channels, normalises)
+            self.norms.extend(MSSpade(*switched) for _ in range(2))
         self.around = conv(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         h = F.relu(self.convs[0](x))
-        h = F.relu(self.convs[1](self.norms[0](h, target) if self.is_switched else F.instance_norm(h)))
-        h = self.norms[1](h, target) if self.is_switched else F.instance_norm(h)
+        h = self.norms[0](h, target) if self.is_switched else self.normalised(h)
+        h = F.relu(self.convs[1](h))
+        h = self.norms[1](h, target) if self.is_switched else self.normalised(h)
         return self.around(x) + h
+
+    def normalised(self, x: Tensor) -> Tensor:
+        return F.instance_norm(x) if self.normalises else x
 
 
 class SpadeTranslator(nn.Module):
@@ -93,7 +112,8 @@ class SpadeTranslator(nn.Module):
         channels: of the first layer and of the last block, and of the blocks between.
         hidden_channels: of the layers that make gamma and beta.
         res_blocks, spade_blocks: how many.
-        norm: "everywhere" (the paper's), or in the blocks' "branches" only, which keeps how bright a latent is.
+        norm: "everywhere" (the paper's); in the blocks' "branches" only, which keeps how bright a latent is; or "none",
+            by which a crop is translated as it is within its volume.
         source_code: whether it is told which sequence it gets, which the paper's is not.
 
     Attributes:
@@ -113,7 +133,8 @@ class SpadeTranslator(nn.Module):
         source_code: bool = False,
     ) -> None:
         super().__init__()
-        check_norm(norm)
+        if norm not in NORMS:
+            raise ValueError(f"norm is '{norm}'; choose one of {', '.join(NORMS)}.")
         self.norm, self.source_code = norm, source_code
         self.register_buffer("scale", torch.tensor([[0.0], [1.0]]).repeat(1, latent_channels))
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
@@ -121,7 +142,14 @@ class SpadeTranslator(nn.Module):
         self.first = conv(latent_channels + (targets if source_code else 0), narrow, 7, padding=3)
         widths = [narrow] + [wide] * (res_blocks + spade_blocks - 1) + [narrow]
         self.blocks = nn.ModuleList(
-            Block(spatial_dims, widths[k], widths[k + 1], targets if k >= res_blocks else 0, hidden_channels)
+            Block(
+                spatial_dims,
+                widths[k],
+                widths[k + 1],
+                targets if k >= res_blocks else 0,
+                hidden_channels,
+                norm != "none",
+            )
             for k in range(res_blocks + spade_blocks)
         )
         self.last = conv(narrow, latent_channels, 7, padding=3)

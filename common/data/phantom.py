@@ -179,25 +179,23 @@ def make_phantom(
         output_dir: folder to write to, made if missing.
         subjects: how many.
         sequences: names, as a list or separated by commas: T1, T1Gd, T2, FLAIR, PD, FSE1 to FSE9 (``fse9`` is all
-            nine), keys of ``acquisitions``, or the series DCE and DWI and DCE's wash-in and wash-out, whose true
-            concentration and diffusivity are written too (`common.data.phantom_series`). A number is of spin echoes
-            SE1, SE2 ... whose TR, TE and TI are each subject's own, log-uniform over clinical ones.
+            nine), keys of ``acquisitions``, or series and their truth (`common.data.phantom_series`). A number is of
+            spin echoes SE1, SE2 ... whose TR, TE and TI are each subject's own, log-uniform over clinical ones.
         spacing: voxel size in mm, one number or three.
         seed: chooses the population.
         noise: Rician noise relative to the 99th percentile of each image.
         bias: largest relative deviation of the bias field.
         validation: fraction of the subjects, at least one of three or more; 0 for none. Training comes first.
         test: likewise.
-        acquisitions: name to (TR, TE, TI) in ms, for sequences that are not presets or differ from them; TI = 0 means
-            no inversion, and names that end in Gd are acquired after gadolinium.
+        acquisitions: name to (TR, TE, TI) in ms, TI = 0 being no inversion, of a gradient echo with its flip angle, for
+            what is no preset or differs from it; names that end in Gd are acquired after gadolinium.
         one_gain: one receiver gain for all images of a subject, so that what TR, TE and TI do can be compared.
         motion: of the patient between the frames of a series, standard deviation in mm and degrees.
         protocols: relative spread, between subjects, of the steps between a series' times or b values.
         tumours: share of the subjects that have a tumour, beside plaques, which all have; 1 is every subject.
         mismatch: a sequence, such as FLAIR, whose tissue has in half of the subjects another texture than the other
             sequences show: each image alone says nothing of it, two together do. "labels" in the list say which.
-        gradient_echoes: where ``sequences`` is a number, so many of them are gradient echoes GE1, GE2 ..., half of them
-            with an inversion (MPRAGE), whose times and flip angles are each subject's own.
+        gradient_echoes: of a number of ``sequences`` so many are gradient echoes GE1, GE2 ..., half of them MPRAGE.
 
     Raises:
         ValueError: for arguments that make no data set; nothing is written then.
@@ -211,5 +209,4 @@ def make_phantom(
         _write_subject(folder, number, names, timings, seed, spacing, *more, bias=bias, noise=noise)
         for number in bar(range(subjects), desc="simulating", unit="subjects")
     ]
-    listing = _listing(names, entries, training, validating)
-    write_text(folder / "subjects.json", json.dumps(listing, indent=2) + "\n")
+    write_text(folder / "subjects.json", json.dumps(_listing(names, entries, training, validating), indent=2) + "\n")

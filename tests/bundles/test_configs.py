@@ -210,6 +210,7 @@ def test_targets_are_importable_and_named_in_full(bundle: str, name: str):
         "cnn.json",
         "reggan.json",
         "settings.json",
+        "gradient_echoes.json",
         "tensorrt.json",
         "multi_gpu_train.json",
     }

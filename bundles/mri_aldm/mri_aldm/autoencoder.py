@@ -9,12 +9,12 @@ import torch
 from monai.networks.nets.autoencoderkl import AEKLResBlock, Decoder, Encoder
 from torch import Tensor, nn
 
+from .common.blocks.spade import NORMS
 from .common.blocks.vq import VectorQuantiser
 from .split import decode_apart, decode_split, encode_split
 
 REGULARISATIONS = ("vq", "kl")
 DECODINGS = ("whole", "split", "approximate")
-NORMS = ("everywhere", "branches", "none")
 
 
 class Reconstruction(NamedTuple):
