@@ -17,7 +17,7 @@ import torch
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from .metrics import GAUSSIAN, GAUSSIAN_2D, UNIFORM, Lpips, Window, nmse, psnr, ssim_map
+from .metrics import GAUSSIAN, GAUSSIAN_2D, UNIFORM, Lpips, Window, nmse, psnr, spectral_distance, ssim_map
 
 
 def brain_mask(target: Tensor) -> Tensor:
@@ -47,6 +47,7 @@ class Convention:
         places: the images' masks, by what their numbers' names end in; "" is where the region says.
         window: of SSIM.
         lpips: (metric, images) to `lpips`; without it, the convention has none.
+        spectrum: whether it has the `spectral_distance` in the brain.
     """
 
     region: str
@@ -56,6 +57,7 @@ class Convention:
     places: Callable[[Pair], dict[str, Tensor | None]]
     window: Window = GAUSSIAN
     lpips: Callable[[Lpips, Pair], float] | None = None
+    spectrum: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ CONVENTIONS = {
         metrics={"psnr": _psnr, "ssim": _ssim, "nmse": _nmse},
         places=lambda pair: {"": pair.brain, "_volume": None} | _regions(pair, pair.brain),
         lpips=lambda lpips, pair: lpips(pair.pred, pair.target, pair.brain),
+        spectrum=True,
     ),
     "seq2seq": Convention(
         region="in the central 192 x 192 x 128 voxels",
@@ -268,6 +271,8 @@ def measurements(
         for place, mask in rules.places(pair).items()
         for metric, measure in rules.metrics.items()
     }
+    if rules.spectrum:
+        numbers["spectrum"] = partial(spectral_distance, pair.pred, pair.target, pair.brain)
     if lpips is not None and rules.lpips is not None:
         numbers["lpips"] = partial(rules.lpips, lpips, pair)
     return numbers
@@ -297,7 +302,7 @@ def score(
 
         - `declared`: `nmse`, all in the brain; `psnr_volume`, `ssim_volume` and `nmse_volume` in the whole volume; the
           same three of every region (`psnr_<name>` ...) and of the rest of the brain (`psnr_outside_<name>` ...);
-          `lpips`, the mean over the slices with brain;
+          `spectrum` (dB), the spectral distance in the brain; `lpips`, the mean over the slices with brain;
         - `seq2seq`: `lpips`, the sum over the slices;
         - `aldm`: `nmse`;
         - `brasyn`: PSNR and SSIM of every region and of the rest of the volume.

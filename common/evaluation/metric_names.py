@@ -18,6 +18,7 @@ METRICS = {
     "ssim": Metric("SSIM", 1, 3),
     "nmse": Metric("NMSE", -1, 4),
     "lpips": Metric("LPIPS", -1, 3),
+    "spectrum": Metric("spectral distance (dB)", -1, 2),
 }
 KNOWN = {
     **METRICS,
@@ -31,7 +32,7 @@ def place(metric: str, region: str) -> str:
     """Where a metric of a CSV is measured, in words; `region` is where those without a place in their name are."""
     base = base_of(metric)
     where = metric[len(base) + 1 :]
-    if base == "lpips":  # each convention has a way of its own to add up the slices
+    if base in ("lpips", "spectrum"):  # which are of the brain alone, or as each convention adds up the slices
         return ""
     if where == "volume":
         return "in the whole volume"

@@ -1,4 +1,4 @@
-"""How far a synthesised volume is from the true one: PSNR, NMSE, SSIM map, LPIPS.
+"""How far a synthesised volume is from the true one: PSNR, NMSE, SSIM map, spectral distance, LPIPS.
 
 The functions take single volumes [X, Y, Z], float32, on any device, and know nothing of intensity scaling or regions:
 `conventions.py` decides those. A mask is a bool volume of the same shape; an empty one gives nan.
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ..inference.weights import pretrained_file, read_state
+
+BANDS = 16  # of spatial frequency, up to half a cycle per voxel
 
 
 def _pair(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -61,6 +63,38 @@ def nmse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     """
     pred, target = _pair(pred, target, mask)
     return ((pred - target).square().sum() / target.square().sum()).item()
+
+
+def spectral_distance(pred: Tensor, target: Tensor, mask: Tensor) -> float:
+    """How unlike the two images' textures are, wherever their details lie: what is blurred, or grainy, is far.
+
+    The root mean square, over bands of spatial frequency, of the ratio of their power in dB. The bands are 1/32 of a
+    cycle per voxel wide, from the second up to half a cycle; what is outside of the mask counts as 0 in both images.
+
+    Args:
+        pred: prediction, [X, Y, Z].
+        target: truth, [X, Y, Z].
+        mask: brain, bool [X, Y, Z].
+
+    Returns:
+        dB; 0 for images of the same spectrum, inf where one of them has no power in a band, nan for an empty mask.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _pair(pred, target, mask)
+    if not mask.any():
+        return math.nan
+    box = tuple(slice(int(places.min()), int(places.max()) + 1) for places in mask.nonzero().T)
+    inside = torch.stack([pred, target])[(slice(None), *box)] * mask[box]
+    power = torch.fft.fftn(inside, dim=(1, 2, 3)).abs().square().flatten(1)
+    axes = [torch.fft.fftfreq(size, device=mask.device).square() for size in inside.shape[1:]]
+    frequency = (axes[0][:, None, None] + axes[1][:, None] + axes[2]).sqrt().flatten()
+    band = (frequency * 2 * BANDS).long()
+    means = torch.zeros(2, int(band.max()) + 1, device=mask.device).index_add_(1, band, power)[:, 1:BANDS]
+    here = torch.bincount(band)[1:BANDS] > 0  # of a small box not all
+    ratio = 10 * torch.log10(means[0] / means[1])[here]
+    return ratio.square().mean().sqrt().item()
 
 
 @dataclass(frozen=True)

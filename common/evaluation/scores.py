@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing, what_it_is
+from .metric_names import shown_as
 from .significance import Interval, interval
 
 METHODS = ("network", "copy", "map")
@@ -331,7 +332,7 @@ class ScoreTable:
             line += f"; network ahead of the map for {wins}"
         gain = self.gain(shared)
         texts = [f"network - map by subject: {gain}"] if gain else []
-        for metric in [name for name in ("ssim", "nmse", "lpips") if name in self.metrics]:
+        for metric in [name for name in ("ssim", "nmse", "lpips", "spectrum") if name in self.metrics]:
             values = {m: _mean(_mean(self._values(metric, m, *pair)) for pair in shared) for m in means}
-            texts.append(f"{metric.upper()} " + ", ".join(f"{m} {value:.3f}" for m, value in values.items()))
+            texts.append(f"{shown_as(metric).label} " + ", ".join(f"{m} {value:.3f}" for m, value in values.items()))
         return "\n  ".join([line + ".", *texts])

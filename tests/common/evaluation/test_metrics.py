@@ -12,12 +12,24 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional import image as torchmetrics
 
 from common.evaluation.conventions import score
-from common.evaluation.metrics import GAUSSIAN, GAUSSIAN_2D, UNIFORM, Lpips, Window, load_lpips, nmse, psnr, ssim_map
+from common.evaluation.metrics import (
+    GAUSSIAN,
+    GAUSSIAN_2D,
+    UNIFORM,
+    Lpips,
+    Window,
+    load_lpips,
+    nmse,
+    psnr,
+    spectral_distance,
+    ssim_map,
+)
 
 SHAPE = (44, 52, 36)
 
@@ -133,6 +145,21 @@ def test_ssim_of_constants_is_the_luminance_term():
     a, b = torch.full((12, 12, 12), 0.8), torch.full((12, 12, 12), 0.4)
     expected = (2 * 0.8 * 0.4 + 1e-4) / (0.8**2 + 0.4**2 + 1e-4)
     torch.testing.assert_close(ssim_map(a, b), torch.full_like(a, expected), atol=1e-4, rtol=0)
+
+
+def test_spectral_distance_tells_blur_and_grain_from_what_is_as_sharp():
+    torch.manual_seed(0)
+    smooth, mask = (lambda x: F.avg_pool3d(x[None, None], 3, 1, 1)[0, 0]), torch.ones(20, 24, 22, dtype=torch.bool)
+    truth, other = smooth(torch.rand(20, 24, 22)), smooth(torch.rand(20, 24, 22))
+    assert spectral_distance(2 * truth, truth, mask) == pytest.approx(20 * math.log10(2), rel=1e-4)
+    as_sharp = spectral_distance(other, truth, mask)  # another image of the same texture, whose PSNR is low
+    assert as_sharp < 1 < spectral_distance(truth + 0.05 * torch.randn(truth.shape), truth, mask)
+    assert spectral_distance(smooth(truth), truth, mask) > 3 and psnr(smooth(truth), truth) > psnr(other, truth)
+    inside = torch.zeros_like(mask)
+    inside[4:15, 5:16, 3:17] = True
+    changed = torch.where(inside, truth, 7.0)
+    assert spectral_distance(changed, truth, inside) == 0 and math.isnan(spectral_distance(truth, truth, ~mask))
+    assert spectral_distance(0 * truth, truth, mask) == math.inf
 
 
 def test_edge_cases():
