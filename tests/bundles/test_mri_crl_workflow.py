@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import traceback
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from ci import many_settings
+from common.data.acquisition import four
 from common.data.loading import LoadSubject
 from common.data.mr_signal import FSE9
 from common.data.normalisation import ScaleSequencesd
@@ -190,22 +192,25 @@ def test_variants_train_and_complete(crl, fse_dir: Path, tmp_path: Path, variant
     assert all(np.isfinite(image).all() for image in images.values())
 
 
-def trained_on_many(crl, tmp_path: Path) -> tuple[dict[str, object], list[list[float]]]:
-    """What `settings.json` trained in tmp_path was given, and all settings that it saw."""
-    make_phantom(tmp_path / "data", 4, sequences=5, spacing=8, one_gain=True)
+def trained_on_many(crl, tmp_path: Path, echoes: int = 0) -> tuple[dict[str, object], list[list[float]]]:
+    """What `settings.json` trained in tmp_path was given, and all settings that it saw; some are gradient echoes."""
+    make_phantom(tmp_path / "data", 4, sequences=5, gradient_echoes=echoes, spacing=8, one_gain=True)
     common = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "eval", "ckpt_dir": tmp_path, "epochs": 1}
-    named = {f"SE{k + 1}": [2000, 40, 0] for k in range(5)}
-    crl("train.json", "settings.json", **common, acquisitions=named).run()
     listing = read_subjects(tmp_path / "data")
+    named = {name: [2000, 40, 0] for name in listing["sequences"]}
+    overlays = ["settings.json", *["gradient_echoes.json"] * (echoes > 0)]
+    crl("train.json", *overlays, **common, acquisitions=named).run()
     trained = [[*each.values()] for entry in listing["training"] for each in entry["parameters"].values()]
     return common, trained
 
 
-def test_many_settings_are_learned_and_scored_at_each_subject_s_own(crl, tmp_path: Path):
-    common, trained = trained_on_many(crl, tmp_path)
+@pytest.mark.parametrize("echoes", [0, 2], ids=["spin echoes", "both families"])
+def test_many_settings_are_learned_and_scored_at_each_subject_s_own(crl, tmp_path: Path, echoes: int):
+    common, trained = trained_on_many(crl, tmp_path, echoes)
     low, high = torch.load(tmp_path / "model.pt", weights_only=True)["trained_range"]
-    torch.testing.assert_close(low, torch.tensor(trained).amin(0))
-    torch.testing.assert_close(high, torch.tensor(trained).amax(0))
+    trained = torch.tensor(four(trained))[:, : 4 if echoes else 3]
+    torch.testing.assert_close(low, trained.amin(0))
+    torch.testing.assert_close(high, trained.amax(0))
     crl("train.json", "evaluate.json", **{**common, "weights": tmp_path / "model.pt", "multi_source": True}).run()
     rows = list(csv.DictReader((tmp_path / "eval" / "scores_declared.csv").open(encoding="utf-8")))
     assert {row["method"] for row in rows} >= {"network", "fit", "between"} and len(
@@ -213,9 +218,18 @@ def test_many_settings_are_learned_and_scored_at_each_subject_s_own(crl, tmp_pat
     ) == 5
 
 
+def test_gradient_echoes_need_a_network_that_is_told_of_them(trained: Path, crl, fse_dir: Path, tmp_path: Path):
+    options = {"weights": trained / "model.pt", "dataset_dir": fse_dir, "split": "test", "output_dir": tmp_path}
+    with pytest.raises(RuntimeError) as error:
+        crl("inference.json", targets=[2000, 3, 900, 9], **options).run()
+    told = "".join(traceback.format_exception(error.value))
+    assert "gradient echo (flip angle 9 degrees), and the network knows spin echoes only" in told
+
+
 @pytest.mark.full
-def test_the_table_of_unseen_settings(crl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    _, trained = trained_on_many(crl, tmp_path)
+@pytest.mark.parametrize("echoes", [0, 2], ids=["spin echoes", "both families"])
+def test_the_table_of_unseen_settings(crl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, echoes: int):
+    _, trained = trained_on_many(crl, tmp_path, echoes)
     for name, value in {"SUBJECTS": 2, "SETTINGS": 5, "SOURCES": 3, "COUNTS": (1, 3)}.items():
         monkeypatch.setattr(many_settings, name, value)
     many_settings.prepare(str(tmp_path / "data"), str(tmp_path / "new"))
@@ -225,8 +239,11 @@ def test_the_table_of_unseen_settings(crl, tmp_path: Path, monkeypatch: pytest.M
     many_settings.score(str(tmp_path / "new"), str(tmp_path / "model.pt"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert [row[:2] for row in table[2:]] == [[kind, count] for kind in ("unseen", "seen") for count in ("1", "3")]
-    assert [bool(cell) for cell in table[2][2:]] == [True, False, False, True, False, True], "from one: prior, copy"
-    assert [bool(cell) for cell in table[3][2:]] == [True, True, True, True, True, False]
+    families = ["spin echoes", "gradient echoes"] if echoes else ["spin echoes"]
+    rows = [[family, count] for family in families for count in ("1", "3")]
+    assert [row[1:3] for row in table[2:] if row[0] == "unseen"] == rows
+    assert [row[1:3] for row in table[2:] if row[0] == "seen"] == rows or echoes, "of which by chance"
+    assert [bool(cell) for cell in table[2][3:]] == [True, False, False, True, False, True], "from one: prior, copy"
+    assert [bool(cell) for cell in table[3][3:]] == [True, True, True, True, True, False]
     many_settings.sweep(str(tmp_path / "new"), str(tmp_path / "model.pt"), str(tmp_path / "sweep.png"))
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
