@@ -23,9 +23,10 @@ class Haar(nn.Module):
         scale[0] = lowest
         self.register_buffer("forwards", (basis / scale).reshape(8, 1, 2, 2, 2), persistent=False)
         self.register_buffer("backwards", (basis * scale).reshape(8, 1, 2, 2, 2), persistent=False)
+        self.register_buffer("bias", torch.zeros(8), persistent=False)  # ONNX Runtime fails where there is none
 
     def forward(self, image: Tensor) -> Tensor:
-        bands = F.conv3d(image.flatten(0, 1)[:, None], self.forwards, stride=2)
+        bands = F.conv3d(image.flatten(0, 1)[:, None], self.forwards, self.bias, stride=2)
         return bands.unflatten(0, (image.shape[0], image.shape[1])).flatten(1, 2)
 
     def inverse(self, bands: Tensor) -> Tensor:
