@@ -230,6 +230,17 @@ def test_checkpointing_changes_nothing_but_memory():
     assert "forward" in other.autoencoder.encoder.blocks[1].__dict__
 
 
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="bf16 is counted as a GPU has it")
+def test_the_papers_first_stage_fits_80_gb():
+    """Whole volumes of 192x192x144, with --checkpointing true --amp bf16: activations, weights, gradients, AdamW."""
+    with torch.device("meta"):
+        network = ALDM(method="autoencoder")
+    kept = activation_bytes(network, (192, 192, 144), checkpointing=True, half=True)
+    needed = kept + 16 * sum(p.numel() for p in network.parameters())
+    assert 60e9 < needed < 70e9, "10 GB are left for the discriminator and the perceptual network"
+    assert not torch.is_autocast_enabled("cuda")
+
+
 def test_memory_estimate_is_what_autograd_keeps():
     """Counted without a value, it is what a real forward pass saves."""
     network = tiny(method="spade")

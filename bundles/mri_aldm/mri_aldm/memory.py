@@ -14,7 +14,9 @@ import os
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from ignite.engine import Engine, Events
+from monai.networks.blocks import UpSample
 from monai.networks.nets.autoencoderkl import AEKLResBlock
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, SpatialTransformer
 from torch import Tensor, nn
@@ -28,24 +30,36 @@ from .common.options import run_command, switch
 from .network import ALDM
 
 logger = logging.getLogger(__name__)
-BLOCKS = (AEKLResBlock, Block, DiffusionUNetResnetBlock, SpatialTransformer)
+BLOCKS = (AEKLResBlock, UpSample, Block, DiffusionUNetResnetBlock, SpatialTransformer)
+again = functools.partial(checkpoint, use_reentrant=False)
 GIB = 2**30
 
 
 def with_checkpointing(network: ALDM, checkpointing: bool | str = True) -> ALDM:
-    """The network, whose blocks keep their input only and are computed again in the backward pass."""
+    """The network, whose blocks keep their input only and are computed again in the backward pass.
+
+    Of the autoencoder's, where the largest would fill half of a GPU, one half at a time.
+    """
     for block in network.modules() if switch(checkpointing, "checkpointing") else ():
         if isinstance(block, BLOCKS):
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            halves = functools.partial(_by_halves, block)
+            block.forward = functools.partial(again, halves if isinstance(block, AEKLResBlock) else block.forward)
     return network
 
 
-def without_values(network: ALDM, mode: FakeTensorMode) -> ALDM:
+def _by_halves(block: AEKLResBlock, x: Tensor) -> Tensor:
+    """What MONAI's block does, either half computed again by itself."""
+    h = again(lambda x: block.conv1(F.silu(block.norm1(x))), x)
+    h = again(lambda h: block.conv2(F.silu(block.norm2(h))), h)
+    return block.nin_shortcut(x) + h
+
+
+def without_values(network: ALDM, mode: FakeTensorMode, device: str = "cpu") -> ALDM:
     """A copy without checkpointing, whose operations cost nothing in this mode but can be counted."""
     memo: dict[int, Tensor] = {}
     for tensor in (*network.parameters(), *network.buffers()):
         with mode:
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         wanted = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if wanted else empty
     forwards = {m: m.__dict__.pop("forward") for m in network.modules() if "forward" in m.__dict__}
@@ -80,18 +94,26 @@ class SavedTensors:
 
     def __init__(self, network: ALDM) -> None:
         self.seen = {p.untyped_storage()._cdata for p in (*network.parameters(), *network.buffers())}
-        self.inside: list[int] = []  # bytes per block
+        self.inside: list[list[int]] = []  # bytes of each block's parts that are computed again one at a time
+        self.between: list[int] = []  # bytes of what leads from one of these parts to the next
         self.inputs = self.outside = 0
         self.in_block = False
         for block in network.modules():
             if isinstance(block, BLOCKS):
                 block.register_forward_pre_hook(self._enter)
                 block.register_forward_hook(self._leave)
+            if isinstance(block, AEKLResBlock):
+                block.norm2.register_forward_pre_hook(self._second_half)
 
     def _enter(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.inside.append(0)
+        self.inside.append([0])
+        self.between.append(0)
         self.inputs += inputs[0].nbytes
         self.in_block = True
+
+    def _second_half(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.inside[-1].append(0)
+        self.between[-1] = inputs[0].nbytes
 
     def _leave(self, *_: object) -> None:
         self.in_block = False
@@ -101,31 +123,48 @@ class SavedTensors:
         if storage._cdata not in self.seen:
             self.seen.add(storage._cdata)
             if self.in_block:
-                self.inside[-1] += storage.nbytes()
+                self.inside[-1][-1] += storage.nbytes()
             else:
                 self.outside += storage.nbytes()
         return tensor
 
     def total(self, checkpointing: bool) -> int:
-        """Bytes; with checkpointing, blocks keep their input, and one at a time is computed again."""
+        """Bytes; with checkpointing, blocks keep their input, and a part of one of them at a time is computed again."""
         if checkpointing:
-            return self.outside + self.inputs + max(self.inside, default=0)
-        return self.outside + sum(self.inside)
+            parts = (max(each) + between for each, between in zip(self.inside, self.between, strict=True))
+            return self.outside + self.inputs + max(parts, default=0)
+        return self.outside + sum(map(sum, self.inside))
 
 
-def activation_bytes(network: ALDM, size: Sequence[int], samples: int = 1, checkpointing: bool = False) -> int:
-    """What a training step of volumes of `size` keeps for its backward pass, in full precision.
+def activation_bytes(
+    network: ALDM, size: Sequence[int], samples: int = 1, checkpointing: bool = False, half: bool = False
+) -> int:
+    """What a training step of volumes of `size` keeps for its backward pass, in full precision or by `half` in bf16.
 
-    Counted as for a CPU: on the meta device attention would keep its scores, which neither CPU nor GPU does.
+    That is more than a half, since a GPU normalises in full precision. Counted as for a CPU: elsewhere attention would
+    keep its scores, which it does not on a GPU; so what is counted in bf16 is at most what there is in full precision.
     """
+    most = _counted(network, size, samples, checkpointing, False)
+    return min(most, _counted(network, size, samples, checkpointing, True)) if half else most
+
+
+def _counted(network: ALDM, size: Sequence[int], samples: int, checkpointing: bool, half: bool) -> int:
     mode = FakeTensorMode()
-    counted = without_values(network, mode)
-    with mode:
-        saved = SavedTensors(counted)
-        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-            output = counted(**example_step(counted, size, samples))
-            total = saved.total(checkpointing)
-        del output
+    counted = without_values(network, mode, "cuda" if half else "cpu")
+    was = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", half)  # `torch.autocast` wants a GPU
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with mode:
+            saved = SavedTensors(counted)
+            with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+                output = counted(**example_step(counted, size, samples))
+                total = saved.total(checkpointing)
+            del output
+    finally:
+        torch.set_autocast_enabled("cuda", was[0])
+        torch.set_autocast_dtype("cuda", was[1])
+        torch.clear_autocast_cache()
     return total
 
 
@@ -183,7 +222,7 @@ class MemoryEstimate:
     def __call__(self, engine: Engine) -> None:
         weights = sum(p.nbytes for p in self.network.parameters())
         training = 3 * sum(p.nbytes for p in self.network.parameters() if p.requires_grad)  # gradient, two of Adam
-        activations = activation_bytes(self.network, self.size, self.samples, self.checkpointing) // (1 + self.half)
+        activations = activation_bytes(self.network, self.size, self.samples, self.checkpointing, self.half)
         needed, free = weights * (1 + self.ema) + training + activations, free_bytes(self.device)
         volume = "x".join(map(str, self.size))
         message = (
@@ -218,7 +257,12 @@ def report(size: Sequence[int] = (192, 192, 144)) -> None:
         parts[method].requires_grad_(True)
         millions = sum(p.numel() for p in parts[method].parameters()) / 1e6
         kept, less = (activation_bytes(network, size, checkpointing=c) / GIB for c in (False, True))
-        print(f"{method:12} {millions:8.2f} M, kept for the backward pass {kept:.1f} GiB, checkpointed {less:.1f} GiB")
+        text = f"{method:12} {millions:8.2f} M, kept for the backward pass {kept:.1f} GiB, checkpointed {less:.1f} GiB"
+        if torch.backends.cuda.is_built():
+            least = activation_bytes(network, size, checkpointing=True, half=True) / GIB
+            every = least + 4 * (sum(p.numel() for p in network.parameters()) + 3e6 * millions) / GIB
+            text += f", and in bf16 {least:.1f} GiB (with weights, gradients and AdamW {every:.1f} GiB)"
+        print(text)
         steps = example_step(network, size) if method == "aldm" else steps
     image, code = torch.zeros(1, 1, *size, device="meta"), network.codes[:1]
     latent, like, timesteps = steps["image"], steps["like"], steps["timesteps"]
