@@ -132,6 +132,11 @@ class ALDM(TranslationNetwork):
 
     def _add_denoiser(self, latent_channels: int, sizes: dict[str, Any]) -> None:
         """MONAI's UNet, told the target by cross-attention."""
+        if self.process.answers == "residual" and not self.palette:
+            raise ValueError(
+                f"prediction is 'residual', what is beyond the target-like latent, and method '{self.method}' does not "
+                "show that to the UNet: pass --network_def#prediction latent."
+            )
         unet = Denoiser(
             spatial_dims=3,
             in_channels=latent_channels * (2 if self.palette else 1),
@@ -257,10 +262,10 @@ class ALDM(TranslationNetwork):
         return made, like, self.autoencoder.decode(back)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, like: Tensor, target_code: Tensor) -> Tensor:
-        """The UNet's noise or velocity [P, C, *s] at timesteps [P]; all latents normalised."""
+        """The UNet's noise, velocity or clean latent [P, C, *s] at timesteps [P]; all latents normalised."""
         x = torch.cat([noisy, like], 1) if self.palette else noisy
         context = target_code.expand(x.shape[0], -1)[:, None]
         answer = noisy
         for unet in self.denoiser.values():  # the one that there is
             answer = unet(x, timesteps, context=context)
-        return answer
+        return like + answer if self.process.answers == "residual" else answer

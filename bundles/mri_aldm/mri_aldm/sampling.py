@@ -11,7 +11,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowSchedul
 from torch import Tensor, nn
 
 SAMPLERS = ("ddpm", "ddim", "flow")
-PREDICTIONS = ("noise", "latent")
+PREDICTIONS = ("noise", "latent", "residual")
 STEPS = 1000  # T of training
 
 
@@ -47,8 +47,9 @@ class Process(nn.Module):
         start: of "ddpm" and "ddim", the share of T at which sampling starts: 1 is pure noise, less the target-like
             latent noised that far.
         flow_noise: standard deviation of the noise at the start of "flow", in units of the latent's own.
-        prediction: what the network answers with "ddpm" and "ddim": "noise", as in the paper, or the clean "latent". An
-            error of the noise is one of the latent, sqrt(1 / signal - 1) times as large: 84 where all is noise.
+        prediction: what the network answers with "ddpm" and "ddim": "noise", as in the paper, or the clean "latent", or
+            of that what is beyond the target-like one, the "residual" (the network adds them). An error of the noise is
+            one of the latent, sqrt(1 / signal - 1) times as large: 84 where all is noise.
 
     Attributes:
         way: the timesteps of sampling, each with the one that follows.
@@ -102,7 +103,7 @@ class Process(nn.Module):
         if self.is_flow:
             begin = like + self.flow_noise * noise
             return self.scheduler.add_noise(latent, begin, timesteps + 1), latent - begin
-        return self.scheduler.add_noise(latent, noise, timesteps), latent if self.answers == "latent" else noise
+        return self.scheduler.add_noise(latent, noise, timesteps), noise if self.answers == "noise" else latent
 
     def sample(self, predict: Callable[[Tensor, int], Tensor], like: Tensor, seed: int) -> Tensor:
         """A latent drawn with `predict(x, t)`, the network's answer; the same for the same seed.
@@ -134,9 +135,9 @@ class Process(nn.Module):
         now, then = self.signal[t], self.signal[following]
         # Eq. 12 and 16 of DDIM (Song et al., ICLR 2021): without noise it is DDIM, with all of it DDPM.
         variance = (1 - then) / (1 - now) * (1 - now / then) if self.sampler == "ddpm" else 0.0
-        if self.answers == "latent":
-            clean, noise = answer, (x - math.sqrt(now) * answer) / math.sqrt(1 - now)
-        else:
+        if self.answers == "noise":
             clean, noise = (x - math.sqrt(1 - now) * answer) / math.sqrt(now), answer
+        else:
+            clean, noise = answer, (x - math.sqrt(now) * answer) / math.sqrt(1 - now)
         x = math.sqrt(then) * clean + math.sqrt(max(1 - then - variance, 0.0)) * noise
         return x + math.sqrt(variance) * seeded_noise(x, seed + (t << 12)) if variance > 0 else x
