@@ -12,8 +12,8 @@ A series (DCE, DWI) is one 4D file, or a list of files, one per frame, in which 
 `{"DCE": {"times": [0, 60]}, "DWI": {"b_values": [0, 800]}}` of a subject, or beside `sequences` for all, are in s and
 s/mm2; `{"count": 2}` where neither is known. Without them a 4D file is refused. `maps` are what a phantom knows more.
 `"labels": {"MGMT": 1}` of a subject is what `mri-contrast classify` tells from the images, 0 or 1.
-A sequence that was not acquired is simply absent. Only `subject` and `images` are required; TR, TE and TI are in ms, and
-a gradient echo has its flip angle `"FA"` in degrees, too.
+A sequence that was not acquired is simply absent. Only `subject` and `images` are required; TR, TE and TI are in ms,
+and a gradient echo has its flip angle `"FA"` in degrees, too.
 `"acquisitions": {"T1": [500, 10, 0]}` beside `sequences` says them once for all subjects; `parameters` has precedence.
 `"trust_headers": true` there lets pass what is doubtful about where the headers place the voxels.
 `"name"` there is what to call the data: weights that were trained on them, and all that these make, say it.
