@@ -24,7 +24,12 @@ NAMES = ("TR", "TE", "TI", "FA")
 PLAUSIBLE = {"TR": (20.0, 30_000.0), "TE": (0.5, 1000.0), "TI": (5.0, 10_000.0)}
 LEAST_TR = 2.0  # ms, of a gradient echo
 BIDS = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime"}
-EXCITATION = 60.0  # degrees: no spin echo excites by less, and where a sidecar says no more, it is a gradient echo
+# Where a sidecar does not say which kind it is of: no spin echo excites by less degrees, no gradient echo is later (s).
+EXCITATION, LATEST = 60.0, 0.03
+
+
+class UnusableSidecar(ValueError):
+    """A sidecar that does not say what its image is."""
 
 
 def check_parameters(
@@ -103,21 +108,40 @@ def read_sidecar(file: str | Path) -> Parameters | None:
     Raises:
         ValueError: it is no JSON object, has only one of the two, or `check_parameters` refuses them.
     """
-    return _of_mapping(said_by(read_object(file)), str(file), seconds=True)
+    content = read_object(file)
+    try:
+        return _of_mapping(said_by(content), str(file), seconds=True)
+    except UnusableSidecar as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def said_by(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """TR, TE and TI of a sidecar as they stand there, in s, and FA in degrees where it is a gradient echo's.
 
-    That is what ScanningSequence (GR) says or, if it says nothing, a flip angle below 60 degrees. TR is then
-    RepetitionTimePreparation, if it is given: from one inversion to the next.
+    That is what ScanningSequence (GR) says or, if it says nothing, a flip angle below 60 degrees and a TE up to 30 ms.
+    TR is then from one inversion to the next (RepetitionTimePreparation, if it is there), or between excitations.
+
+    Raises:
+        UnusableSidecar: of a gradient echo without one flip angle, or whose inversion has no time.
     """
     said, flip = {name: sidecar.get(field) for name, field in BIDS.items()}, sidecar.get("FlipAngle")
-    kinds = str(sidecar.get("ScanningSequence") or "").upper()
-    is_number = isinstance(flip, int | float) and not isinstance(flip, bool)
-    if is_number and ("GR" in kinds or (not kinds and 0 < flip < EXCITATION)) and said["TE"] is not None:
-        said |= {"TR": sidecar.get("RepetitionTimePreparation", said["TR"]), "FA": flip}
-    return said
+    kinds, variants = (str(sidecar.get(field) or "").upper() for field in ("ScanningSequence", "SequenceVariant"))
+    is_angle, is_early = _is_positive(flip), _is_positive(said["TE"]) and said["TE"] <= LATEST
+    says_nothing = not any(kind in kinds for kind in ("SE", "GR", "IR", "EP"))
+    if said["TE"] is None or not ("GR" in kinds or (says_nothing and is_early and is_angle and flip < EXCITATION)):
+        return said
+    if not is_angle:
+        raise UnusableSidecar(f"FlipAngle of a gradient echo must be a number of degrees above 0, not {flip!r}.")
+    inverted = _is_positive(said["TI"])
+    if not inverted and ("IR" in kinds or "MP" in variants):
+        raise UnusableSidecar("An inversion is said (ScanningSequence, SequenceVariant), and no InversionTime: add it.")
+    field = "RepetitionTimePreparation" if inverted else "RepetitionTimeExcitation"
+    other = sidecar.get(field)
+    return said | {"TR": other if other and (inverted or said["TR"] is None) else said["TR"], "FA": flip}
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]], unreadable: list[Path]) -> dict[str, float]:
@@ -139,7 +163,10 @@ def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]], unread
                     values |= read_object(file)
                 except ValueError:
                     unreadable.append(file)
-    return in_ms(said_by(values))
+    try:
+        return in_ms(said_by(values))
+    except UnusableSidecar:  # which is told when the sidecar is needed
+        return {}
 
 
 def in_ms(said: Mapping[str, Any]) -> dict[str, float]:

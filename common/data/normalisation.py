@@ -109,8 +109,8 @@ class ScaleSequencesd(MapTransform):
 
     A scale of its own for each image erases what TR, TE and TI do to its brightness. With `per="subject"` all images
     have one, without offset, and sequences that are missing have it too. So that it hardly depends on which images
-    there are, each of them votes with the upper end that the rule gives it, divided by the signal that the spin-echo
-    equation predicts for its "parameters" [S, 3] (TR, TE, TI in ms) and the brightest tissue; the median is taken.
+    there are, each of them votes with the upper end that the rule gives it, divided by the signal that its
+    equation predicts for its "parameters" [S, 4] (TR, TE, TI in ms, FA) and the brightest tissue; the median is taken.
 
     Args:
         rule: of `RULES`.

@@ -111,6 +111,8 @@ def _timings(
     if isinstance(sequences, int):
         if isinstance(sequences, bool) or sequences < 1 or acquisitions:
             raise ValueError(f"sequences is {sequences!r}; a number is 1 or more, and has no acquisitions of its own.")
+        if isinstance(gradient_echoes, bool) or not isinstance(gradient_echoes, int):
+            raise ValueError(f"gradient_echoes is {gradient_echoes!r}; it is a number of images.")
         counts = {"SE": sequences - gradient_echoes, "GE": gradient_echoes}
         if min(counts.values()) < 0:
             raise ValueError(f"gradient_echoes is {gradient_echoes}; it lies between 0 and sequences, {sequences}.")

@@ -51,7 +51,7 @@ class ScoreMatrix:
         brain: the batch's key of the brain mask; without it, the target's non-background.
         regions: keys of further masks, scored where a subject has them.
         lpips_weights: AlexNet's weights: a file, "download", or "none" to report LPIPS as missing.
-        physics: score the rivals of `common.evaluation.relaxometry`, too: the batch has "parameters" [S, 3], and all
+        physics: score the rivals of `common.evaluation.relaxometry`, too: the batch has "parameters" [S, 4], and all
             images of a subject one scale.
         ceiling: beside the network's numbers of a pair, those of the target's own reconstruction, which no translation
             through the same latent space can be expected to exceed, as "ceiling_psnr" and so on.

@@ -69,7 +69,8 @@ def spectral_distance(pred: Tensor, target: Tensor, mask: Tensor) -> float:
     """How unlike the two images' textures are, wherever their details lie: what is blurred, or grainy, is far.
 
     The root mean square, over bands of spatial frequency, of the ratio of their power in dB. The bands are 1/32 of a
-    cycle per voxel wide, from the second up to half a cycle; what is outside of the mask counts as 0 in both images.
+    cycle per voxel wide, from the second up to half a cycle. Each image counts without its mean in the mask, and as 0
+    outside of it, so that the mask's edge does not.
 
     Args:
         pred: prediction, [X, Y, Z].
@@ -86,7 +87,7 @@ def spectral_distance(pred: Tensor, target: Tensor, mask: Tensor) -> float:
     if not mask.any():
         return math.nan
     box = tuple(slice(int(places.min()), int(places.max()) + 1) for places in mask.nonzero().T)
-    inside = torch.stack([pred, target])[(slice(None), *box)] * mask[box]
+    inside = torch.stack([x - x[mask].mean() for x in (pred, target)])[(slice(None), *box)] * mask[box]
     power = torch.fft.fftn(inside, dim=(1, 2, 3)).abs().square().flatten(1)
     axes = [torch.fft.fftfreq(size, device=mask.device).square() for size in inside.shape[1:]]
     frequency = (axes[0][:, None, None] + axes[1][:, None] + axes[2]).sqrt().flatten()

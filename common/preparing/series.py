@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ..data.grids import as_text
 
 FEWEST = 8  # slices that a volume of a brain has at least
 CRITERIA = "original before reformatted, thin slices before thick, small voxels before large, the last before the first"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -240,11 +243,14 @@ def as_lines(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def times_of(said: Mapping[str, Any]) -> dict[str, float]:
-    """TR, TE, TI and FA for a subject list, of a sidecar that has TR and TE; what is not plausible is not."""
-    values = {name: value for name, value in in_ms(said_by(said)).items() if value}
+def times_of(said: Mapping[str, Any], where: str) -> dict[str, float]:
+    """TR, TE, TI and FA for a subject list, of a sidecar that has TR and TE; {}, aloud, of what is not plausible."""
     try:
+        values = {name: value for name, value in in_ms(said_by(said)).items() if value}
         ti, flip = (values.get(name, 0.0) for name in ("TI", "FA"))
-        return parameters_by_name(check_parameters(values["TR"], values["TE"], ti, flip, where="the sidecar"))
-    except (KeyError, ValueError):
+        return parameters_by_name(check_parameters(values["TR"], values["TE"], ti, flip, where=where))
+    except KeyError:
+        return {}
+    except ValueError as error:
+        logger.warning(f"The list will not say TR, TE and TI of {where}: {error}")
         return {}

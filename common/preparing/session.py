@@ -274,7 +274,11 @@ def decided(found: Prepared) -> dict[str, Any]:
             "affine": found.grid.affine.tolist(),
         },
         "images": {name: of(image) for name, image in found.images.items()},
-        "parameters": {name: times for name, image in found.images.items() if (times := times_of(image.series.said))},
+        "parameters": {
+            name: times
+            for name, image in found.images.items()
+            if (times := times_of(image.series.said, f"{name}, {image.series.name}"))
+        },
         "lowest_dice": round(found.lowest_dice, 4),
         "warnings": found.warnings,
     }

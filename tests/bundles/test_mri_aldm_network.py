@@ -144,19 +144,6 @@ def test_a_network_that_answers_the_latent_leads_to_it(sampler: str):
         tiny(prediction="v")
 
 
-@torch.no_grad()
-def test_a_residual_begins_at_the_target_like_latent():
-    """MONAI's UNet answers 0 before it is trained: so every draw is the target-like latent."""
-    network = tiny(prediction="residual", steps=3)
-    for parameter in network.denoiser["residual"].out[-1].parameters():
-        parameter.zero_()
-    like, code = torch.randn(1, 3, 4, 4, 4), network.codes[:1]
-    for seed in (1, 2):
-        torch.testing.assert_close(network.sample(like, code, seed), like, rtol=0, atol=1e-4)
-    with pytest.raises(ValueError, match=r"method 'no_palette' does not show .*--network_def#prediction latent"):
-        tiny(prediction="residual", method="no_palette")
-
-
 @pytest.mark.parametrize(("steps", "start"), [(1, 1.0), (2, 1.0), (4, 1.0), (10, 0.5), (50, 1.0)])
 def test_few_steps_leave_no_noise(steps: int, start: float):
     """With the exact noise of latents of deviation 0.1, whatever their number, DDIM ends within what is plausible."""

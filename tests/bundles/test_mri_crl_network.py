@@ -265,10 +265,23 @@ def test_gradient_echoes_are_told_apart(variant: str):
     spin, *gradient = (network.decode(representation, network.codes[k : k + 1]) for k in range(3))
     assert not torch.allclose(spin, gradient[0], atol=1e-4) and not torch.equal(*gradient)
     assert network.contrast.embedding(network.codes, tokens=True).shape[1] == 5
-    with pytest.raises(ValueError, match=r"flip angle 9 degrees.*spin echoes only: train with --network_def"):
+    with pytest.raises(ValueError, match=r"FA 9\), and the network knows spin echoes only: train with --network_"):
         tiny(settings=settings[:2])
-    with pytest.raises(ValueError, match=r"flip angle 9 degrees.*spin echoes only"):
+    with pytest.raises(ValueError, match=r"TI 900, FA 9\), and the network knows spin echoes only"):
         tiny().at(torch.tensor([[*settings[0], 9.0]]))
+    assert network.at(torch.tensor([settings[0]])).codes.tolist() == [[*settings[0], 0.0]], "three are a spin echo's"
+
+
+def test_each_family_has_a_trained_range_of_its_own():
+    settings = [(2000.0, 12.0, 900.0), (9000.0, 150.0, 0.0), (100.0, 3.0, 0.0, 20.0), (2000.0, 3.0, 900.0, 9.0)]
+    network = tiny(settings=settings, gradient_echoes=True).train()
+    for k in (0, 2, 1, 3):
+        network.encode(torch.rand(1, 1, 8, 8), network.codes[k : k + 1])
+    low, high = network.trained_range
+    assert low.tolist() == [[2000, 12, 0, 0], [100, 3, 0, 9]] and high.tolist() == [
+        [9000, 150, 900, 0],
+        [2000, 3, 900, 20],
+    ]
 
 
 @torch.no_grad()

@@ -132,11 +132,6 @@ class ALDM(TranslationNetwork):
 
     def _add_denoiser(self, latent_channels: int, sizes: dict[str, Any]) -> None:
         """MONAI's UNet, told the target by cross-attention."""
-        if self.process.answers == "residual" and not self.palette:
-            raise ValueError(
-                f"prediction is 'residual', what is beyond the target-like latent, and method '{self.method}' does not "
-                "show that to the UNet: pass --network_def#prediction latent."
-            )
         unet = Denoiser(
             spatial_dims=3,
             in_channels=latent_channels * (2 if self.palette else 1),
@@ -268,4 +263,4 @@ class ALDM(TranslationNetwork):
         answer = noisy
         for unet in self.denoiser.values():  # the one that there is
             answer = unet(x, timesteps, context=context)
-        return like + answer if self.process.answers == "residual" else answer
+        return answer

@@ -11,7 +11,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowSchedul
 from torch import Tensor, nn
 
 SAMPLERS = ("ddpm", "ddim", "flow")
-PREDICTIONS = ("noise", "latent", "residual")
+PREDICTIONS = ("noise", "latent")
 STEPS = 1000  # T of training
 
 
@@ -47,9 +47,8 @@ class Process(nn.Module):
         start: of "ddpm" and "ddim", the share of T at which sampling starts: 1 is pure noise, less the target-like
             latent noised that far.
         flow_noise: standard deviation of the noise at the start of "flow", in units of the latent's own.
-        prediction: what the network answers with "ddpm" and "ddim": "noise", as in the paper, or the clean "latent", or
-            of that what is beyond the target-like one, the "residual" (the network adds them). An error of the noise is
-            one of the latent, sqrt(1 / signal - 1) times as large: 84 where all is noise.
+        prediction: what the network answers with "ddpm" and "ddim": "noise", as in the paper, or the clean "latent". An
+            error of the noise is one of the latent, sqrt(1 / signal - 1) times as large: 84 where all is noise.
 
     Attributes:
         way: the timesteps of sampling, each with the one that follows.

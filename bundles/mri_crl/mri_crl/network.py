@@ -235,7 +235,7 @@ class CRL(TranslationNetwork):
     Args:
         settings: (TR, TE, TI) in ms, or with FA in degrees, of the S slots.
         variant: "attention", the paper's; "gain", the released code's with bounded gains; "physical", whose decoder
-            gives PD, T1 and T2, of which the spin-echo equation makes the image.
+            gives PD, T1 and T2, of which the signal equation makes the image.
         fusion: of several sources: "images" averages what each makes; "features" decodes once the mean of their common
             features, where each weighs, feature by feature and pixel by pixel, as much as it has learned to.
         features: C.
@@ -246,7 +246,8 @@ class CRL(TranslationNetwork):
         gradient_echoes: whether it is told flip angles, P being 4 and not 3.
 
     Attributes:
-        trained_range: smallest and largest parameters [2, P] of the images that it was trained on.
+        trained_range: smallest and largest parameters [2, 3] of the images that it was trained on; with
+            `gradient_echoes` those of spin echoes and of gradient echoes, [2, 2, 4].
 
     Raises:
         ValueError: settings that are no acquisition, gradient echoes that it is not told of, or an unknown variant or
@@ -274,9 +275,11 @@ class CRL(TranslationNetwork):
                 raise ValueError(f"{name} is '{value}'; it must be one of {', '.join(known)}.")
         codes = [check_parameters(*each, where=f"settings[{slot}]") for slot, each in enumerate(settings)]
         self.parameters_told = len(NAMES) if gradient_echoes else SPIN_ECHO
-        self._check_family([row[-1] for row in four(codes)])
+        self._check_family(codes)
         self.register_buffer("codes", torch.tensor(four(codes))[:, : self.parameters_told], persistent=False)
-        self.register_buffer("trained_range", torch.tensor([[torch.inf], [-torch.inf]]).repeat(1, self.parameters_told))
+        families = [len(NAMES) - SPIN_ECHO + 1, len(NAMES)] if gradient_echoes else [SPIN_ECHO]
+        untrained = [torch.full(families, bound) for bound in (torch.inf, -torch.inf)]
+        self.register_buffer("trained_range", torch.stack(untrained))
         self.encoder = Encoder(features, res_blocks, downsampling)
         self.contrast = VARIANTS[variant](features, heads, self.parameters_told)
         layers = 6 if variant == "gain" else 5
@@ -294,12 +297,22 @@ class CRL(TranslationNetwork):
         """Image [B, 1, X, Y] in [0, 1], acquired at `source` [B or 1, P]."""
         source = source.expand(image.shape[0], -1)
         if self.training:
-            low, high = self.trained_range.unbind()
-            self.trained_range.copy_(torch.stack([low.minimum(source.amin(0)), high.maximum(source.amax(0))]))
+            self._widen_range(source)
         return Representation(self.contrast.to_common(self.encoder(image), source), source)
 
+    def _widen_range(self, source: Tensor) -> None:
+        low, high = self.trained_range.unbind()
+        if self.parameters_told == 3:
+            least, most = source.amin(0), source.amax(0)
+        else:
+            echo = source[:, -1:] > 0
+            families = torch.stack([~echo, echo])
+            least = torch.where(families, source, torch.full_like(source, torch.inf)).amin(1)
+            most = torch.where(families, source, torch.full_like(source, -torch.inf)).amax(1)
+        self.trained_range.copy_(torch.stack([low.minimum(least), high.maximum(most)]))
+
     def decode(self, representation: Representation, target: Tensor) -> Tensor:
-        """To images [B, 1, X, Y] at `target` [B or 1, 3]; in [0, 1] once trained."""
+        """To images [B, 1, X, Y] at `target` [B or 1, P]; in [0, 1] once trained."""
         decoded = self.unfold(self.decoder(self.contrast.to_target(representation.common, target)))
         image = self.contrast.to_image(decoded, target)
         # Beyond the bounds a clamp has no gradient: a network that starts there would stay.
@@ -357,20 +370,22 @@ class CRL(TranslationNetwork):
         return Translation(torch.cat(made), z)
 
     def told(self, parameters: Tensor) -> Tensor:
-        """Of parameters [N, 4] those that the network is told, [N, P].
+        """Of parameters [N, 3 or 4] those that the network is told, [N, P].
 
         Raises:
             ValueError: there is a gradient echo among them, and the network knows spin echoes only.
         """
-        self._check_family(parameters[:, SPIN_ECHO:].flatten().tolist())
-        return parameters[:, : self.parameters_told]
+        self._check_family(parameters.tolist())
+        return F.pad(parameters, (0, self.parameters_told - parameters.shape[1]))
 
-    def _check_family(self, flips: Sequence[float]) -> None:
-        if self.parameters_told == SPIN_ECHO and any(flips):
-            raise ValueError(
-                f"There is a gradient echo (flip angle {max(flips):g} degrees), and the network knows spin echoes "
-                "only: train with --network_def#gradient_echoes true, or leave such images out."
-            )
+    def _check_family(self, parameters: Sequence[Sequence[float]]) -> None:
+        for each in parameters if self.parameters_told == SPIN_ECHO else ():
+            if any(each[SPIN_ECHO:]):
+                said = ", ".join(f"{name} {value:g}" for name, value in zip(NAMES, each, strict=True))
+                raise ValueError(
+                    f"An image is of a gradient echo ({said}), and the network knows spin echoes only: train with "
+                    "--network_def#gradient_echoes true, or leave such images out."
+                )
 
     def at(self, settings: Tensor) -> Self:
         """This network, sharing its weights, with slots at other settings [T, 4]."""

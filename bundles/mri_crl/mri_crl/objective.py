@@ -150,6 +150,6 @@ def drawn_together(row: Tensor, truth: Tensor, subject: Tensor) -> Tensor:
 
 
 def share_range(trained_range: Tensor) -> None:
-    """Smallest and largest parameters [2, P], in place, over all processes: each sees subjects of its own."""
+    """Smallest and largest parameters, in place, over all processes: each sees subjects of its own."""
     torch.distributed.all_reduce(trained_range[0], torch.distributed.ReduceOp.MIN)
     torch.distributed.all_reduce(trained_range[1], torch.distributed.ReduceOp.MAX)

@@ -1,4 +1,4 @@
-"""A series of images along TR, TE or TI, made from one encoding, to look for the contrast that shows a lesion best."""
+"""A series along TR, TE, TI or the flip angle, made from one encoding, to look for the contrast that shows a lesion."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ def series(
     """
     if isinstance(at, str) and at not in settings:
         raise ValueError(f"at is '{at}'; give (TR, TE, TI) in ms or one of {', '.join(settings)}.")
+    if not isinstance(at, str) and len(at) not in (3, 4):
+        raise ValueError(f"at is {at!r}; give (TR, TE, TI) in ms, of a gradient echo (TR, TE, TI, FA).")
     if steps < 2 or start == stop:
         raise ValueError(f"A sweep needs two images or more at different values: {steps} from {start} to {stop}.")
+    if parameter == "FA" and min(start, stop) <= 0:
+        raise ValueError(f"A sweep of FA lies above 0 degrees: it is from {start} to {stop}.")
     point = parameters_by_name(settings[at] if isinstance(at, str) else at)
     if parameter not in point:
         raise ValueError(f"sweep is '{parameter}'; it must be one of {', '.join(point)}.")

@@ -71,8 +71,13 @@ def parameters_name(parameters: Parameters) -> str:
 
 
 def warn_outside(parameters: Tensor, trained_range: Tensor) -> list[str]:
-    """Logs and returns a sentence for each of the parameters [T, 4] that lies outside the trained range [2, 3 or 4]."""
+    """Logs and returns a sentence for each parameter of [T, 4] that lies outside the `trained_range` of its family."""
     texts = []
+    if trained_range.ndim == 3:
+        for is_gradient_echo, known in zip((False, True), trained_range.unbind(1), strict=True):
+            rows = parameters[(parameters[:, 3] > 0) == is_gradient_echo]
+            texts += warn_outside(rows, known) if len(rows) else []
+        return texts
     for k, (name, low, high) in enumerate(zip(NAMES, *trained_range.tolist(), strict=False)):
         times = {round(time, 3) for time in parameters[:, k].tolist()}
         beyond = sorted(time for time in times if not low - 1e-3 <= time <= high + 1e-3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data.acquisition import check_parameters, image_parameters, read_sidecar
+from common.data.acquisition import check_parameters, image_parameters, inherited_times, read_sidecar
 from common.data.mr_signal import FSE9, PRESETS
 
 
@@ -61,6 +61,10 @@ def test_a_sidecar_has_seconds(tmp_path: Path):
     assert read_sidecar(sidecar(tmp_path, FlipAngle=90)) is None
 
 
+MPRAGE = {"RepetitionTime": 2.3, "EchoTime": 0.003, "InversionTime": 0.9}
+SPOILED = {"FlipAngle": 20, "InversionTime": 0}
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
@@ -69,18 +73,41 @@ def test_a_sidecar_has_seconds(tmp_path: Path):
         ({"FlipAngle": 9}, (2300, 3, 900, 9)),
         ({"FlipAngle": 9, "RepetitionTimePreparation": 2.5}, (2500, 3, 900, 9)),
         ({"FlipAngle": 90, "ScanningSequence": "GR"}, (2300, 3, 900, 90)),
+        ({"FlipAngle": 9, "RepetitionTimePreparation": None}, (2300, 3, 900, 9)),
+        ({"FlipAngle": 9, "ScanningSequence": "RM"}, (2300, 3, 900, 9)),
+        ({"FlipAngle": 40, "EchoTime": 0.38}, (2300, 380, 900)),
+        ({"FlipAngle": 20, "InversionTime": 0, "RepetitionTime": 0.03, "RepetitionTimePreparation": 2}, (30, 3, 0, 20)),
+        (
+            {"FlipAngle": 20, "InversionTime": 0, "RepetitionTime": None, "RepetitionTimeExcitation": 0.03},
+            (30, 3, 0, 20),
+        ),
         ({"FlipAngle": 120}, (2300, 3, 900)),
         ({"FlipAngle": 9, "ScanningSequence": "SE\\IR"}, (2300, 3, 900)),
     ],
 )
 def test_gradient_echoes_by_their_sidecars(tmp_path, more: dict, expected: tuple):
-    assert read_sidecar(sidecar(tmp_path, RepetitionTime=2.3, EchoTime=0.003, InversionTime=0.9, **more)) == expected
+    assert read_sidecar(sidecar(tmp_path, **{**MPRAGE, **more})) == expected
 
 
-def test_a_scanner_that_says_another_repetition_time(tmp_path):
-    file = sidecar(tmp_path, RepetitionTime=0.007, EchoTime=0.003, InversionTime=0.45, FlipAngle=12)
-    with pytest.raises(ValueError, match="an MPRAGE's TR counts from one inversion to the next"):
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"FlipAngle": None}, "FlipAngle of a gradient echo must be a number of degrees above 0, not None"),
+        ({"FlipAngle": [4, 7]}, r"FlipAngle of a gradient echo .* not \[4, 7\]"),
+        ({"FlipAngle": 9, "InversionTime": None}, "An inversion is said .* no InversionTime: add it"),
+        (
+            {"FlipAngle": 9, "InversionTime": 0, "ScanningSequence": "GR", "SequenceVariant": "SK\\SP\\MP"},
+            "no InversionTime",
+        ),
+        ({"FlipAngle": 9, "RepetitionTime": 0.007}, "an MPRAGE's TR counts from one inversion to the next"),
+    ],
+)
+def test_what_a_gradient_echo_s_sidecar_must_say(tmp_path, more: dict, message: str):
+    file = sidecar(tmp_path, **{**MPRAGE, "ScanningSequence": "GR\\IR", **more})
+    with pytest.raises(ValueError, match=rf"json: .*{message}"):
         read_sidecar(file)
+    image = Path(file.stem + ".nii.gz")
+    assert inherited_times(image, {Path(): [file]}, []).get("TI") is None or more.get("RepetitionTime"), "nothing stops"
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_bids_sessions_gadolinium_sidecars_and_repeated_runs(make):
         "derivatives/x/sub-01/anat/sub-01_T2w.nii.gz",
     )
     (root / "T1w.json").write_text('{"RepetitionTime": 2.3, "EchoTime": 0.003}')
-    (root / f"{one}_T1w.json").write_text('{"EchoTime": 0.00298, "InversionTime": 0.9, "Manufacturer": "X"}')
+    (root / f"{one}_T1w.json").write_text('{"EchoTime": 0.00298, "InversionTime": 0.9, "FlipAngle": 9}')
     with pytest.warns(UserWarning) as warned:
         path = make_list(root, validation=0, test=0)
     messages = [str(warning.message) for warning in warned]
@@ -113,7 +113,7 @@ def test_bids_sessions_gadolinium_sidecars_and_repeated_runs(make):
     assert subjects_of(path, "masks")["sub-01_ses-01"] == {"brain": f"{one}_desc-brain_mask.nii.gz"}
     inherited = {"TR": 2300, "TE": 3}
     assert subjects_of(path, "parameters") == {
-        "sub-01_ses-01": {"T1": {"TR": 2300, "TE": 2.98, "TI": 900}, "T1Gd": inherited},
+        "sub-01_ses-01": {"T1": {"TR": 2300, "TE": 2.98, "TI": 900, "FA": 9}, "T1Gd": inherited},
         "sub-01_ses-02": {"T1": inherited, "T1Gd": inherited},
         "sub-02": {},
     }

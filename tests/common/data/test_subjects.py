@@ -237,7 +237,10 @@ def test_unknown_drop_options(options, message):
 def test_acquisitions_of_the_list_hold_where_a_subject_says_nothing(tmp_path):
     own = {"TR": 600, "TE": 12, "TI": 0}
     subjects = listing(training=[entry("A"), entry("B", parameters={"T1": own})])
-    write_subjects(tmp_path / "subjects.json", {**subjects, "acquisitions": {"T1": [500, 10, 0]}})
+    write_subjects(
+        tmp_path / "subjects.json", {**subjects, "acquisitions": {"T1": [500, 10, 0], "T2": [200, 4, 0, 70]}}
+    )
     first, second = subject_items(tmp_path, "training", ["T1", "T2"])
-    assert first["parameters"] == {"T1": {"TR": 500, "TE": 10, "TI": 0}}
-    assert second["parameters"] == {"T1": own}
+    echo = {"TR": 200, "TE": 4, "TI": 0, "FA": 70}
+    assert first["parameters"] == {"T1": {"TR": 500, "TE": 10, "TI": 0}, "T2": echo}
+    assert second["parameters"] == {"T1": own, "T2": echo}

@@ -160,6 +160,8 @@ def test_spectral_distance_tells_blur_and_grain_from_what_is_as_sharp():
     changed = torch.where(inside, truth, 7.0)
     assert spectral_distance(changed, truth, inside) == 0 and math.isnan(spectral_distance(truth, truth, ~mask))
     assert spectral_distance(0 * truth, truth, mask) == math.inf
+    brighter, grainy = truth + 0.3, truth + 0.02 * torch.randn(truth.shape)
+    assert spectral_distance(brighter, truth, inside) < 1e-3 < 0.1 < spectral_distance(grainy, truth, inside)
 
 
 def test_edge_cases():
