@@ -96,7 +96,9 @@ def _validate_frames(frames: dict, sequences: list[str], where: str) -> None:
 def _validate_parameters(values: dict, where: str) -> None:
     numbers = values.values() if isinstance(values, dict) else [None]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf for v in numbers):
-        raise ValueError(f'{where} must be numbers in ms such as {{"TR": 500, "TE": 10, "TI": 0}}, not {values!r}')
+        raise ValueError(
+            f'{where} must be numbers in ms (FA: degrees) such as {{"TR": 500, "TE": 10, "TI": 0}}, not {values!r}'
+        )
 
 
 def _validate_acquisitions(acquisitions: dict, sequences: list[str], where: str) -> None:
