@@ -104,8 +104,8 @@ class ServedBundle:
             studies: those that the subject belongs to.
             entry: the subject's, as in a subject list.
             image: the sequence on whose grid it is made.
-            target: the sequence to make, or (TR, TE, TI) in ms, or with FA in degrees, where the bundle takes them; None
-                is the one that the subject lacks.
+            target: the sequence to make, or (TR, TE, TI) in ms, with FA in degrees or without, where the bundle takes
+                them; None is the one that the subject lacks.
             source: the sequences to make it from, which the image is one of; None is all that the subject has.
             resample: bring sources on other grids to the image's, by their headers; else they are refused.
             overrides: of inference.json.
