@@ -32,7 +32,8 @@ TAGS = [
     "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientName", "StudyInstanceUID", "StudyDate",
     "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "ImageType",
     "ScanningSequence", "ContrastBolusAgent", "DerivationDescription", "RepetitionTime", "EchoTime", "InversionTime",
-    "FlipAngle", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient",
+    "FlipAngle", "SequenceVariant", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient",
+    "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "InstanceNumber", "FrameOfReferenceUID",
 ]  # fmt: skip
 
@@ -225,7 +226,7 @@ def _said(header: Dataset) -> dict[str, Any]:
     """What the rules on series look at, in BIDS' names and units; nothing of the patient."""
     names = ("SeriesDescription", "ProtocolName", "SequenceName", "ContrastBolusAgent", "DerivationDescription")
     said: dict[str, Any] = {name: str(header.get(name) or "") for name in names}
-    for name in ("ImageType", "ScanningSequence"):
+    for name in ("ImageType", "ScanningSequence", "SequenceVariant"):
         value = header.get(name) or ()
         said[name] = value if isinstance(value, str) else "\\".join(map(str, value))
     units = {"RepetitionTime": 1000, "EchoTime": 1000, "InversionTime": 1000, "FlipAngle": 1}

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.preparing.series import Series, choose
+from common.preparing.series import Series, choose, times_of
 from common.preparing.sources import find_sessions
 
 pydicom = pytest.importorskip("pydicom", reason="requirements-prepare.txt is not installed")
@@ -60,6 +60,18 @@ def test_a_session_of_several_series(zipped: bool, head: Callable, write_series:
     left = {each.name: each.reason for each in series if not each.sequence}
     assert left.keys() == {"series1", "series4"} and "3 directions" in left["series1"] and "a map" in left["series4"]
     assert not any("Doe" in str(each.said) + str(each.source) for each in series)
+
+
+def test_an_mprage_is_known_by_its_headers(head: Callable, write_series: Write, tmp_path: Path, caplog):
+    echo = {"ScanningSequence": ["GR", "IR"], "SequenceVariant": ["SP", "MP"], "FlipAngle": "9"}
+    times = {"RepetitionTime": "2300", "EchoTime": "2.98", "InversionTime": "900"}
+    write_series(tmp_path / "s", head()[0], 2, **echo, **times)
+    (series,) = read(tmp_path / "s", tmp_path)
+    assert times_of(series.said, "T1") == {"TR": 2300, "TE": 2.98, "TI": 900, "FA": 9} and not caplog.messages
+    assert times_of({**series.said, "RepetitionTime": 0.007}, "T1, series2") == {}
+    assert (
+        "will not say TR, TE and TI of T1, series2" in caplog.text and "from one inversion to the next" in caplog.text
+    )
 
 
 def test_no_single_volume(head: Callable, write_series: Write, tmp_path: Path):
