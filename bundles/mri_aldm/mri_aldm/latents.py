@@ -120,6 +120,7 @@ class LatentDataset(PersistentDataset):
         """Of all that a subject's latents depend on but its files: the network's frozen parts and the settings."""
         named = ("norm", "usual", "spade", "source")
         alike = {name: value for name, value in network.options.items() if name.startswith(named)}
+        alike |= {"like": network.denoiser is not None}  # which stage 2's do not have
         digest = hashlib.sha256(json.dumps({**self.settings, **alike}, sort_keys=True, default=str).encode())
         parts = [network.autoencoder] if network.denoiser is None else [network.autoencoder, network.translator]
         for part in parts:
