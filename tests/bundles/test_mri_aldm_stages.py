@@ -277,4 +277,5 @@ def test_cached_latents_are_known_by_what_the_options_say_not_by_their_type(tiny
         dataset = object.__new__(LatentDataset)
         dataset.settings = {"roi_size": [16, 16, 16]}
         digests.add(dataset.digest(tiny_network("mri_aldm", method="spade", usual=usual)))
-    assert len(digests) == 2
+    digests.add(dataset.digest(tiny_network("mri_aldm", method="diffusion")))  # whose items have "like", too
+    assert len(digests) == 3
