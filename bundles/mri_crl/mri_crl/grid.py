@@ -54,9 +54,8 @@ class ScoreGrid(SaveTargets):
         if self.scale_per != "subject":
             raise ValueError(f"scale_per is '{self.scale_per}'; the exact signal has the subject's scale only.")
         self.seed = seed
-        self.trained_range = (
-            trained_range[:, 0] if trained_range.ndim == 3 else trained_range
-        ).tolist()  # spin echoes'
+        spin_echoes = trained_range[:, 0] if trained_range.ndim == 3 else trained_range
+        self.trained_range = spin_echoes.tolist()
         self.rows: list[dict[str, Any]] = []
 
     def count(self, available: Sequence[int]) -> int:

@@ -277,8 +277,8 @@ class CRL(TranslationNetwork):
         self.parameters_told = len(NAMES) if gradient_echoes else SPIN_ECHO
         self._check_family(codes)
         self.register_buffer("codes", torch.tensor(four(codes))[:, : self.parameters_told], persistent=False)
-        families = [len(NAMES) - SPIN_ECHO + 1, len(NAMES)] if gradient_echoes else [SPIN_ECHO]
-        untrained = [torch.full(families, bound) for bound in (torch.inf, -torch.inf)]
+        size = [2, len(NAMES)] if gradient_echoes else [SPIN_ECHO]  # a row for each family
+        untrained = [torch.full(size, bound) for bound in (torch.inf, -torch.inf)]
         self.register_buffer("trained_range", torch.stack(untrained))
         self.encoder = Encoder(features, res_blocks, downsampling)
         self.contrast = VARIANTS[variant](features, heads, self.parameters_told)
