@@ -24,7 +24,7 @@ NAMES = ("TR", "TE", "TI", "FA")
 PLAUSIBLE = {"TR": (20.0, 30_000.0), "TE": (0.5, 1000.0), "TI": (5.0, 10_000.0)}
 LEAST_TR = 2.0  # ms, of a gradient echo
 BIDS = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime"}
-# Where a sidecar does not say which kind it is of: no spin echo excites by fewer degrees, no gradient echo is later (s).
+# Where a sidecar does not say which kind it is of: spin echoes excite by more degrees, gradient echoes are earlier (s).
 EXCITATION, LATEST = 60.0, 0.03
 
 
