@@ -230,6 +230,7 @@ def test_checkpointing_changes_nothing_but_memory():
     assert "forward" in other.autoencoder.encoder.blocks[1].__dict__
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="bf16 is counted as a GPU has it")
 def test_the_papers_first_stage_fits_80_gb():
     """Whole volumes of 192x192x144, with --checkpointing true --amp bf16: activations, weights, gradients, AdamW."""
