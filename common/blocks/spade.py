@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from monai.networks.layers.factories import Norm
 from torch import Tensor, nn
 
 from .adain import with_axes
@@ -43,13 +44,11 @@ class MSSpade(nn.Module):
     Shapes: x [B, C, *spatial] and one-hot target [1 or B, S] to [B, C, *spatial].
     """
 
-    __constants__ = ("normalises",)
-
     def __init__(
         self, targets: int, spatial_dims: int, channels: int, hidden_channels: int = 64, normalises: bool = True
     ) -> None:
         super().__init__()
-        self.normalises = normalises
+        self.usual = Norm["instance", spatial_dims](channels) if normalises else nn.Identity()
         self.act = nn.LeakyReLU(LEAK)
         self.shared = SwitchedConv(targets, spatial_dims, channels, hidden_channels)
         # Read in x before its normalisation, they would multiply its size from layer to layer if they started large.
@@ -58,8 +57,7 @@ class MSSpade(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         hidden = self.act(self.shared(x, target))
-        usual = F.instance_norm(x) if self.normalises else x
-        return usual * (1 + self.gamma(hidden, target)) + self.beta(hidden, target)
+        return self.usual(x) * (1 + self.gamma(hidden, target)) + self.beta(hidden, target)
 
 
 class Block(nn.Module):
@@ -68,7 +66,7 @@ class Block(nn.Module):
     A 1-wide convolution leads around it where the width changes.
     """
 
-    __constants__ = ("is_switched", "normalises")  # by which TorchScript leaves out what is not run
+    __constants__ = ("is_switched",)  # by which TorchScript leaves out what is not run
 
     def __init__(
         self,
@@ -83,7 +81,8 @@ class Block(nn.Module):
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.convs = nn.ModuleList(conv(c, out_channels, 3, padding=1) for c in (in_channels, out_channels))
         self.norms = nn.ModuleList()
-        self.is_switched, self.normalises = targets > 0, normalises
+        self.is_switched = targets > 0
+        self.usual = Norm["instance", spatial_dims](out_channels) if normalises else nn.Identity()
         if self.is_switched:
             switched = (targets, spatial_dims, out_channels, hidden_channels, normalises)
             self.norms.extend(MSSpade(*switched) for _ in range(2))
@@ -91,13 +90,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         h = F.relu(self.convs[0](x))
-        h = self.norms[0](h, target) if self.is_switched else self.normalised(h)
+        h = self.norms[0](h, target) if self.is_switched else self.usual(h)
         h = F.relu(self.convs[1](h))
-        h = self.norms[1](h, target) if self.is_switched else self.normalised(h)
+        h = self.norms[1](h, target) if self.is_switched else self.usual(h)
         return self.around(x) + h
-
-    def normalised(self, x: Tensor) -> Tensor:
-        return F.instance_norm(x) if self.normalises else x
 
 
 class SpadeTranslator(nn.Module):
@@ -142,14 +138,7 @@ class SpadeTranslator(nn.Module):
         self.first = conv(latent_channels + (targets if source_code else 0), narrow, 7, padding=3)
         widths = [narrow] + [wide] * (res_blocks + spade_blocks - 1) + [narrow]
         self.blocks = nn.ModuleList(
-            Block(
-                spatial_dims,
-                widths[k],
-                widths[k + 1],
-                targets if k >= res_blocks else 0,
-                hidden_channels,
-                norm != "none",
-            )
+            Block(spatial_dims, *widths[k : k + 2], targets if k >= res_blocks else 0, hidden_channels, norm != "none")
             for k in range(res_blocks + spade_blocks)
         )
         self.last = conv(narrow, latent_channels, 7, padding=3)

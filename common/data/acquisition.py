@@ -28,10 +28,6 @@ BIDS = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime"}
 EXCITATION, LATEST = 60.0, 0.03
 
 
-class UnusableSidecar(ValueError):
-    """A sidecar that does not say what its image is."""
-
-
 def check_parameters(
     tr: float, te: float, ti: float = 0.0, flip: float = 0.0, *, where: str, seconds: bool = False
 ) -> Parameters:
@@ -108,21 +104,17 @@ def read_sidecar(file: str | Path) -> Parameters | None:
     Raises:
         ValueError: it is no JSON object, has only one of the two, or `check_parameters` refuses them.
     """
-    content = read_object(file)
-    try:
-        return _of_mapping(said_by(content), str(file), seconds=True)
-    except UnusableSidecar as error:
-        raise ValueError(f"{file}: {error}") from None
+    return _of_mapping(said_by(read_object(file), str(file)), str(file), seconds=True)
 
 
-def said_by(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+def said_by(sidecar: Mapping[str, Any], where: str) -> dict[str, Any]:
     """TR, TE and TI of a sidecar as they stand there, in s, and FA in degrees where it is a gradient echo's.
 
     That is what ScanningSequence (GR) says or, if it says nothing, a flip angle below 60 degrees and a TE up to 30 ms.
     TR is then from one inversion to the next (RepetitionTimePreparation, if it is there), or between excitations.
 
     Raises:
-        UnusableSidecar: of a gradient echo without one flip angle, or whose inversion has no time.
+        ValueError: of a gradient echo without one flip angle, or whose inversion has no time.
     """
     said, flip = {name: sidecar.get(field) for name, field in BIDS.items()}, sidecar.get("FlipAngle")
     kinds, variants = (str(sidecar.get(field) or "").upper() for field in ("ScanningSequence", "SequenceVariant"))
@@ -131,10 +123,11 @@ def said_by(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     if said["TE"] is None or not ("GR" in kinds or (says_nothing and is_early and is_angle and flip < EXCITATION)):
         return said
     if not is_angle:
-        raise UnusableSidecar(f"FlipAngle of a gradient echo must be a number of degrees above 0, not {flip!r}.")
+        raise ValueError(f"{where}: FlipAngle of a gradient echo must be a number of degrees above 0, not {flip!r}.")
     inverted = _is_positive(said["TI"])
     if not inverted and ("IR" in kinds or "MP" in variants):
-        raise UnusableSidecar("An inversion is said (ScanningSequence, SequenceVariant), and no InversionTime: add it.")
+        said_so = "An inversion is said (ScanningSequence, SequenceVariant), and no InversionTime"
+        raise ValueError(f"{where}: {said_so}: add it.")
     field = "RepetitionTimePreparation" if inverted else "RepetitionTimeExcitation"
     other = sidecar.get(field)
     return said | {"TR": other if other and (inverted or said["TR"] is None) else said["TR"], "FA": flip}
@@ -164,8 +157,8 @@ def inherited_times(image: Path, sidecars: Mapping[Path, Sequence[Path]], unread
                 except ValueError:
                     unreadable.append(file)
     try:
-        return in_ms(said_by(values))
-    except UnusableSidecar:  # which is told when the sidecar is needed
+        return in_ms(said_by(values, str(image)))
+    except ValueError:  # which is told when the sidecar is needed
         return {}
 
 

@@ -17,8 +17,10 @@ from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 # Longitudinal relaxivity of an extracellular gadolinium agent at 1.5 to 3 T, per ms and mmol/l (about 4.5 per s).
 RELAXIVITY = 4.5e-3
@@ -231,21 +233,39 @@ def gradient_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, timing: GradientE
     half of the train (where the signal is taken), then by the second, and recovers again (Deichmann et al.,
     NeuroImage 2000).
     """
-    pd, t1, t2 = np.asarray(pd), np.asarray(t1), np.asarray(t2)
-    angle, decay = np.deg2rad(timing.flip), np.exp(-T2_STAR * timing.te / t2)
-    step = timing.spacing if timing.ti else timing.tr
-    kept = np.cos(angle) * np.exp(-step / t1)
-    driven = (1 - np.exp(-step / t1)) / (1 - kept)
-    if not timing.ti:
-        return pd * np.sin(angle) * driven * decay
-    half = timing.pulses * timing.spacing / 2
-    before, after = (np.exp(-time / t1) for time in (timing.ti - half, timing.tr - timing.ti - half))
-    train = kept**timing.pulses
+    maps = (torch.as_tensor(np.asarray(each) * 1.0) for each in (pd, t1, t2))
+    numbers = (timing.tr, timing.te, timing.ti, timing.flip, timing.pulses * timing.spacing / 2)
+    return steady_state(*maps, *torch.tensor(numbers, dtype=torch.float64), timing.spacing).numpy()
+
+
+def steady_state(
+    pd: Tensor,
+    t1: Tensor,
+    t2: Tensor,
+    tr: Tensor,
+    te: Tensor,
+    ti: Tensor,
+    flip: Tensor,
+    half: Tensor,
+    spacing: float = SPACING,
+    t2_star: float = T2_STAR,
+) -> Tensor:
+    """`gradient_echo` with gradients, and compiled by TorchScript; `half` is the half of a train of excitations in ms.
+
+    All broadcast against each other. What is not chosen (TI or none) is finite, too.
+    """
+    angle = torch.deg2rad(flip)
+    step = torch.where(ti > 0, torch.full_like(tr, spacing), tr)
+    log_kept = torch.log(torch.cos(angle).clamp(min=1e-6)) - step / t1  # of the magnetisation, by one excitation
+    driven = (1 - torch.exp(-step / t1)) / (1 - torch.exp(log_kept))
+    before, after = torch.exp((half - ti) / t1), torch.exp((ti + half - tr) / t1)
+    train, to_middle = torch.exp(log_kept * (2 * half / spacing)), torch.exp(log_kept * (half / spacing))
     # After the pause: M = 1 - after + after * end, where end = driven (1 - train) + train * (1 - before - before M).
     ready = 1 - after + after * (driven * (1 - train) + train * (1 - before))
     ready = ready / (1 + after * train * before)
     first = 1 - before - before * ready
-    return pd * np.sin(angle) * np.abs(driven + (first - driven) * kept ** (timing.pulses / 2)) * decay
+    inverted = torch.abs(driven + (first - driven) * to_middle)
+    return pd * torch.sin(angle) * torch.where(ti > 0, inverted, driven) * torch.exp(-t2_star * te / t2)
 
 
 def brightest(acquisition: str | Setting) -> float:

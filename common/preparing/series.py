@@ -246,7 +246,7 @@ def as_lines(rows: Sequence[Sequence[str]]) -> str:
 def times_of(said: Mapping[str, Any], where: str) -> dict[str, float]:
     """TR, TE, TI and FA for a subject list, of a sidecar that has TR and TE; {}, aloud, of what is not plausible."""
     try:
-        values = {name: value for name, value in in_ms(said_by(said)).items() if value}
+        values = {name: value for name, value in in_ms(said_by(said, where)).items() if value}
         ti, flip = (values.get(name, 0.0) for name in ("TI", "FA"))
         return parameters_by_name(check_parameters(values["TR"], values["TE"], ti, flip, where=where))
     except KeyError:

@@ -144,8 +144,8 @@ def activation_bytes(
     That is more than a half, since a GPU normalises in full precision. Counted as for a CPU: elsewhere attention would
     keep its scores, which it does not on a GPU; so what is counted in bf16 is at most what there is in full precision.
     """
-    most = _counted(network, size, samples, checkpointing, False)
-    return min(most, _counted(network, size, samples, checkpointing, True)) if half else most
+    ways = {half} if network.denoiser is None else {half, False}  # attention is the denoiser's
+    return min(_counted(network, size, samples, checkpointing, way) for way in ways)
 
 
 def _counted(network: ALDM, size: Sequence[int], samples: int, checkpointing: bool, half: bool) -> int:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .common.data.acquisition import NAMES, check_parameters, four
-from .common.data.mr_signal import PULSES, SPACING, T2_STAR
+from .common.data.mr_signal import PULSES, SPACING, steady_state
 from .common.translation import Translation, TranslationNetwork, select
 
 # ms (degrees) at which each parameter's logarithm sets in, so that clinical ones lie between 0 and 3. TI = 0 needs no
@@ -176,7 +176,7 @@ class PhysicalContrast(AttentionContrast):
         super().__init__(features, heads, parameters)
         del self.scale_shift
         self.has_gradient_echoes = parameters > SPIN_ECHO
-        self.train_length, self.spacing, self.t2_star = PULSES * SPACING, SPACING, T2_STAR
+        self.half_train = PULSES * SPACING / 2
         self.smallest = (log(T1[0]), log(T2[0]))
         self.ratio = (log(T1[1] / T1[0]), log(T2[1] / T2[0]))
         self.largest = LARGEST_PD
@@ -199,26 +199,9 @@ class PhysicalContrast(AttentionContrast):
         recovery = torch.abs(1 - 2 * torch.exp(-ti / t1) + torch.exp(-tr / t1))
         image = pd * recovery * torch.exp(-te / t2)
         if self.has_gradient_echoes:
-            image = torch.where(wanted[3] > 0, self.gradient_echo(pd, t1, t2, tr, te, ti, wanted[3]), image)
+            half = torch.minimum(ti, tr - ti).clamp(max=self.half_train)
+            image = torch.where(wanted[3] > 0, steady_state(pd, t1, t2, tr, te, ti, wanted[3], half), image)
         return image[:, None]
-
-    def gradient_echo(
-        self, pd: Tensor, t1: Tensor, t2: Tensor, tr: Tensor, te: Tensor, ti: Tensor, flip: Tensor
-    ) -> Tensor:
-        """`common.data.mr_signal.gradient_echo`, whose comments hold, of maps [B, X, Y] and numbers [B or 1, 1, 1]."""
-        angle = torch.deg2rad(flip)
-        step = torch.where(ti > 0, torch.full_like(tr, self.spacing), tr)
-        log_kept = torch.log(torch.cos(angle).clamp(min=1e-6)) - step / t1
-        driven = (1 - torch.exp(-step / t1)) / (1 - torch.exp(log_kept))
-        half = torch.minimum(ti, tr - ti).clamp(max=self.train_length / 2)
-        before, after = torch.exp((half - ti) / t1), torch.exp((ti + half - tr) / t1)
-        train, to_middle = torch.exp(log_kept * (2 * half / self.spacing)), torch.exp(log_kept * (half / self.spacing))
-        ready = 1 - after + after * (driven * (1 - train) + train * (1 - before))
-        ready = ready / (1 + after * train * before)
-        first = 1 - before - before * ready
-        inverted = torch.abs(driven + (first - driven) * to_middle)
-        reached = torch.where(ti > 0, inverted, driven)
-        return pd * torch.sin(angle) * reached * torch.exp(-self.t2_star * te / t2)
 
 
 VARIANTS = {"attention": AttentionContrast, "gain": GainContrast, "physical": PhysicalContrast}
@@ -275,7 +258,8 @@ class CRL(TranslationNetwork):
                 raise ValueError(f"{name} is '{value}'; it must be one of {', '.join(known)}.")
         codes = [check_parameters(*each, where=f"settings[{slot}]") for slot, each in enumerate(settings)]
         self.parameters_told = len(NAMES) if gradient_echoes else SPIN_ECHO
-        self._check_family(codes)
+        if not gradient_echoes:
+            self._check_family(codes)
         self.register_buffer("codes", torch.tensor(four(codes))[:, : self.parameters_told], persistent=False)
         size = [2, len(NAMES)] if gradient_echoes else [SPIN_ECHO]  # a row for each family
         untrained = [torch.full(size, bound) for bound in (torch.inf, -torch.inf)]
@@ -375,11 +359,12 @@ class CRL(TranslationNetwork):
         Raises:
             ValueError: there is a gradient echo among them, and the network knows spin echoes only.
         """
-        self._check_family(parameters.tolist())
+        if self.parameters_told == SPIN_ECHO:
+            self._check_family(parameters.tolist())
         return F.pad(parameters, (0, self.parameters_told - parameters.shape[1]))
 
     def _check_family(self, parameters: Sequence[Sequence[float]]) -> None:
-        for each in parameters if self.parameters_told == SPIN_ECHO else ():
+        for each in parameters:
             if any(each[SPIN_ECHO:]):
                 said = ", ".join(f"{name} {value:g}" for name, value in zip(NAMES, each, strict=True))
                 raise ValueError(

@@ -110,9 +110,10 @@ class CRLObjective(nn.Module):
         drawn = {"include_self": self.self_weight > 0, "pairs_per_subject": self.pairs_per_subject}
         pairs = draw_pairs(batch["image"], batch.get("available"), **drawn)
         images = network_input(pairs.images, 2, self.slice_axis)
-        parameters = unwrapped(network).told(batch["parameters"][pairs.subject, pairs.source])  # (N, P)
+        # On the CPU, where it is looked at; (N, P)
+        parameters = unwrapped(network).told(batch["parameters"][pairs.subject, pairs.source].cpu())
         # What is decoded together has the same parameters, which need not be that of the same sequence.
-        wanted, setting = torch.unique(parameters.cpu(), dim=0, return_inverse=True)
+        wanted, setting = torch.unique(parameters, dim=0, return_inverse=True)
         target, order = setting[pairs.truth].sort(stable=True)
         row, truth = pairs.row[order], pairs.truth[order]
         parameters, wanted, tissue = parameters.to(images), wanted.to(images), images[row] > 0
